@@ -1,0 +1,5 @@
+//! Skeleton; the wire types follow.
+
+mod image;
+
+pub use image::ImageConfig;

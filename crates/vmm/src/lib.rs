@@ -1,0 +1,20 @@
+//! The boundary to the virtual machine monitors: one small trait, a driver in a folder of its own beside the others.
+//!
+//! ```text
+//!            boot ──► Machine (template's own, RAM in a file) ──► into_warm_snapshot ──► WarmSnapshot
+//!    WarmSnapshot ──► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
+//!          record ──► adopt   ──► Machine (after the server was restarted)
+//! ```
+//!
+//! A VMM outlives the server: everything needed to find it again is in its [`MachineRecord`]. A driver gets network
+//! namespaces, disks and images ready made and knows nothing of sandboxes, organisations or HTTP. Called by
+//! `templates` (boot, warm snapshot) and `lifecycle` (restore, adopt, kill).
+
+mod error;
+mod machine;
+
+pub use error::{ExitReason, VmmError};
+pub use machine::{
+    BootSpec, Capabilities, Confinement, GuestImage, Machine, MachineRecord, NetworkAttachment, RestoreSpec, Shape,
+    Vmm, WarmSnapshot,
+};
