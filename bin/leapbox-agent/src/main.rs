@@ -1,1 +1,27 @@
-fn main() {}
+//! `/init` of every guest. See the library for what it does.
+
+#![forbid(unsafe_code)]
+
+use leapbox_agent::{boot, log, reaper, server};
+use std::error::Error;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("leapbox-agent is PID 1 of a Leapbox guest and is of no use elsewhere");
+        return ExitCode::from(2);
+    }
+    if let Err(error) = run() {
+        // The host reads this on the console and sees the machine end: the kernel panics when PID 1 returns.
+        log::line(format_args!("boot failed: {}", log::chain(&*error)));
+    }
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let reaper = reaper::Reaper::claim()?;
+    let (guest, listener) = boot::boot()?;
+    server::serve(guest, listener)?;
+    log::line(format_args!("ready"));
+    match reaper.run()? {}
+}

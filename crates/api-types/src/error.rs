@@ -6,9 +6,10 @@
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// One bad field of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// The field's name on the wire.
     pub field: String,
@@ -24,7 +25,7 @@ impl FieldError {
 }
 
 /// The body of every error answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// What went wrong, for a person.
     pub message: String,
@@ -48,6 +49,8 @@ pub enum ApiError {
     NotFound(String),
     /// The path exists with another method.
     MethodNotAllowed,
+    /// The client took too long to send its request.
+    RequestTimeout,
     /// The resource's state does not allow it now.
     Conflict(String),
     /// More bytes than are taken.
@@ -70,11 +73,20 @@ pub enum ApiError {
     GatewayTimeout(String),
     /// The sandbox's own disk is full.
     InsufficientStorage(String),
+    /// The contract has it; this version has not.
+    NotImplemented(String),
     /// A fault of ours; the log has the cause.
     Internal,
 }
 
 impl ApiError {
+    /// The one answer for a sandbox that is unknown, another organisation's, or whose id is not even an id: nobody
+    /// learns from it which. At most 64 characters of the id are repeated.
+    pub fn sandbox_not_found(id: &str) -> Self {
+        let id: String = id.chars().take(64).collect();
+        ApiError::NotFound(format!("sandbox {id} not found"))
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -83,6 +95,7 @@ impl ApiError {
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             ApiError::Conflict(_) => StatusCode::CONFLICT,
             ApiError::PayloadTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -90,6 +103,7 @@ impl ApiError {
             ApiError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::GatewayTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             ApiError::InsufficientStorage(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ApiError::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -110,6 +124,7 @@ impl ApiError {
             ApiError::Validation(_) => "Invalid request".to_owned(),
             ApiError::Unauthorized => "invalid or missing API key".to_owned(),
             ApiError::MethodNotAllowed => "method not allowed".to_owned(),
+            ApiError::RequestTimeout => "the request did not arrive in time".to_owned(),
             ApiError::RateLimited { retry_after_s } => {
                 format!("rate limit exceeded; try again in {retry_after_s} s")
             }
@@ -122,6 +137,7 @@ impl ApiError {
             | ApiError::BadGateway(message)
             | ApiError::Unavailable { message, .. }
             | ApiError::GatewayTimeout(message)
+            | ApiError::NotImplemented(message)
             | ApiError::InsufficientStorage(message) => message.clone(),
         };
         let errors = match self {

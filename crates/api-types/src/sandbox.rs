@@ -2,8 +2,10 @@
 
 use leapbox_ids::{SandboxId, TemplateId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 /// The template a sandbox is made from when none is named.
 pub const DEFAULT_TEMPLATE: &str = "system/debian:bookworm";
@@ -25,7 +27,7 @@ pub const DEFAULT_TIMEOUT_S: u64 = 300;
 pub const DISK_MIB: u64 = 10 * 1024;
 
 /// Where a sandbox stands. The published schema's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxState {
     /// Being made; not usable yet.
@@ -97,7 +99,7 @@ impl FromStr for SandboxState {
 pub struct UnknownState;
 
 /// The network policy as the API shows it. Only `allow-all` exists until egress policies are enforced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkPolicy {
     /// `allow-all`.
     pub mode: String,
@@ -111,11 +113,13 @@ impl NetworkPolicy {
 }
 
 /// Answer of create and of get: one sandbox in full.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxDetails {
     /// Its id.
+    #[schema(value_type = String, example = "sbx-abcdefghijklmnopqrst")]
     pub id: SandboxId,
     /// The template it was made from.
+    #[schema(value_type = String, example = "tpl-abcdefghijklmnopqrst")]
     pub template_id: TemplateId,
     /// Virtual CPUs.
     pub vcpu: u64,
@@ -139,11 +143,13 @@ pub struct SandboxDetails {
 }
 
 /// One line of the list.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxListItem {
     /// Its id.
+    #[schema(value_type = String, example = "sbx-abcdefghijklmnopqrst")]
     pub id: SandboxId,
     /// The template it was made from.
+    #[schema(value_type = String, example = "tpl-abcdefghijklmnopqrst")]
     pub template_id: TemplateId,
     /// The runner that has it.
     pub pod_id: String,
@@ -162,7 +168,7 @@ pub struct SandboxListItem {
 }
 
 /// A page of the list.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxList {
     /// This page's sandboxes.
     pub items: Vec<SandboxListItem>,
@@ -201,6 +207,36 @@ pub struct SandboxListQuery {
     pub page: u64,
     /// 1 to 100.
     pub page_size: u64,
+}
+
+/// Body of create, as a client sends it. The server reads the JSON field by field, to name every bad one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreateSandbox {
+    /// The template's name; `system/debian:bookworm` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64)]
+    pub template_name: Option<String>,
+    /// Virtual CPUs; 1 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 8)]
+    pub vcpu: Option<u64>,
+    /// Memory in MiB, even; 1024 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 512, maximum = 8192, multiple_of = 2)]
+    pub memory: Option<u64>,
+    /// Life time in seconds; 300 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 28800)]
+    pub timeout: Option<u64>,
+    /// Environment variables of every process in it, 64 KiB in all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env_vars: BTreeMap<String, String>,
+    /// Not supported yet: only `false` is taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_pause: bool,
+    /// What it may reach: only `allow-all` yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
 }
 
 /// What a create asks for, already checked.

@@ -1,1 +1,60 @@
-//! Skeleton.
+//! The control plane over HTTP: the contract's paths, in front of `lifecycle`.
+//!
+//! ```text
+//! request ─► guard (request id, span, key, rate limit) ─► routes/<resource>.rs
+//!              a handler: body.rs / path.rs take the request apart
+//!                         validate/<resource>.rs   JSON → checked request, or every bad field at once (pure)
+//!                         lifecycle, guest client  the work; detached.rs where it changes something
+//!                         answer.rs                value or error → response
+//! ```
+//! `serve` mounts [`router`] on the API's address, and on the gateway behind TLS. Every path is taken with and without
+//! its trailing slash. Fields that the contract does not know are ignored, because clients of a later contract send
+//! them; fields it knows and this version does not serve are refused.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod body;
+mod detached;
+mod fields;
+mod guard;
+mod guest_errors;
+mod openapi;
+mod path;
+mod request_id;
+mod routes;
+mod validate;
+
+pub use openapi::openapi;
+
+use axum::Router;
+use axum::routing::get;
+use leapbox_auth::Auth;
+use leapbox_lifecycle::Lifecycle;
+use std::sync::Arc;
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    /// Everything that can be done with sandboxes.
+    pub lifecycle: Lifecycle,
+    /// Keys and rate limits.
+    pub auth: Arc<Auth>,
+}
+
+/// The whole control plane. `GET /healthz` alone needs no key: 200 as soon as this router is served.
+pub fn router(state: ApiState) -> Router {
+    guarded(routes::all(), Arc::clone(&state.auth)).with_state(state)
+}
+
+/// Puts the guard in front of the routes, and our own answers behind them.
+fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, auth: Arc<Auth>) -> Router<S> {
+    routes
+        .route(guard::HEALTH, get(answer::healthy))
+        .fallback(answer::unknown_path)
+        .method_not_allowed_fallback(answer::wrong_method)
+        .layer(axum::middleware::from_fn_with_state(auth, guard::guard))
+}
+
+#[cfg(test)]
+mod tests;

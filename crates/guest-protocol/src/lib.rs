@@ -1,5 +1,40 @@
-//! Skeleton; the wire types follow.
+//! The wire between the host and the agent in a guest: types, framing, fixed addresses.
+//!
+//! One TCP connection per operation, over the guest channel:
+//!
+//! ```text
+//! host                                        guest
+//!  │ frame { Hello, Request }                   │
+//!  │ ──────────────────────────────────────────▶│
+//!  │                 frame { Result<Reply, GuestFault> }
+//!  │◀────────────────────────────────────────── │
+//!  │ after Connect → Connected: raw bytes both ways, half-close respected
+//!  │◀──────────────────────────────────────────▶│
+//! ```
+//!
+//! A frame is a 32-bit big-endian length and that many bytes of postcard. The length is checked against a cap before
+//! anything is allocated for it. The host closes first, so that no connection lingers inside a guest that is about to
+//! become a snapshot.
+//!
+//! `leapbox-guest-client` is the host's side, `leapbox-agent` the guest's. The bytes are pinned by
+//! `tests/wire.rs`: whoever changes them raises [`PROTOCOL_VERSION`].
 
+#![forbid(unsafe_code)]
+
+mod bounded;
+mod fault;
+mod frame;
 mod image;
+pub mod net;
+mod reply;
+mod request;
 
+pub use bounded::{MAX_ENTRIES, MAX_PAIRS, MAX_PATTERNS};
+pub use fault::{FaultKind, GuestFault};
+pub use frame::{
+    CallError, FrameError, Hello, MAGIC, MAX_CONTENT, MAX_FRAME, MAX_STREAM_OUTPUT, PREFIX_LEN, PROTOCOL_VERSION,
+    SMALL_FRAME, body_len, decode, decode_call, encode, encode_call,
+};
 pub use image::ImageConfig;
+pub use reply::{Configured, ExecOutput, FileInfo, Phase, Pong, Reply, Response};
+pub use request::{Configure, Delete, Entropy, ExecRequest, List, Mkdir, ReadFile, Request, WriteFile};

@@ -27,16 +27,11 @@ fn random_part() -> String {
     let mut raw = [0u8; RANDOM_LEN];
     // The host without a random source cannot run a sandbox service at all.
     getrandom::fill(&mut raw).expect("the operating system gives random bytes");
-    raw.iter()
-        .enumerate()
-        .map(|(i, b)| ALPHABET[usize::from(if i == 0 { b & 15 } else { b & 31 })] as char)
-        .collect()
+    raw.iter().enumerate().map(|(i, b)| ALPHABET[usize::from(if i == 0 { b & 15 } else { b & 31 })] as char).collect()
 }
 
 fn is_random_part(text: &str) -> bool {
-    text.len() == RANDOM_LEN
-        && text.bytes().all(|b| ALPHABET.contains(&b))
-        && text.as_bytes()[0].is_ascii_lowercase()
+    text.len() == RANDOM_LEN && text.bytes().all(|b| ALPHABET.contains(&b)) && text.as_bytes()[0].is_ascii_lowercase()
 }
 
 macro_rules! id {

@@ -1,56 +1,37 @@
-//! Skeleton of the interface `api` and `gateway` use; the insides follow.
+//! The life of sandboxes: who may be created, where machines come from, what happens to them, and how they survive
+//! the server.
+//!
+//! ```text
+//! api, gateway ──► service ──► capacity ──► pool, else vm (slot, disk, restore, agent)
+//!                     │                          │
+//!                     └──► sandbox: one task per sandbox, the only writer of its state
+//!                              └── policy: may this be done now? (pure)
+//! ```
+//!
+//! [`Lifecycle::ensure_running`] is the one place through which requests reach a sandbox.
+//!
+//! Invariant: a clone is handed out only after its guest has confirmed fresh randomness, clock and identity.
+//! Invariant: a state is in the database before anybody is told of it.
+//! Invariant: what is taken from the host is on the machine's clean-up stack or found by recovery.
 
-use leapbox_api_types::ApiError;
-use leapbox_api_types::sandbox::{NewSandbox, SandboxDetails, SandboxList, SandboxListQuery};
-use leapbox_guest_client::GuestClient;
-use leapbox_ids::{OrganisationId, SandboxId};
-use leapbox_templates::ImageConfig;
-use std::sync::Arc;
+#![forbid(unsafe_code)]
 
-/// A sandbox that runs, and its guest.
-#[derive(Clone)]
-pub struct RunningSandbox {
-    /// Its id.
-    pub id: SandboxId,
-    /// The way into it.
-    pub guest: GuestClient,
-    /// User, home, workdir, port of its template.
-    pub image: Arc<ImageConfig>,
-}
+mod capacity;
+mod catalog;
+mod cleanup;
+mod clock;
+mod error;
+mod policy;
+mod pool;
+mod recovery;
+mod sandbox;
+mod service;
+mod stats;
+mod view;
+mod vm;
 
-/// Everything that can be done with sandboxes. Cheap to clone.
-#[derive(Clone)]
-pub struct Lifecycle {}
-
-/// Stands for the real error enum; it converts into [`ApiError`].
-#[derive(Debug)]
-pub struct LifecycleError;
-
-impl From<LifecycleError> for ApiError {
-    fn from(_: LifecycleError) -> Self {
-        ApiError::Internal
-    }
-}
-
-impl Lifecycle {
-    /// Creates a sandbox; returns when it is usable.
-    pub async fn create(&self, _org: &OrganisationId, _new: NewSandbox) -> Result<SandboxDetails, LifecycleError> {
-        Err(LifecycleError)
-    }
-    /// One sandbox.
-    pub async fn get(&self, _org: &OrganisationId, _id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
-        Err(LifecycleError)
-    }
-    /// A page of the organisation's sandboxes.
-    pub async fn list(&self, _org: &OrganisationId, _query: SandboxListQuery) -> Result<SandboxList, LifecycleError> {
-        Err(LifecycleError)
-    }
-    /// Deletes one.
-    pub async fn delete(&self, _org: &OrganisationId, _id: &SandboxId) -> Result<(), LifecycleError> {
-        Err(LifecycleError)
-    }
-    /// The one place where a sandbox is made ready for a request (and, later, woken).
-    pub async fn ensure_running(&self, _org: &OrganisationId, _id: &SandboxId) -> Result<RunningSandbox, LifecycleError> {
-        Err(LifecycleError)
-    }
-}
+pub use capacity::CapacityLimits;
+pub use error::{LaunchError, LifecycleError, StartError, chain};
+pub use pool::PoolLimits;
+pub use service::{Lifecycle, LifecycleConfig, Parts, RunningSandbox};
+pub use stats::{BUCKETS_MS, LatencyStats, LifecycleStats};

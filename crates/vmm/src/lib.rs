@@ -10,11 +10,18 @@
 //! namespaces, disks and images ready made and knows nothing of sandboxes, organisations or HTTP. Called by
 //! `templates` (boot, warm snapshot) and `lifecycle` (restore, adopt, kill).
 
+mod cgroup;
+pub mod confine;
 mod error;
 mod machine;
+mod process;
+mod qemu;
 
+pub use cgroup::Cgroups;
 pub use error::{ExitReason, VmmError};
 pub use machine::{
     BootSpec, Capabilities, Confinement, GuestImage, Machine, MachineRecord, NetworkAttachment, RestoreSpec, Shape,
     Vmm, WarmSnapshot,
 };
+pub use process::{become_subreaper, private_bytes};
+pub use qemu::{Qemu, QemuConfig};

@@ -1,0 +1,97 @@
+# The one entrance, by hand and in CI. Every recipe installs what it lacks and can be run again at any time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# rustup puts cargo here, and a shell opened before does not know yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# Kernel, templates and warm snapshots: costly to make, the same for demo, tests and bench.
+export LEAPBOX_ARTIFACTS_DIR := $(abspath $(or $(LEAPBOX_ARTIFACTS_DIR),$(CARGO_TARGET_DIR)/artifacts))
+export PYTHONPYCACHEPREFIX := $(CARGO_TARGET_DIR)/pycache
+
+TARGET := $(CARGO_TARGET_DIR)
+LEAPBOX := $(TARGET)/release/leapbox
+AGENT_TARGET := x86_64-unknown-linux-gnu
+VENV := $(TARGET)/venv
+PYTHON := $(VENV)/bin/python
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
+# Runs a command in namespaces of its own, whose only uplink is a fake internet: see tests/lab.
+LAB := $(SUDO) env PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m lab run --base $(TARGET)/lab --
+
+.PHONY: help build setup demo test unit e2e selftest soak bench lint format doc advisories clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## target/release/leapbox and the static agent beside it
+	@.ci/prepare build
+	cargo build --locked --release -p leapbox
+	# Static, because it is PID 1 of guests that may have no C library; --target keeps the flag off build scripts.
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+	    cargo build --locked --release -p leapbox-agent --target $(AGENT_TARGET)
+	install -C -m 755 $(TARGET)/$(AGENT_TARGET)/release/leapbox-agent $(TARGET)/release/leapbox-agent
+
+setup: build ## kernel, initramfs and system template, for demo, tests and bench
+	@.ci/prepare test
+	$(SUDO) $(LEAPBOX) setup --data-dir $(TARGET)/demo-data
+
+demo: setup $(VENV)/.done ## the main job in one go, with the official SDK
+	@$(LAB) $(PYTHON) demo/demo.py --data-dir $(TARGET)/demo-data
+
+test: selftest setup unit e2e ## everything that must hold, cheap first
+
+selftest: $(VENV)/.done ## the test lab itself
+	@.ci/prepare test
+	$(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/selftest
+
+unit: $(VENV)/.done ## the crates' own tests, in a lab: no packet of theirs leaves it
+	@.ci/prepare build
+	cargo test --locked --workspace --no-run
+	$(LAB) cargo test --locked --offline --workspace --quiet
+
+e2e: setup $(VENV)/.done ## real VMs, driven by the official SDK; ARGS="-k case_8" for some
+	@$(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e $(ARGS)
+
+soak: setup $(VENV)/.done ## the rough tests, ten times as long
+	@LEAPBOX_TEST_CHURN=2000 LEAPBOX_TEST_KILL_ROUNDS=50 \
+	    $(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e/own -s --timeout 7200 $(ARGS)
+
+bench: setup $(VENV)/.done ## the promised numbers beside their floor; ARGS=--json for machines
+	@.ci/prepare bench
+	$(SUDO) $(LEAPBOX) setup --data-dir $(TARGET)/bench-data >/dev/null
+	$(LAB) $(LEAPBOX) bench --data-dir $(TARGET)/bench-data $(ARGS)
+
+lint: $(VENV)/.done ## format, clippy, licences, boundaries between crates, Python style
+	@.ci/prepare lint
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	PATH=$(VENV)/bin:$$PATH cargo deny --locked check licenses bans sources
+	$(PYTHON) tests/lint/boundaries.py
+	$(VENV)/bin/ruff check --config tests/ruff.toml tests demo
+	$(VENV)/bin/ruff format --check --config tests/ruff.toml tests demo
+
+format: $(VENV)/.done ## what lint would complain about, put right
+	cargo fmt --all
+	$(VENV)/bin/ruff check --fix --config tests/ruff.toml tests demo
+	$(VENV)/bin/ruff format --config tests/ruff.toml tests demo
+
+doc: ## the crates' documentation, without a warning
+	@.ci/prepare build
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+advisories: $(VENV)/.done ## known vulnerabilities in dependencies; needs GitHub
+	PATH=$(VENV)/bin:$$PATH cargo deny --locked check advisories
+
+clean: ## everything that was built or made
+	$(SUDO) rm -rf $(TARGET)
+
+$(VENV)/.done: tests/requirements.txt tests/requirements-lint.txt
+	@.ci/prepare lint
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/requirements-lint.txt
+	touch $@

@@ -1,0 +1,95 @@
+//! Finding the disks by what is on them: their order is the machine's business.
+
+use super::BootError;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Both superblocks start here.
+const SUPERBLOCK: u64 = 1024;
+/// EROFS_SUPER_MAGIC_V1, at the start of the superblock.
+const EROFS_MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();
+/// EXT4_SUPER_MAGIC, and its place in the superblock.
+const EXT4_MAGIC: [u8; 2] = 0xef53_u16.to_le_bytes();
+const EXT4_MAGIC_AT: u64 = 56;
+
+/// How long disks may take to appear after their driver was loaded.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The two disks of a guest.
+#[derive(Debug)]
+pub(super) struct Disks {
+    /// The image's read-only root.
+    pub(super) erofs: PathBuf,
+    /// The sandbox's own.
+    pub(super) ext4: PathBuf,
+}
+
+enum Content {
+    Erofs,
+    Ext4,
+    Other,
+}
+
+/// Waits for both disks.
+pub(super) fn find() -> Result<Disks, BootError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (mut erofs, mut ext4) = (None, None);
+        for disk in virtio_disks() {
+            match content(&disk) {
+                Ok(Content::Erofs) => erofs = Some(disk),
+                Ok(Content::Ext4) => ext4 = Some(disk),
+                Ok(Content::Other) | Err(_) => {}
+            }
+        }
+        match (erofs, ext4) {
+            (Some(erofs), Some(ext4)) => return Ok(Disks { erofs, ext4 }),
+            _ if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+            (None, _) => return Err(BootError::NoDisk { filesystem: "EROFS" }),
+            (_, None) => return Err(BootError::NoDisk { filesystem: "ext4" }),
+        }
+    }
+}
+
+fn virtio_disks() -> impl Iterator<Item = PathBuf> {
+    let names = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("vd")).map(|name| Path::new("/dev").join(name))
+}
+
+fn content(disk: &Path) -> io::Result<Content> {
+    let file = File::open(disk)?;
+    let (mut erofs, mut ext4) = ([0; 4], [0; 2]);
+    file.read_exact_at(&mut erofs, SUPERBLOCK)?;
+    file.read_exact_at(&mut ext4, SUPERBLOCK + EXT4_MAGIC_AT)?;
+    Ok(match (erofs, ext4) {
+        (EROFS_MAGIC, _) => Content::Erofs,
+        (_, EXT4_MAGIC) => Content::Ext4,
+        _ => Content::Other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(at: u64, magic: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        file.as_file().set_len(4096).expect("sizes");
+        file.as_file().write_all_at(magic, at).expect("writes");
+        file
+    }
+
+    #[test]
+    fn a_disk_is_known_by_its_superblock() {
+        let erofs = image(1024, &[0xe2, 0xe1, 0xf5, 0xe0]);
+        let ext4 = image(1080, &[0x53, 0xef]);
+        let blank = image(0, &[]);
+        assert!(matches!(content(erofs.path()), Ok(Content::Erofs)));
+        assert!(matches!(content(ext4.path()), Ok(Content::Ext4)));
+        assert!(matches!(content(blank.path()), Ok(Content::Other)));
+    }
+}

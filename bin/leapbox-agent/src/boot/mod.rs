@@ -1,0 +1,128 @@
+//! From the kernel's first process to a guest that can be asked.
+//!
+//! ```text
+//! initramfs: /dev /proc /sys → modules → disks by superblock → EROFS ro + ext4 rw → overlay → switch root
+//! guest:     /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity
+//!            → channel NIC into a network namespace of its own → listener there → Guest
+//! ```
+//!
+//! Everything happens on the main thread, once, before any other process exists. A failure ends PID 1, and with it the
+//! machine, after its cause was written to the console.
+
+mod channel;
+mod disks;
+mod etc;
+mod interface;
+mod limits;
+mod modules;
+mod netlink;
+mod root;
+mod workload_net;
+
+use crate::cgroup::Cgroups;
+use crate::configure::{BOOT_ID_PATH, Identity};
+use crate::guest::Guest;
+use crate::names;
+use leapbox_guest_protocol::{ImageConfig, net};
+use std::error::Error;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where an image says how its processes run.
+const IMAGE_FILE: &str = "/.leapbox/image.json";
+/// Folder of the initramfs for the agent's own files: in memory, and out of the guest's sight once the root is switched.
+const HIDDEN: &str = "/hidden";
+
+/// A step of booting that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A path could not be made, read, written or mounted.
+    #[error("{step} {path}")]
+    Path {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No disk with the wanted file system appeared.
+    #[error("no disk with an {filesystem} file system")]
+    NoDisk {
+        /// Which.
+        filesystem: &'static str,
+    },
+    /// The image's configuration is not understood.
+    #[error("{IMAGE_FILE} is not valid")]
+    Image {
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// There is no network card with the address it should have.
+    #[error("no network card has the address {mac}")]
+    NoCard {
+        /// The address.
+        mac: String,
+    },
+    /// A network card could not be set up.
+    #[error("{step} {interface}")]
+    Network {
+        /// What was being done.
+        step: &'static str,
+        /// To which.
+        interface: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl BootError {
+    /// For `map_err`.
+    fn path<E: Into<std::io::Error>>(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |source| BootError::Path { step, path, source: source.into() }
+    }
+
+    /// For `map_err`.
+    fn network<E: Into<std::io::Error>>(step: &'static str, interface: &str) -> impl FnOnce(E) -> Self {
+        let interface = interface.to_owned();
+        move |source| BootError::Network { step, interface, source: source.into() }
+    }
+}
+
+/// Boots the guest. The listener is the agent's port on the guest channel.
+pub fn boot() -> Result<(Arc<Guest>, TcpListener), Box<dyn Error>> {
+    root::mount_initramfs()?;
+    limits::protect_agent();
+    modules::load_all()?;
+    let disks = disks::find()?;
+    root::assemble(&disks)?;
+    // Opened while its path can be reached; see `Identity`.
+    fs::create_dir_all(HIDDEN).map_err(BootError::path("making", HIDDEN))?;
+    let hidden = fs::File::open(HIDDEN).map_err(BootError::path("opening", HIDDEN))?;
+    root::switch()?;
+    root::mount_guest()?;
+    limits::apply()?;
+    let cgroups = limits::make_cgroups()?;
+    let image = read_image()?;
+    etc::write()?;
+    workload_net::set_up()?;
+    let listener = channel::listen()?;
+    let hidden = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&hidden)));
+    let identity = Identity::install(&hidden, Path::new("/etc"), Path::new(BOOT_ID_PATH))?;
+    let shell = names::login_shell(Path::new("/etc/passwd"), image.uid);
+    let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
+    let cgroups = Cgroups::new(cgroups);
+    let guest = Guest::new(image, shell, cgroups, identity, net::WORKLOAD_GUEST_IP)?;
+    Ok((Arc::new(guest), listener))
+}
+
+fn read_image() -> Result<ImageConfig, BootError> {
+    let text = fs::read(IMAGE_FILE).map_err(BootError::path("reading", IMAGE_FILE))?;
+    serde_json::from_slice(&text).map_err(|source| BootError::Image { source })
+}

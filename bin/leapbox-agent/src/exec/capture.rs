@@ -1,0 +1,134 @@
+//! Reading a command's output while it runs, within limits.
+
+use super::spawn::Child;
+use crate::budget::Lease;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{PipeReader, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// How long output is waited for after the command itself has ended: background processes may hold its pipes for ever.
+const GRACE: Duration = Duration::from_millis(50);
+/// Bytes that are read at a time.
+const CHUNK: usize = 16 << 10;
+/// Bytes of each stream that need no lease.
+const FREE: usize = 16 << 10;
+/// Bytes leased at a time, twice: for the output, and for the frame it is sent in.
+const STEP: usize = 128 << 10;
+
+/// One stream's output.
+pub(crate) struct Stream {
+    pub(crate) bytes: Vec<u8>,
+    /// There was more.
+    pub(crate) truncated: bool,
+    pipe: Option<PipeReader>,
+    limit: usize,
+    granted: usize,
+}
+
+/// Both streams'.
+pub(crate) struct Capture {
+    streams: [Stream; 2],
+}
+
+impl Capture {
+    /// Keeps at most `limit` bytes of each stream.
+    pub(crate) fn new(pipes: [PipeReader; 2], limit: usize) -> Self {
+        let stream = |pipe| Stream { bytes: Vec::new(), truncated: false, pipe: Some(pipe), limit, granted: FREE };
+        Self { streams: pipes.map(stream) }
+    }
+
+    /// Reads until the command has ended; false when its deadline came first.
+    pub(crate) fn until_end(&mut self, child: &Child, deadline: Instant, lease: &mut Lease<'_>) -> bool {
+        loop {
+            match self.step(Some(child), deadline, lease) {
+                Step::Ended => return true,
+                Step::TimeOut => return false,
+                Step::Read => {}
+            }
+        }
+    }
+
+    /// Reads what is left after the command has ended.
+    pub(crate) fn remains(&mut self, lease: &mut Lease<'_>) {
+        let deadline = Instant::now() + GRACE;
+        while self.streams.iter().any(|stream| stream.pipe.is_some()) {
+            match self.step(None, deadline, lease) {
+                Step::Read => {}
+                Step::Ended | Step::TimeOut => return,
+            }
+        }
+    }
+
+    /// The output, and the pipes that somebody still holds.
+    pub(crate) fn into_parts(mut self) -> ([Stream; 2], impl Iterator<Item = PipeReader>) {
+        let open = [self.streams[0].pipe.take(), self.streams[1].pipe.take()];
+        (self.streams, open.into_iter().flatten())
+    }
+
+    /// Waits for output or the end, and reads one chunk of each stream that has some.
+    fn step(&mut self, child: Option<&Child>, deadline: Instant, lease: &mut Lease<'_>) -> Step {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
+        polled.extend(child.map(|child| PollFd::new(child.pidfd(), PollFlags::POLLIN)));
+        let pipes = self.streams.iter().filter_map(|stream| stream.pipe.as_ref());
+        polled.extend(pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut polled, timeout(left)) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Step::Read,
+            Err(_) => return Step::TimeOut,
+        }
+        let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(true)).collect::<Vec<_>>().into_iter();
+        let ended = child.is_some() && ready.next() == Some(true);
+        for stream in self.streams.iter_mut().filter(|stream| stream.pipe.is_some()) {
+            if ready.next() == Some(true) {
+                stream.read(lease);
+            }
+        }
+        match (ended, left.is_zero()) {
+            (true, _) => Step::Ended,
+            // Asked here and not only when nothing is ready: output may never stop.
+            (false, true) => Step::TimeOut,
+            (false, false) => Step::Read,
+        }
+    }
+}
+
+enum Step {
+    Read,
+    Ended,
+    TimeOut,
+}
+
+/// Rounded up to the next millisecond: rounding down would spin at the end.
+fn timeout(left: Duration) -> PollTimeout {
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    i32::try_from(millis).ok().and_then(|millis| PollTimeout::try_from(millis).ok()).unwrap_or(PollTimeout::MAX)
+}
+
+impl Stream {
+    /// Reads one chunk from a pipe that has something to say. Only this thread reads it, so this doesn't block.
+    fn read(&mut self, lease: &mut Lease<'_>) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let mut chunk = [0; CHUNK];
+        match pipe.read(&mut chunk) {
+            Ok(0) => self.pipe = None,
+            Ok(len) => self.keep(&chunk[..len], lease),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => self.pipe = None,
+        }
+    }
+
+    fn keep(&mut self, chunk: &[u8], lease: &mut Lease<'_>) {
+        let wanted = (self.bytes.len() + chunk.len()).min(self.limit);
+        if wanted > self.granted && !self.truncated && lease.try_grow(2 * STEP) {
+            self.granted += STEP;
+        }
+        // Once something is missing, nothing behind it is kept either.
+        let room = if self.truncated { 0 } else { self.limit.min(self.granted) - self.bytes.len() };
+        let kept = chunk.len().min(room);
+        self.bytes.extend_from_slice(&chunk[..kept]);
+        self.truncated |= kept < chunk.len();
+    }
+}

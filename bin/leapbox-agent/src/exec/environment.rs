@@ -1,0 +1,80 @@
+//! Arguments and environment of a process, as the kernel takes them.
+
+use crate::fault;
+use crate::guest::Guest;
+use leapbox_guest_protocol::GuestFault;
+use std::ffi::{CString, c_char};
+
+/// Where programs are looked for unless the image says otherwise.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Strings, and the null-terminated list of pointers to them.
+pub(crate) struct CStrings {
+    pointers: Vec<*const c_char>,
+    /// What the pointers point to.
+    _strings: Vec<CString>,
+}
+
+impl CStrings {
+    pub(crate) fn new<'a>(strings: impl IntoIterator<Item = &'a str>) -> Result<Self, GuestFault> {
+        Ok(Self::from_strings(strings.into_iter().map(c_string).collect::<Result<_, _>>()?))
+    }
+
+    fn from_strings(strings: Vec<CString>) -> Self {
+        // A CString's bytes are on the heap: moving the vector doesn't move them.
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]);
+        Self { pointers: pointers.collect(), _strings: strings }
+    }
+
+    /// Null-terminated; lives as long as `self`.
+    pub(crate) fn pointers(&self) -> &[*const c_char] {
+        &self.pointers
+    }
+}
+
+/// A string for the kernel.
+pub(crate) fn c_string(text: &str) -> Result<CString, GuestFault> {
+    CString::new(text).map_err(|_| fault::invalid("commands, paths and variables cannot contain a NUL byte"))
+}
+
+/// Refuses variables no process could have.
+pub(crate) fn check_env(env: &[(String, String)]) -> Result<(), GuestFault> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(fault::invalid(format!("{name:?} cannot be an environment variable's name")));
+        }
+        if value.contains('\0') {
+            return Err(fault::invalid(format!("the value of {name} contains a NUL byte")));
+        }
+    }
+    Ok(())
+}
+
+/// What a login gives, then the image's, the sandbox's and the call's variables; the later ones win.
+pub(crate) fn of_process(
+    guest: &Guest,
+    sandbox: &[(String, String)],
+    call: &[(String, String)],
+) -> Result<CStrings, GuestFault> {
+    check_env(call)?;
+    let image = &guest.image;
+    let login = [
+        ("HOME", &*image.home),
+        ("USER", &*image.user),
+        ("LOGNAME", &*image.user),
+        ("SHELL", &*guest.shell),
+        ("PATH", DEFAULT_PATH),
+    ];
+    let given = [&image.env[..], sandbox, call];
+    let given = given.into_iter().flatten().map(|(name, value)| (&**name, &**value));
+    let mut variables: Vec<(&str, &str)> = Vec::with_capacity(16);
+    for (name, value) in login.into_iter().chain(given) {
+        match variables.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => variables.push((name, value)),
+        }
+    }
+    let strings: Result<Vec<_>, _> =
+        variables.into_iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect();
+    Ok(CStrings::from_strings(strings?))
+}

@@ -1,0 +1,133 @@
+//! Running commands as the image's user.
+//!
+//! ```text
+//! exec ─▶ environment (argv, env) ─▶ cgroup ─▶ spawn ─▶ capture (output, end, time-out) ─▶ answer
+//!                                                          └─ pipes of background processes ─▶ drain
+//! ```
+
+mod capture;
+mod drain;
+mod environment;
+mod spawn;
+
+pub(crate) use drain::Drain;
+pub(crate) use environment::check_env;
+
+use crate::budget::Lease;
+use crate::cgroup::Group;
+use crate::fault;
+use crate::guest::Guest;
+use environment::{CStrings, c_string};
+use leapbox_guest_protocol::{ExecOutput, ExecRequest, FaultKind, GuestFault, MAX_STREAM_OUTPUT};
+use spawn::{Child, Launch, LaunchError, Stage};
+use std::io::{self, PipeReader};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// The exit code of a command whose time was up, as `timeout(1)` has it.
+const TIMED_OUT: i32 = 124;
+
+/// Runs a request's command.
+pub(crate) fn exec(guest: &Guest, request: &ExecRequest, lease: &mut Lease<'_>) -> Result<ExecOutput, GuestFault> {
+    let env = guest.sandbox_env()?;
+    run(guest, &env, request, lease)
+}
+
+/// Runs `true` the way any command is run, so that the kernel and the shell have been through it once.
+pub(crate) fn warm(guest: &Guest, lease: &mut Lease<'_>) -> Result<(), GuestFault> {
+    let request =
+        ExecRequest { command: "true".to_owned(), cwd: None, env: Vec::new(), timeout_ms: 30_000, output_limit: 1024 };
+    run(guest, &[], &request, lease).map(drop)
+}
+
+fn run(
+    guest: &Guest,
+    sandbox_env: &[(String, String)],
+    request: &ExecRequest,
+    lease: &mut Lease<'_>,
+) -> Result<ExecOutput, GuestFault> {
+    let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.into());
+    let argv = CStrings::new(["/bin/sh", "-c", &request.command])?;
+    let envp = environment::of_process(guest, sandbox_env, &request.env)?;
+    let cwd = c_string(request.cwd.as_deref().unwrap_or(&guest.image.workdir))?;
+    let resources = |error: io::Error| fault::from_io("starting the command", &error);
+    let (stdout, stdout_end) = io::pipe().map_err(resources)?;
+    let (stderr, stderr_end) = io::pipe().map_err(resources)?;
+    let launch = Launch {
+        argv: argv.pointers(),
+        envp: envp.pointers(),
+        cwd: &cwd,
+        user: &guest.user,
+        stdio: [guest.dev_null.as_raw_fd(), stdout_end.as_raw_fd(), stderr_end.as_raw_fd()],
+    };
+    let (child, mut group) = start(guest, &launch).map_err(|error| explain(&error, request, guest))?;
+    drop((stdout_end, stderr_end));
+    let output = finish(guest, &child, &mut group, [stdout, stderr], request, deadline, lease);
+    guest.cgroups.release(group);
+    output
+}
+
+/// Starts the process in a cgroup of its own. A group that was kept may have been removed by the guest's root.
+fn start(guest: &Guest, launch: &Launch<'_>) -> Result<(Child, Group), LaunchError> {
+    let unusable = |source| LaunchError { stage: Stage::Clone, source };
+    let group = guest.cgroups.acquire().map_err(unusable)?;
+    match launch.start(group.dir()) {
+        Err(error) if error.stage == Stage::Clone => {
+            let group = guest.cgroups.create().map_err(unusable)?;
+            let child = launch.start(group.dir())?;
+            Ok((child, group))
+        }
+        started => Ok((started?, group)),
+    }
+}
+
+fn finish(
+    guest: &Guest,
+    child: &Child,
+    group: &mut Group,
+    pipes: [PipeReader; 2],
+    request: &ExecRequest,
+    deadline: Instant,
+    lease: &mut Lease<'_>,
+) -> Result<ExecOutput, GuestFault> {
+    let limit = usize::try_from(request.output_limit).unwrap_or(usize::MAX).min(MAX_STREAM_OUTPUT);
+    let mut capture = capture::Capture::new(pipes, limit);
+    let timed_out = !capture.until_end(child, deadline, lease);
+    if timed_out {
+        if let Err(error) = group.kill() {
+            crate::log::line(format_args!("cannot kill a command's cgroup: {error}"));
+        }
+        // In case it has left its group.
+        child.kill();
+    }
+    let status = child.wait().map_err(|error| fault::from_io("waiting for the command", &error))?;
+    capture.remains(lease);
+    let ([stdout, stderr], open) = capture.into_parts();
+    for pipe in open {
+        guest.drain.take(pipe);
+    }
+    Ok(ExecOutput {
+        exit_code: if timed_out { TIMED_OUT } else { status },
+        stdout: stdout.bytes,
+        stderr: stderr.bytes,
+        timed_out,
+        stdout_truncated: stdout.truncated,
+        stderr_truncated: stderr.truncated,
+    })
+}
+
+/// Says which part of starting a command failed, in the words of who asked for it.
+fn explain(error: &LaunchError, request: &ExecRequest, guest: &Guest) -> GuestFault {
+    let cwd = request.cwd.as_deref().unwrap_or(&guest.image.workdir);
+    match (error.stage, error.source.raw_os_error()) {
+        (Stage::Chdir, _) => fault::from_io(format_args!("working directory {cwd}"), &error.source),
+        (Stage::Exec, Some(libc::E2BIG)) => {
+            GuestFault::new(FaultKind::TooLarge, "the command or its environment is too long")
+        }
+        (Stage::Exec, _) => fault::from_io("/bin/sh", &error.source),
+        (Stage::Clone, Some(libc::EAGAIN | libc::ENOMEM)) => {
+            GuestFault::new(FaultKind::Busy, "the sandbox has no memory or no process left to run a command")
+        }
+        (stage, _) => fault::from_io(format_args!("starting the command ({stage})"), &error.source),
+    }
+}

@@ -1,0 +1,94 @@
+//! The few API calls that are measured, over one kept-alive connection.
+
+use super::BenchError;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+
+/// A client of one server.
+#[derive(Clone)]
+pub(super) struct Client {
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+    api: SocketAddr,
+    key: String,
+}
+
+impl Client {
+    pub fn new(api: SocketAddr, key: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+        Self { http, api, key: key.to_owned() }
+    }
+
+    /// Creates a sandbox of the default shape and gives its id.
+    pub async fn create(&self) -> Result<String, BenchError> {
+        let asked = json!({"template_name": "system/debian:bookworm", "timeout": 3600});
+        let sandbox = self.call(Method::POST, "/v1/sandbox", Some(asked), StatusCode::CREATED).await?;
+        Ok(sandbox["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Runs a command in it.
+    pub async fn execute(&self, id: &str, command: &str) -> Result<(), BenchError> {
+        let path = format!("/v1/sandbox/{id}/process/execute");
+        self.call(Method::POST, &path, Some(json!({"command": command})), StatusCode::OK).await.map(drop)
+    }
+
+    /// Reads it.
+    pub async fn get(&self, id: &str) -> Result<(), BenchError> {
+        self.call(Method::GET, &format!("/v1/sandbox/{id}"), None, StatusCode::OK).await.map(drop)
+    }
+
+    /// Deletes it.
+    pub async fn delete(&self, id: &str) -> Result<(), BenchError> {
+        self.call(Method::DELETE, &format!("/v1/sandbox/{id}"), None, StatusCode::NO_CONTENT).await.map(drop)
+    }
+
+    /// Reads a page of plain text from another port of the server.
+    pub async fn text(&self, address: SocketAddr, path: &str) -> Result<String, BenchError> {
+        let request = Request::get(format!("http://{address}{path}")).body(Full::default());
+        let (_, body) = self.send(request, &format!("GET {path}")).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        expected: StatusCode,
+    ) -> Result<Value, BenchError> {
+        let name = format!("{method} {path}");
+        let body = body.map_or_else(Bytes::new, |value| value.to_string().into());
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.api))
+            .header("authorization", format!("Bearer {}", self.key))
+            .header("content-type", "application/json")
+            .body(Full::new(body));
+        let (status, body) = self.send(request, &name).await?;
+        if status != expected {
+            let body = String::from_utf8_lossy(&body).into_owned();
+            return Err(BenchError::Refused { request: name, status: status.as_u16(), body });
+        }
+        Ok(serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn send(
+        &self,
+        request: Result<Request<Full<Bytes>>, http::Error>,
+        name: &str,
+    ) -> Result<(StatusCode, Bytes), BenchError> {
+        let failed = |message: String| BenchError::Request { request: name.to_owned(), message };
+        let request = request.map_err(|e| failed(e.to_string()))?;
+        let answer = self.http.request(request).await.map_err(|e| failed(format!("{e:?}")))?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map_err(|e| failed(e.to_string()))?;
+        Ok((status, body.to_bytes()))
+    }
+}

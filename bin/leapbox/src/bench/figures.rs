@@ -1,0 +1,187 @@
+//! What was measured, and how it is shown.
+
+use super::proxy::{Comparison, ProxyFigures};
+use serde::Serialize;
+use std::fmt;
+use std::time::Instant;
+
+/// Milliseconds.
+pub(super) type Millis = f64;
+
+pub(super) fn ms_since(start: Instant) -> Millis {
+    start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Samples of one step, in ms.
+#[derive(Debug, Default)]
+pub(super) struct Samples(Vec<Millis>);
+
+impl Samples {
+    pub fn push(&mut self, ms: Millis) {
+        self.0.push(ms);
+    }
+
+    /// The value below which a share of the samples lies (nearest rank).
+    pub fn percentile(&self, share: f64) -> Millis {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (share * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn p50(&self) -> Millis {
+        self.percentile(0.5)
+    }
+}
+
+impl Serialize for Samples {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = serializer.serialize_struct("Samples", 4)?;
+        fields.serialize_field("n", &self.0.len())?;
+        fields.serialize_field("p50_ms", &self.p50())?;
+        fields.serialize_field("p95_ms", &self.percentile(0.95))?;
+        fields.serialize_field("p99_ms", &self.percentile(0.99))?;
+        fields.end()
+    }
+}
+
+/// Memory of idle sandboxes, in MiB.
+#[derive(Debug, Serialize)]
+pub(super) struct Idle {
+    /// How many lived at once.
+    pub sandboxes: u32,
+    /// Private memory of the median VMM.
+    pub private_mib_median: f64,
+    /// Private memory of the largest VMM.
+    pub private_mib_max: f64,
+    /// All of them answered a command afterwards.
+    pub all_answered: bool,
+}
+
+/// Everything measured in one run.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    pub cold: Option<Millis>,
+    pub floor: Samples,
+    pub restored_create: Samples,
+    pub restored_first_answer: Samples,
+    pub pooled_create: Samples,
+    pub pooled_first_answer: Samples,
+    pub burst_create: Samples,
+    pub get: Samples,
+    pub idle: Option<Idle>,
+    pub proxy: Option<ProxyFigures>,
+}
+
+impl Report {
+    /// The promised ratios: name, measured, bound, whether more is better.
+    fn goals(&self) -> Vec<(&'static str, f64, f64, Better)> {
+        let floor = self.floor.p50();
+        let mut goals = vec![
+            ("restored: first answer / floor", self.restored_first_answer.p50() / floor, 1.3, Better::Less),
+            ("pool: create, ms", self.pooled_create.p50(), 30.0, Better::Less),
+            ("pool: first answer / floor", self.pooled_first_answer.p50() / floor, 0.5, Better::Less),
+            (
+                "burst: p95 / single restored create",
+                self.burst_create.percentile(0.95) / self.restored_create.p50(),
+                6.0,
+                Better::Less,
+            ),
+            ("GET a sandbox, ms", self.get.p50(), 1.0, Better::Less),
+        ];
+        if let Some(idle) = &self.idle {
+            goals.push(("idle sandbox, MiB of its own", idle.private_mib_max, 64.0, Better::Less));
+        }
+        if let Some(proxy) = &self.proxy {
+            let ratios =
+                [("gateway / nginx, 128 B answers", &proxy.small), ("gateway / nginx, 1 MiB answers", &proxy.bulk)];
+            goals.extend(ratios.into_iter().filter_map(|(name, c)| Some((name, c.ratio?, 0.8, Better::More))));
+        }
+        goals
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Better {
+    Less,
+    More,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<38}{:>9}{:>9}{:>9}", "ms", "p50", "p95", "p99")?;
+        let rows = [
+            ("floor: bare VMM to first answer", &self.floor),
+            ("create, restored", &self.restored_create),
+            ("create, restored, to first answer", &self.restored_first_answer),
+            ("create, pooled", &self.pooled_create),
+            ("create, pooled, to first answer", &self.pooled_first_answer),
+            ("create, in a burst", &self.burst_create),
+            ("GET a sandbox", &self.get),
+        ];
+        for (name, samples) in rows {
+            let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| samples.percentile(share));
+            writeln!(f, "{name:<38}{p50:>9.2}{p95:>9.2}{p99:>9.2}")?;
+        }
+        if let Some(cold) = self.cold {
+            writeln!(f, "{:<38}{cold:>9.0}", "first use of a shape, to first answer")?;
+        }
+        if let Some(idle) = &self.idle {
+            let (n, median, max) = (idle.sandboxes, idle.private_mib_median, idle.private_mib_max);
+            writeln!(
+                f,
+                "{n} idle sandboxes: {median:.1} MiB of their own each (largest {max:.1}), all answer: {}",
+                idle.all_answered
+            )?;
+        }
+        if let Some(proxy) = &self.proxy {
+            writeln!(
+                f,
+                "\n{:<38}{:>9}{:>9}{:>14}",
+                format!("through ({})", proxy.nginx),
+                "req/s",
+                "MiB/s",
+                "CPU µs/req"
+            )?;
+            rows_of(f, "128 B", &proxy.small)?;
+            rows_of(f, "1 MiB", &proxy.bulk)?;
+        }
+        writeln!(f, "\n{:<42}{:>9}{:>9}", "promise", "measured", "bound")?;
+        for (name, measured, bound, better) in self.goals() {
+            let (sign, met) = match better {
+                Better::Less => ("≤", measured <= bound),
+                Better::More => ("≥", measured >= bound),
+            };
+            writeln!(
+                f,
+                "{name:<42}{measured:>9.2}{:>9}  {}",
+                format!("{sign} {bound}"),
+                if met { "met" } else { "NOT MET" }
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn rows_of(f: &mut fmt::Formatter<'_>, answer: &str, compared: &Comparison) -> fmt::Result {
+    let proxies = [("gateway", Some(&compared.gateway)), ("nginx", compared.nginx.as_ref())];
+    for (name, figures) in proxies.into_iter().filter_map(|(name, figures)| Some((name, figures?))) {
+        let label = format!("{name}, {answer}");
+        let (rate, bytes, cpu) = (figures.requests_per_s, figures.mib_per_s, figures.cpu_us_per_request);
+        writeln!(f, "{label:<38}{rate:>9.0}{bytes:>9.1}{cpu:>14.0}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_nearest_rank() {
+        let mut samples = Samples::default();
+        (1..=20).rev().for_each(|n| samples.push(f64::from(n)));
+        assert_eq!((samples.p50(), samples.percentile(0.95), samples.percentile(0.99)), (10.0, 19.0, 20.0));
+    }
+}

@@ -1,0 +1,101 @@
+//! The floor: the VMM of the measured server's own snapshot, started by hand.
+
+use super::BenchError;
+use super::figures::{Millis, ms_since};
+use super::server::Server;
+use crate::config::Config;
+use leapbox_guest_protocol::{Configure, Entropy, ExecRequest};
+use leapbox_network::{HostTable, Network, NetworkConfig};
+use leapbox_storage::copy_sparse;
+use leapbox_templates::{Artifacts, SYSTEM_DEBIAN, attachment, guest_of};
+use leapbox_vmm::{Confinement, GuestImage, Qemu, QemuConfig, RestoreSpec, WarmSnapshot};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Links of the floor's own slots: no overlap with a server's default block, nor the measured server's.
+const LINK_BLOCK: &str = "10.251.0.0/24";
+const SLOTS: u32 = 16;
+
+/// Everything needed to start the floor's VMM again and again.
+pub(super) struct Floor {
+    qemu: Qemu,
+    network: Arc<Network>,
+    image: GuestImage,
+    snapshot: Arc<WarmSnapshot>,
+    dir: PathBuf,
+}
+
+impl Floor {
+    /// Uses the snapshot that the server has just taken of the default shape.
+    pub async fn open(config: &Config, server: &Server) -> Result<Self, BenchError> {
+        let image = Artifacts::open(&config.artifacts_dir)?.guest_image(SYSTEM_DEBIAN)?;
+        let launcher = std::env::current_exe().map_err(super::error::file("finding", "our own program".as_ref()))?;
+        let instance = format!("{:04x}", std::process::id() as u16);
+        let qemu =
+            Qemu::open(QemuConfig { dir: server.state_dir().join("qemu"), instance: instance.clone(), launcher })?;
+        let link_block = LINK_BLOCK.parse()?;
+        let network = Network::start(NetworkConfig {
+            instance,
+            link_block,
+            max_slots: SLOTS,
+            prepared: 4,
+            ..NetworkConfig::default()
+        });
+        let network = network.await?;
+        network.start_pool();
+        let snapshot = Arc::new(server.warm_snapshot()?);
+        let dir = server.state_dir().join("floor");
+        std::fs::create_dir_all(&dir).map_err(super::error::file("creating", &dir))?;
+        Ok(Self { qemu, network, image, snapshot, dir })
+    }
+
+    /// One start to the first answer. Slot and disk are made before the clock starts.
+    pub async fn once(&self) -> Result<Millis, BenchError> {
+        let slot = self.network.take().await?;
+        let guest = guest_of(&slot);
+        let (disk, dir) = (self.dir.join("disk"), self.dir.join("machine"));
+        copy_sparse(&self.snapshot.disk, &disk)?;
+        let spec = RestoreSpec {
+            snapshot: Arc::clone(&self.snapshot),
+            image: self.image.clone(),
+            disk: disk.clone(),
+            network: attachment(&slot),
+            confinement: Confinement { name: "floor".to_owned(), uid: slot.uid(), dir },
+        };
+        let start = Instant::now();
+        let machine = self.qemu.restore_unconfined(spec).await?;
+        let answered = async {
+            // An unconfigured guest runs nothing for anybody.
+            guest.wait_ready(std::time::Duration::from_secs(30)).await?;
+            guest.configure(identity()).await?;
+            guest.exec(first_command()).await?;
+            Ok::<_, BenchError>(ms_since(start))
+        };
+        let answered = answered.await;
+        machine.destroy().await?;
+        slot.close().await;
+        std::fs::remove_file(&disk).map_err(super::error::file("removing", &disk))?;
+        answered
+    }
+
+    pub async fn close(self) -> Result<(), BenchError> {
+        Ok(self.network.stop(HostTable::Remove).await?)
+    }
+}
+
+fn identity() -> Configure {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Configure {
+        hostname: "floor".to_owned(),
+        entropy: Entropy([7; 64]),
+        wall_clock_unix_ns: now.as_nanos() as u64,
+        machine_id: [1; 16],
+        boot_id: [2; 16],
+        env: Vec::new(),
+    }
+}
+
+fn first_command() -> ExecRequest {
+    ExecRequest { command: "true".to_owned(), cwd: None, env: Vec::new(), timeout_ms: 30_000, output_limit: 1024 }
+}

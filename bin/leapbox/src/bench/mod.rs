@@ -1,0 +1,177 @@
+//! `leapbox bench`: this installation beside the floor of its VMM, measured in the same run.
+//!
+//! ```text
+//! server without a pool: first boot, then floor and restored create in turn, GET, a burst, idle sandboxes
+//! server with a pool:    pooled creates
+//! gateway and nginx:     the same backend through each, in turn
+//! ```
+//!
+//! The floor is the same VMM command line on the same snapshot, started by hand without Leapbox around it, until the
+//! agent in it has answered the same first command. Servers are real: this program again, as processes of their own,
+//! with a state folder that is removed afterwards.
+
+mod client;
+mod error;
+mod figures;
+mod floor;
+mod idle;
+mod proxy;
+mod server;
+
+pub use error::BenchError;
+pub use proxy::{GatewayArgs, LoadArgs, ProxyError};
+
+use crate::config::Config;
+use client::Client;
+use figures::{Millis, Report, ms_since};
+use floor::Floor;
+use proxy::ProxyOptions;
+use server::Server;
+use std::time::{Duration, Instant};
+
+/// Flags of `leapbox bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Creates measured one after another, and as many floors beside them.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(3..=1000))]
+    runs: u32,
+    /// Creates at once.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    burst: u32,
+    /// Idle sandboxes whose memory is measured.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
+    idle: u32,
+}
+
+/// Clones a pool of the measured server holds.
+const POOL: u32 = 4;
+/// GETs measured.
+const GETS: u32 = 500;
+const POOL_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Measures and prints.
+pub fn run(config: &Config, args: &Args) -> Result<(), BenchError> {
+    let report = runtime()?.block_on(measure(config, args))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(BenchError::Encode)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+/// The hidden verb `bench-gateway`.
+pub fn run_gateway(args: GatewayArgs) -> Result<(), BenchError> {
+    Ok(runtime()?.block_on(proxy::bench_gateway(args))?)
+}
+
+/// The hidden verb `bench-load`.
+pub fn run_load(args: LoadArgs) -> Result<(), BenchError> {
+    Ok(runtime()?.block_on(proxy::bench_load(args))?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(BenchError::Runtime)
+}
+
+async fn measure(config: &Config, args: &Args) -> Result<Report, BenchError> {
+    let mut report = Report::default();
+    eprintln!("a server without a pool: first boot of the shape …");
+    let server = Server::start(config, 0).await?;
+    let measured = without_pool(config, args, &server, &mut report).await;
+    server.stop().await?;
+    measured?;
+    eprintln!("a server with a pool of {POOL} …");
+    let server = Server::start(config, POOL).await?;
+    let measured = with_pool(args, &server, &mut report).await;
+    server.stop().await?;
+    measured?;
+    eprintln!("gateway and nginx …");
+    report.proxy = Some(proxy::run(ProxyOptions::default()).await?);
+    Ok(report)
+}
+
+async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+    let client = server.client();
+    report.cold = Some(create_and_use(&client).await?.first_answer);
+    let floor = Floor::open(config, server).await?;
+    // Once unmeasured: page cache and translation caches of the host.
+    floor.once().await?;
+    eprintln!("{} floors and restored creates in turn …", args.runs);
+    for _ in 0..args.runs {
+        report.floor.push(floor.once().await?);
+        let timed = create_and_use(&client).await?;
+        report.restored_create.push(timed.create);
+        report.restored_first_answer.push(timed.first_answer);
+    }
+    floor.close().await?;
+    get_a_sandbox(&client, report).await?;
+    eprintln!("{} creates at once …", args.burst);
+    burst(args, server, report).await?;
+    eprintln!("{} idle sandboxes …", args.idle);
+    idle::measure(args.idle, server, report).await
+}
+
+async fn with_pool(args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+    let client = server.client();
+    create_and_use(&client).await?;
+    for _ in 0..args.runs {
+        server.pool_ready(2, POOL_DEADLINE).await?;
+        let timed = create_and_use(&client).await?;
+        report.pooled_create.push(timed.create);
+        report.pooled_first_answer.push(timed.first_answer);
+    }
+    Ok(())
+}
+
+/// How long a create took, and how long until the first command's answer, both from the same start.
+struct Timed {
+    create: Millis,
+    first_answer: Millis,
+}
+
+async fn create_and_use(client: &Client) -> Result<Timed, BenchError> {
+    let start = Instant::now();
+    let id = client.create().await?;
+    let create = ms_since(start);
+    client.execute(&id, "true").await?;
+    let first_answer = ms_since(start);
+    client.delete(&id).await?;
+    Ok(Timed { create, first_answer })
+}
+
+async fn get_a_sandbox(client: &Client, report: &mut Report) -> Result<(), BenchError> {
+    let id = client.create().await?;
+    for _ in 0..GETS {
+        let start = Instant::now();
+        client.get(&id).await?;
+        report.get.push(ms_since(start));
+    }
+    client.delete(&id).await
+}
+
+async fn burst(args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+    let mut creates = tokio::task::JoinSet::new();
+    for _ in 0..args.burst {
+        let client = server.client();
+        creates.spawn(async move {
+            let start = Instant::now();
+            let id = client.create().await?;
+            Ok::<_, BenchError>((ms_since(start), id))
+        });
+    }
+    let mut ids = Vec::new();
+    while let Some(created) = creates.join_next().await {
+        let (elapsed, id) = created.map_err(BenchError::Task)??;
+        report.burst_create.push(elapsed);
+        ids.push(id);
+    }
+    let client = server.client();
+    for id in ids {
+        client.delete(&id).await?;
+    }
+    Ok(())
+}

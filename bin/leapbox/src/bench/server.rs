@@ -1,0 +1,164 @@
+//! A server to measure: this program's own `serve`, with a state of its own and the installation's artifacts.
+
+use super::BenchError;
+use super::client::Client;
+use super::error::file;
+use crate::config::Config;
+use crate::state::State;
+use crate::verbs::setup::{first_key, local_ca};
+use leapbox_vmm::{Cgroups, WarmSnapshot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// Bytes of the log shown when the server ends unasked.
+const LOG_TAIL: usize = 4096;
+/// Apart from those of a server that may be running on this host.
+const LINK_BLOCK: &str = "10.252.0.0/16";
+const BASE_UID: &str = "3000000";
+
+/// A running server. Its folder is removed by [`Server::stop`].
+pub(super) struct Server {
+    process: Child,
+    dir: PathBuf,
+    api: SocketAddr,
+    metrics: SocketAddr,
+    key: String,
+}
+
+impl Server {
+    /// Starts it with a pool of `pool` clones and waits until it answers.
+    pub async fn start(config: &Config, pool: u32) -> Result<Self, BenchError> {
+        let dir = config.data_dir.join(format!("bench-{}", std::process::id()));
+        let state = State::at(dir.join("state"));
+        let prepare = |message: String| BenchError::Prepare { message };
+        state.create().map_err(|e| prepare(e.to_string()))?;
+        local_ca::ensure(&state.tls_dir(), &config.domain, time::OffsetDateTime::now_utc())
+            .map_err(|e| prepare(e.to_string()))?;
+        let own = state.clone();
+        // It has a runtime of its own inside.
+        let made = tokio::task::spawn_blocking(move || first_key::ensure(&own).map_err(|e| e.to_string())).await;
+        made.map_err(BenchError::Task)?.map_err(prepare)?;
+        let key = state.read_default_key().map_err(|e| prepare(e.to_string()))?.unwrap_or_default();
+        let [api, gateway, metrics] = free_addresses().map_err(file("finding a free port on", "127.0.0.1".as_ref()))?;
+        let process = spawn(config, &dir, pool, [api, gateway, metrics])?;
+        let mut server = Self { process, dir, api, metrics, key };
+        match server.answers().await {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                let _ = server.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn answers(&mut self) -> Result<(), BenchError> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                let log = std::fs::read_to_string(log_path(&self.dir)).unwrap_or_default();
+                let log = log.chars().skip(log.chars().count().saturating_sub(LOG_TAIL)).collect();
+                return Err(BenchError::ServerEnded { status: status.to_string(), log });
+            }
+            if self.client().text(self.api, "/healthz").await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(BenchError::NotReady { what: "its first answer" })
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.api, &self.key)
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// The one warm snapshot it has taken by now.
+    pub fn warm_snapshot(&self) -> Result<WarmSnapshot, BenchError> {
+        let warm = self.state_dir().join("warm");
+        let dirs = std::fs::read_dir(&warm).map_err(file("listing", &warm))?;
+        let manifest = dirs.flatten().map(|entry| entry.path().join("snapshot.json")).find(|path| path.exists());
+        let manifest = manifest.ok_or(BenchError::NotReady { what: "its warm snapshot" })?;
+        let text = std::fs::read(&manifest).map_err(file("reading", &manifest))?;
+        serde_json::from_slice(&text).map_err(BenchError::Encode)
+    }
+
+    /// Waits until at least `count` clones are ready in the pool.
+    pub async fn pool_ready(&self, count: u32, deadline: Duration) -> Result<(), BenchError> {
+        let client = self.client();
+        let deadline = Instant::now() + deadline;
+        while Instant::now() < deadline {
+            let metrics = client.text(self.metrics, "/metrics").await?;
+            let ready = metrics.lines().find_map(|line| line.strip_prefix("leapbox_pool_ready "));
+            if ready.and_then(|value| value.parse::<u32>().ok()).is_some_and(|ready| ready >= count) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(BenchError::NotReady { what: "its pool" })
+    }
+
+    /// Process ids of its VMMs.
+    pub fn vmm_pids(&self) -> Result<Vec<i32>, BenchError> {
+        let instance =
+            State::at(self.state_dir()).instance().map_err(|e| BenchError::Prepare { message: e.to_string() })?;
+        let groups = Cgroups::open(Path::new("/sys/fs/cgroup"), &instance);
+        Ok(groups.names().iter().flat_map(|name| groups.named(name).pids()).collect())
+    }
+
+    /// Ends it and removes everything of it.
+    pub async fn stop(mut self) -> Result<(), BenchError> {
+        if let Some(pid) = self.process.id() {
+            // A server that has ended already is what we want.
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+        }
+        if tokio::time::timeout(STOP_DEADLINE, self.process.wait()).await.is_err() {
+            let _ = self.process.start_kill();
+        }
+        std::fs::remove_dir_all(&self.dir).map_err(file("removing", &self.dir))
+    }
+}
+
+fn log_path(dir: &Path) -> PathBuf {
+    dir.join("server.log")
+}
+
+fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> Result<Child, BenchError> {
+    let program = std::env::current_exe().map_err(file("finding", "our own program".as_ref()))?;
+    let log = log_path(dir);
+    let output = File::create(&log).map_err(file("creating", &log))?;
+    let [api, gateway, metrics] = addresses.map(|address| address.to_string());
+    Command::new(program)
+        .args(["serve", "--data-dir"])
+        .arg(dir)
+        .arg("--artifacts-dir")
+        .arg(&config.artifacts_dir)
+        .args(["--api", &api, "--gateway", &gateway, "--metrics", &metrics])
+        .args(["--pool-size", &pool.to_string(), "--rate-limit", "0"])
+        .args(["--link-block", LINK_BLOCK, "--base-uid", BASE_UID])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(output)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(file("starting the server in", dir))
+}
+
+/// Three ports that are free now on 127.0.0.1.
+fn free_addresses() -> std::io::Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listeners = [bind()?, bind()?, bind()?];
+    let address = |listener: &TcpListener| listener.local_addr();
+    Ok([address(&listeners[0])?, address(&listeners[1])?, address(&listeners[2])?])
+}

@@ -1,0 +1,312 @@
+//! Settings: flags over environment over `config.toml` over defaults.
+//!
+//! ```text
+//! flags, LEAPBOX_* ─clap─► Settings ─┐
+//! config.toml ─────toml──► Settings ─┴─over─► Config (every value present and checked)
+//! ```
+//!
+//! One file, in the data folder unless `--config` says otherwise. A key it has and we don't know is an error.
+
+use leapbox_network::Ipv4Block;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Which VMM driver runs the sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverSetting {
+    /// The best one this host can run.
+    Auto,
+    /// QEMU's microvm under emulation.
+    Qemu,
+    /// Firecracker with its jailer.
+    Firecracker,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What one source (flags and environment, or the file) says; everything may be absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// Folder of everything [default: /var/lib/leapbox].
+    #[serde(skip)]
+    #[arg(long, env = "LEAPBOX_DATA_DIR", global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file [default: config.toml in the data folder].
+    #[serde(skip)]
+    #[arg(long, env = "LEAPBOX_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of kernel, initramfs and templates [default: artifacts in the data folder]. Servers may share it.
+    #[arg(long, env = "LEAPBOX_ARTIFACTS_DIR", global = true, value_name = "DIR")]
+    pub artifacts_dir: Option<PathBuf>,
+    /// Address of the control plane, plain HTTP [default: 127.0.0.1:8080].
+    #[arg(long, env = "LEAPBOX_API", global = true, value_name = "ADDR")]
+    pub api: Option<SocketAddr>,
+    /// Address of the gateway, TLS [default: 127.0.0.1:8443].
+    #[arg(long, env = "LEAPBOX_GATEWAY", global = true, value_name = "ADDR")]
+    pub gateway: Option<SocketAddr>,
+    /// Address of the Prometheus metrics [default: 127.0.0.1:9090].
+    #[arg(long, env = "LEAPBOX_METRICS", global = true, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+    /// Sandboxes are reached at <id>.<domain> [default: sandbox.localhost].
+    #[arg(long, env = "LEAPBOX_DOMAIN", global = true, value_name = "NAME")]
+    pub domain: Option<String>,
+    /// Certificate chain (PEM) of *.<domain>, instead of the local CA's.
+    #[arg(long, env = "LEAPBOX_TLS_CERT", global = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, env = "LEAPBOX_TLS_KEY", global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Which VMM runs the sandboxes [default: auto].
+    #[arg(long, env = "LEAPBOX_DRIVER", global = true)]
+    pub driver: Option<DriverSetting>,
+    /// Requests an organisation may make in 60 s; 0 is no limit [default: 1000].
+    #[arg(long, env = "LEAPBOX_RATE_LIMIT", global = true, value_name = "N")]
+    pub rate_limit: Option<u32>,
+    /// Most sandboxes at a time [default: 1000].
+    #[arg(long, env = "LEAPBOX_MAX_SANDBOXES", global = true, value_name = "N")]
+    pub max_sandboxes: Option<u32>,
+    /// Sum of the nominal memory of all sandboxes in MiB. Clones share what they have not written, so the default is
+    /// more than there is: twice the host's memory.
+    #[arg(long, env = "LEAPBOX_MEMORY_BUDGET_MIB", global = true, value_name = "MIB")]
+    pub memory_budget_mib: Option<u64>,
+    /// Most sandboxes of one shape kept ready ahead of use; 0 is none [default: 4].
+    #[arg(long, env = "LEAPBOX_POOL_SIZE", global = true, value_name = "N")]
+    pub pool_size: Option<u32>,
+    /// Nominal memory of the sandboxes kept ready, in MiB [default: an eighth of the memory budget].
+    #[arg(long, env = "LEAPBOX_POOL_MEMORY_MIB", global = true, value_name = "MIB")]
+    pub pool_memory_mib: Option<u64>,
+    /// Addresses of the links between sandboxes and host; nothing else on this host may use them
+    /// [default: 10.253.0.0/16].
+    #[arg(long, env = "LEAPBOX_LINK_BLOCK", global = true, value_name = "CIDR")]
+    pub link_block: Option<String>,
+    /// First of the uids VMMs run under, one each [default: 2000000].
+    #[arg(long, env = "LEAPBOX_BASE_UID", global = true, value_name = "UID")]
+    pub base_uid: Option<u32>,
+    /// Name servers sandboxes' questions are forwarded to, as address:port [default: those of /etc/resolv.conf].
+    #[arg(long, env = "LEAPBOX_DNS_UPSTREAMS", global = true, value_name = "ADDR", value_delimiter = ',')]
+    pub dns_upstreams: Option<Vec<SocketAddr>>,
+    /// How log lines look [default: text].
+    #[arg(long, env = "LEAPBOX_LOG_FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Settings {
+    /// What this source does not say is taken from `below`.
+    fn over(self, below: Settings) -> Settings {
+        Settings {
+            data_dir: self.data_dir.or(below.data_dir),
+            config: self.config.or(below.config),
+            artifacts_dir: self.artifacts_dir.or(below.artifacts_dir),
+            api: self.api.or(below.api),
+            gateway: self.gateway.or(below.gateway),
+            metrics: self.metrics.or(below.metrics),
+            domain: self.domain.or(below.domain),
+            tls_cert: self.tls_cert.or(below.tls_cert),
+            tls_key: self.tls_key.or(below.tls_key),
+            driver: self.driver.or(below.driver),
+            rate_limit: self.rate_limit.or(below.rate_limit),
+            max_sandboxes: self.max_sandboxes.or(below.max_sandboxes),
+            memory_budget_mib: self.memory_budget_mib.or(below.memory_budget_mib),
+            pool_size: self.pool_size.or(below.pool_size),
+            pool_memory_mib: self.pool_memory_mib.or(below.pool_memory_mib),
+            link_block: self.link_block.or(below.link_block),
+            base_uid: self.base_uid.or(below.base_uid),
+            dns_upstreams: self.dns_upstreams.or(below.dns_upstreams),
+            log_format: self.log_format.or(below.log_format),
+        }
+    }
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not a configuration; the cause names the key and the line.
+    #[error("the configuration {path} is wrong")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A value is out of its bounds.
+    #[error("{setting} = {value:?} is refused: {reason}")]
+    Refused {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// A certificate of the operator's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
+/// Every setting, checked. See [`Settings`] for what each means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is documented in Settings, where users see it")]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub artifacts_dir: PathBuf,
+    pub api: SocketAddr,
+    pub gateway: SocketAddr,
+    pub metrics: SocketAddr,
+    pub domain: String,
+    pub tls: Option<TlsFiles>,
+    pub driver: DriverSetting,
+    pub rate_limit: u32,
+    pub max_sandboxes: u32,
+    pub memory_budget_mib: u64,
+    pub pool_size: u32,
+    pub pool_memory_mib: u64,
+    pub link_block: Ipv4Block,
+    pub base_uid: u32,
+    pub dns_upstreams: Option<Vec<SocketAddr>>,
+    pub log_format: LogFormat,
+}
+
+const DEFAULT_DATA_DIR: &str = "/var/lib/leapbox";
+const DEFAULT_LINK_BLOCK: &str = "10.253.0.0/16";
+/// Below are people, services and the ranges Debian gives out for user namespaces.
+const LEAST_BASE_UID: u32 = 200_000;
+
+impl Config {
+    /// Reads the file and puts flags and environment over it.
+    pub fn load(given: Settings) -> Result<Self, ConfigError> {
+        let data_dir = given.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        let (path, explicit) = match &given.config {
+            Some(path) => (path.clone(), true),
+            None => (data_dir.join("config.toml"), false),
+        };
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source })?,
+            Err(e) if e.kind() == ErrorKind::NotFound && !explicit => Settings::default(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        Self::resolve(given.over(file), data_dir, host_memory_mib())
+    }
+
+    fn resolve(s: Settings, data_dir: PathBuf, host_memory_mib: u64) -> Result<Self, ConfigError> {
+        let memory_budget_mib = s.memory_budget_mib.unwrap_or(2 * host_memory_mib);
+        Ok(Self {
+            artifacts_dir: s.artifacts_dir.unwrap_or_else(|| data_dir.join("artifacts")),
+            data_dir,
+            api: s.api.unwrap_or(local(8080)),
+            gateway: s.gateway.unwrap_or(local(8443)),
+            metrics: s.metrics.unwrap_or(local(9090)),
+            domain: checked_domain(s.domain)?,
+            tls: checked_tls(s.tls_cert, s.tls_key)?,
+            driver: s.driver.unwrap_or(DriverSetting::Auto),
+            rate_limit: s.rate_limit.unwrap_or(1000),
+            max_sandboxes: s.max_sandboxes.unwrap_or(1000),
+            memory_budget_mib,
+            pool_size: s.pool_size.unwrap_or(4),
+            pool_memory_mib: s.pool_memory_mib.unwrap_or(memory_budget_mib / 8),
+            link_block: checked_link_block(s.link_block)?,
+            base_uid: checked_base_uid(s.base_uid.unwrap_or(2_000_000))?,
+            dns_upstreams: s.dns_upstreams,
+            log_format: s.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+
+    /// Where one server's own things are: database, keys, certificates, machines.
+    pub fn state_dir(&self) -> PathBuf {
+        self.data_dir.join("state")
+    }
+}
+
+/// An address and, for IPv4 loopback, its IPv6 twin: `*.localhost` resolves to ::1 first.
+pub fn with_loopback_twin(address: SocketAddr) -> Vec<SocketAddr> {
+    let twin = (address.ip() == Ipv4Addr::LOCALHOST).then(|| (Ipv6Addr::LOCALHOST, address.port()).into());
+    std::iter::once(address).chain(twin).collect()
+}
+
+fn local(port: u16) -> SocketAddr {
+    (IpAddr::V4(Ipv4Addr::LOCALHOST), port).into()
+}
+
+fn checked_domain(domain: Option<String>) -> Result<String, ConfigError> {
+    let domain = domain.unwrap_or_else(|| "sandbox.localhost".to_owned());
+    let label = |l: &str| {
+        let inner = l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        inner && (1..=63).contains(&l.len()) && !l.starts_with('-') && !l.ends_with('-')
+    };
+    // 64 characters are left for the sandbox's own label, and a certificate for *.<one label> is refused everywhere.
+    if domain.len() <= 180 && domain.contains('.') && domain.split('.').all(label) {
+        return Ok(domain);
+    }
+    let reason = "it must be a DNS name in lower case with at least two labels, and no port";
+    Err(ConfigError::Refused { setting: "domain", value: domain, reason })
+}
+
+fn checked_tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, ConfigError> {
+    let alone = |setting, path: &Path| ConfigError::Refused {
+        setting,
+        value: path.display().to_string(),
+        reason: "tls_cert and tls_key only make sense together",
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+        (None, None) => Ok(None),
+        (Some(cert), None) => Err(alone("tls_cert", &cert)),
+        (None, Some(key)) => Err(alone("tls_key", &key)),
+    }
+}
+
+fn checked_link_block(text: Option<String>) -> Result<Ipv4Block, ConfigError> {
+    let text = text.unwrap_or_else(|| DEFAULT_LINK_BLOCK.to_owned());
+    text.parse().map_err(|_| ConfigError::Refused {
+        setting: "link_block",
+        value: text,
+        reason: "it must be an IPv4 network like 10.253.0.0/16",
+    })
+}
+
+fn checked_base_uid(uid: u32) -> Result<u32, ConfigError> {
+    if uid >= LEAST_BASE_UID {
+        return Ok(uid);
+    }
+    let reason = "uids below 200000 may belong to people, services and user namespaces";
+    Err(ConfigError::Refused { setting: "base_uid", value: uid.to_string(), reason })
+}
+
+/// The host's memory; 1 GiB where /proc does not say.
+fn host_memory_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(1024, |kib| kib / 1024)
+}
+
+#[cfg(test)]
+mod tests;

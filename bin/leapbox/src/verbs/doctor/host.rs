@@ -1,0 +1,158 @@
+//! What the host's kernel offers: limits, namespaces, network, names.
+
+use super::check::Check;
+use crate::config::Config;
+use crate::state::State;
+use leapbox_network::{HostFacts, host_facts};
+use leapbox_templates::host_command::HostCommand;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+
+/// Controllers a VMM's limits need, and what is lost without them.
+const CONTROLLERS: [(&str, &str); 3] = [("memory", "memory limits"), ("pids", "process limits"), ("cpu", "CPU shares")];
+
+pub(super) fn checks(config: &Config, root: &Path) -> Vec<Check> {
+    let instance = State::at(config.state_dir()).read_instance();
+    let facts = host_facts(instance.as_deref().unwrap_or("0000"));
+    let mut checks = vec![cgroups(root), namespaces()];
+    checks.extend(network(&facts));
+    checks.push(name_servers(config, &facts));
+    checks.push(resolution(&config.domain));
+    checks
+}
+
+fn cgroups(root: &Path) -> Check {
+    const NAME: &str = "cgroups";
+    let mount = root.join("sys/fs/cgroup");
+    let (version, has): (_, Box<dyn Fn(&str) -> bool>) = match std::fs::read_to_string(mount.join("cgroup.controllers"))
+    {
+        Ok(text) => ("v2", Box::new(move |c| text.split_whitespace().any(|word| word == c))),
+        Err(_) => ("v1", Box::new(|c| mount.join(c).join("cgroup.procs").exists())),
+    };
+    let (enforced, lost): (Vec<_>, Vec<_>) = CONTROLLERS.iter().partition(|(name, _)| has(name));
+    let words = |list: &[&(&str, &str)]| list.iter().map(|(_, what)| *what).collect::<Vec<_>>().join(", ");
+    match (version, lost.is_empty(), enforced.is_empty()) {
+        ("v2", true, _) => Check::green(NAME, format!("v2: {} are enforced", words(&enforced))),
+        (_, true, _) => Check::yellow(
+            NAME,
+            format!("v1: {} are enforced; a VMM cannot be killed as a group in one step", words(&enforced)),
+            "boot the host with systemd.unified_cgroup_hierarchy=1",
+        ),
+        (_, false, true) => Check::yellow(
+            NAME,
+            format!("{version} without controllers: {} are NOT enforced", words(&lost)),
+            "give leapbox a delegated cgroup with the cpu, memory and pids controllers",
+        ),
+        (_, false, false) => Check::yellow(
+            NAME,
+            format!("{version}: {} are enforced, {} are NOT", words(&enforced), words(&lost)),
+            "enable the missing controllers",
+        ),
+    }
+}
+
+/// Makes every kind of namespace a sandbox needs, around `true`.
+fn namespaces() -> Check {
+    const NAME: &str = "namespaces";
+    let tried = HostCommand::new("unshare").args(["--net", "--mount", "--pid", "--fork", "--ipc", "--uts", "true"]);
+    match tried.query() {
+        Ok(_) => Check::green(NAME, "network, mount, pid, ipc and uts namespaces can be made"),
+        Err(error) => Check::red(NAME, error.to_string(), "run as root, outside of a restricted container"),
+    }
+}
+
+fn network(facts: &HostFacts) -> Vec<Check> {
+    let mut checks = vec![
+        match &facts.nft {
+            Ok(version) => Check::green("nftables", version.trim()),
+            Err(why) => Check::red("nftables", why.as_str(), "apt-get install nftables, on a kernel with nf_tables"),
+        },
+        match &facts.tun {
+            Ok(()) => Check::green("/dev/net/tun", "opens"),
+            Err(why) => Check::red("/dev/net/tun", why.as_str(), "modprobe tun, and run as root"),
+        },
+        match facts.ip_forward {
+            Some(true) => Check::green("ip_forward", "on"),
+            Some(false) => Check::green("ip_forward", "off; `leapbox serve` turns it on"),
+            None => Check::red("ip_forward", "cannot be read", "mount /proc, and run on a kernel with IPv4"),
+        },
+    ];
+    if !facts.forward_drops.is_empty() {
+        let chains: Vec<_> =
+            facts.forward_drops.iter().map(|d| format!("{} {} {}", d.family, d.table, d.chain)).collect();
+        checks.push(Check::yellow(
+            "other firewalls",
+            format!("forwarded packets are dropped by default in: {}", chains.join(", ")),
+            "sandboxes have no way out until those chains accept the links' addresses (link_block)",
+        ));
+    }
+    if facts.legacy_iptables {
+        checks.push(Check::yellow(
+            "legacy iptables",
+            "old-style iptables rules are loaded too; what they drop cannot be seen here",
+            "if sandboxes reach nothing, look at: iptables-legacy -S FORWARD",
+        ));
+    }
+    checks
+}
+
+fn name_servers(config: &Config, facts: &HostFacts) -> Check {
+    const NAME: &str = "name servers";
+    let configured = config.dns_upstreams.as_ref();
+    let servers = configured.unwrap_or(&facts.name_servers);
+    let list: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    if list.is_empty() {
+        let advice = "sandboxes resolve nothing: set dns_upstreams, or nameserver in /etc/resolv.conf";
+        return Check::yellow(NAME, "none", advice);
+    }
+    let from = if configured.is_some() { "configured" } else { "/etc/resolv.conf" };
+    Check::green(NAME, format!("{} ({from})", list.join(", ")))
+}
+
+/// Asks as every program does for the name of a sandbox.
+fn resolution(domain: &str) -> Check {
+    const NAME: &str = "sandbox names";
+    let name = format!("sbx-example.{domain}");
+    match (name.as_str(), 0).to_socket_addrs() {
+        Ok(addresses) => {
+            let list: Vec<_> = addresses.map(|a| a.ip().to_string()).collect();
+            Check::green(NAME, format!("*.{domain} is {}", list.join(", ")))
+        }
+        Err(error) if domain.ends_with(".localhost") => {
+            let found = format!("{name} does not resolve: {error}");
+            Check::yellow(NAME, found, "apt-get install libnss-myhostname (curl and browsers need no help)")
+        }
+        Err(error) => {
+            let found = format!("{name} does not resolve: {error}");
+            Check::yellow(NAME, found, format!("point *.{domain} at this host in the DNS"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Level;
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn cgroups_v2_with_its_controllers_is_green() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let mount = root.path().join("sys/fs/cgroup");
+        fs::create_dir_all(&mount).expect("mkdir");
+        fs::write(mount.join("cgroup.controllers"), "cpuset cpu io memory pids\n").expect("write");
+        assert_eq!(cgroups(root.path()).level, Level::Green);
+    }
+
+    #[test]
+    fn cgroups_v1_tells_what_is_enforced_and_what_is_not() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let memory = root.path().join("sys/fs/cgroup/memory");
+        fs::create_dir_all(&memory).expect("mkdir");
+        fs::write(memory.join("cgroup.procs"), "").expect("write");
+        let check = cgroups(root.path());
+        assert_eq!(check.level, Level::Yellow);
+        assert!(check.found.contains("memory limits are enforced"), "{}", check.found);
+        assert!(check.found.contains("process limits, CPU shares are NOT"), "{}", check.found);
+    }
+}

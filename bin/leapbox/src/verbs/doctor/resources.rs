@@ -1,0 +1,111 @@
+//! Room to run: memory, disk, ports, clock.
+
+use super::check::Check;
+use crate::config::{Config, with_loopback_twin};
+use nix::sys::statvfs::statvfs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
+
+pub(super) fn checks(config: &Config, root: &Path) -> Vec<Check> {
+    let mut checks = vec![memory(root, config), disk(&config.data_dir)];
+    checks.extend(
+        [("API port", config.api), ("gateway port", config.gateway), ("metrics port", config.metrics)]
+            .map(|(name, address)| port(name, address)),
+    );
+    checks.push(clock());
+    checks
+}
+
+fn memory(root: &Path, config: &Config) -> Check {
+    const NAME: &str = "memory";
+    let text = std::fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).map(|kib| kib / 1024)
+    };
+    let (Some(total), Some(available)) = (value("MemTotal"), value("MemAvailable")) else {
+        return Check::yellow(NAME, "/proc/meminfo does not tell", "mount /proc");
+    };
+    let budget = config.memory_budget_mib;
+    let found = format!("{available} of {total} MiB available; sandboxes may have {budget} MiB in sum");
+    if available < 1024 {
+        return Check::yellow(NAME, found, "a sandbox and its VMM need about 1 GiB; free some memory");
+    }
+    Check::green(NAME, found)
+}
+
+fn disk(data_dir: &Path) -> Check {
+    const NAME: &str = "disk";
+    // The folder need not exist yet: what counts is the file system it will be on.
+    let Some(existing) = data_dir.ancestors().find(|p| p.exists()) else {
+        return Check::red(NAME, "there is no file system for the data folder", "give another --data-dir");
+    };
+    match statvfs(existing) {
+        Ok(fs) => room(existing, fs.blocks_available() * fs.fragment_size()),
+        Err(error) => Check::red(NAME, format!("{}: {error}", existing.display()), "give another --data-dir"),
+    }
+}
+
+fn room(path: &Path, free: u64) -> Check {
+    const NAME: &str = "disk";
+    let found = format!("{} GiB free at {}", free / GIB, path.display());
+    match free {
+        ..GIB => Check::red(NAME, found, "kernel, template and warm snapshots need more than 1 GiB"),
+        ..10_737_418_240 => Check::yellow(NAME, found, "every sandbox may write up to 10 GiB"),
+        _ => Check::green(NAME, found),
+    }
+}
+
+fn port(name: &'static str, address: SocketAddr) -> Check {
+    for address in with_loopback_twin(address) {
+        match TcpListener::bind(address) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::AddrInUse => {
+                let advice = "fine if that is `leapbox serve`; otherwise configure another";
+                return Check::yellow(name, format!("{address} is in use"), advice);
+            }
+            // A host without IPv6 has no ::1, and does without the twin.
+            Err(e) if e.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() => {}
+            Err(e) => return Check::red(name, format!("{address}: {e}"), "configure another address"),
+        }
+    }
+    Check::green(name, format!("{address} is free"))
+}
+
+/// A clock before the program was built is certainly wrong, and certificates and time-outs with it.
+fn clock() -> Check {
+    const NAME: &str = "clock";
+    let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH);
+    if SystemTime::now() < built {
+        return Check::red(NAME, "it is before this program was installed", "set the clock, and run an NTP client");
+    }
+    Check::green(NAME, "plausible")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Level;
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_told() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = taken.local_addr().expect("an address");
+        assert_eq!(port("API port", address).level, Level::Yellow);
+        drop(taken);
+        assert_eq!(port("API port", address).level, Level::Green);
+    }
+
+    #[test]
+    fn little_room_is_yellow_and_none_is_red() {
+        let at = Path::new("/data");
+        assert_eq!(room(at, 500 * MIB).level, Level::Red);
+        assert_eq!(room(at, 5 * GIB).level, Level::Yellow);
+        assert_eq!(room(at, 50 * GIB).level, Level::Green);
+    }
+}

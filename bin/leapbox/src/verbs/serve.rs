@@ -1,0 +1,230 @@
+//! `leapbox serve`: puts the rooms together, and takes them apart in order.
+//!
+//! ```text
+//! lock ─► database, keys ─► driver ─► network ─► lifecycle (adopts what runs) ─► API, gateway, metrics
+//! SIGTERM, SIGINT: no new requests, open ones finish, sandboxes stay for the next server
+//! ```
+
+mod backends;
+mod error;
+mod metrics;
+mod tls;
+
+pub use error::ServeError;
+
+use crate::config::{Config, with_loopback_twin};
+use crate::state::State;
+use crate::verbs::driver::{Driver, DriverFacts, choose};
+use backends::Sandboxes;
+use error::{listen, system};
+use leapbox_api::ApiState;
+use leapbox_auth::{Auth, RateLimit};
+use leapbox_db::Db;
+use leapbox_gateway::Gateway;
+use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits};
+use leapbox_network::{HostTable, Network, NetworkConfig};
+use leapbox_templates::Artifacts;
+use leapbox_vmm::{Qemu, QemuConfig, Vmm};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Requests an organisation may make are counted over this long.
+const RATE_PERIOD: Duration = Duration::from_secs(60);
+/// Network slots made ahead of use.
+const PREPARED_SLOTS: usize = 16;
+/// How long open API requests may go on after shutdown was asked for.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs the server until it is told to stop.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    let _lock = lock(&config)?;
+    leapbox_vmm::become_subreaper()?;
+    raise_open_files();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(system("starting the runtime"))?;
+    runtime.block_on(serve(config))
+}
+
+/// One server per state folder. Held until the process ends, however it ends.
+fn lock(config: &Config) -> Result<File, ServeError> {
+    State::at(config.state_dir()).create()?;
+    let path = config.state_dir().join("lock");
+    let file = File::create(&path).map_err(system("opening the lock of the state folder"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(ServeError::AlreadyServing { dir: config.state_dir() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(system("locking the state folder")(source)),
+    }
+}
+
+/// A connection is a descriptor or two; the default soft limit of 1024 is for programs that use select.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%errno, "the limit of open files could not be raised");
+    }
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let state = State::at(config.state_dir());
+    let instance = state.instance()?;
+    let db = Db::open(&state.database()).await?;
+    let auth = Arc::new(Auth::new(db.clone(), RateLimit { requests: config.rate_limit, period: RATE_PERIOD }));
+    let vmm = open_driver(&config, &instance)?;
+    let network = Network::start(network_config(&config, &instance)).await?;
+    let parts = Parts {
+        db: db.clone(),
+        vmm,
+        network: Arc::clone(&network),
+        artifacts: Artifacts::open(&config.artifacts_dir)?,
+    };
+    let lifecycle = Lifecycle::start(lifecycle_config(&config, &instance), parts).await?;
+    serve_all(&config, &lifecycle, auth, &network).await?;
+    lifecycle.stop().await;
+    // Sandboxes keep their network: the table stays until the next server replaces it.
+    network.stop(HostTable::Keep).await?;
+    db.close().await;
+    Ok(())
+}
+
+fn open_driver(config: &Config, instance: &str) -> Result<Arc<dyn Vmm>, ServeError> {
+    let choice = choose(config.driver, &DriverFacts::read(Path::new("/")))?;
+    tracing::info!(driver = %choice.driver, why = %choice.why, "driver picked");
+    let launcher = std::env::current_exe().map_err(system("finding our own program"))?;
+    match choice.driver {
+        Driver::Qemu => {
+            let dir = config.state_dir().join("qemu");
+            let qemu = Qemu::open(QemuConfig { dir, instance: instance.to_owned(), launcher })?;
+            for controller in qemu.unenforced_limits() {
+                tracing::warn!(controller, "this host has no such cgroup controller: that limit is not enforced");
+            }
+            Ok(Arc::new(qemu))
+        }
+        Driver::Firecracker => Err(ServeError::NoSuchDriver { driver: choice.driver }),
+    }
+}
+
+fn network_config(config: &Config, instance: &str) -> NetworkConfig {
+    NetworkConfig {
+        instance: instance.to_owned(),
+        link_block: config.link_block,
+        base_uid: config.base_uid,
+        max_slots: config.max_sandboxes + config.pool_size + PREPARED_SLOTS as u32,
+        prepared: PREPARED_SLOTS,
+        dns_upstreams: config.dns_upstreams.clone(),
+    }
+}
+
+fn lifecycle_config(config: &Config, instance: &str) -> LifecycleConfig {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    LifecycleConfig {
+        pod_id: format!("pod-{instance}"),
+        state_dir: config.state_dir(),
+        capacity: CapacityLimits { sandboxes: config.max_sandboxes, memory_mib: config.memory_budget_mib },
+        pool: PoolLimits { per_shape: config.pool_size as usize, memory_mib: config.pool_memory_mib },
+        // One waits for the disk or the guest while another computes.
+        launches_at_once: cpus + 1,
+    }
+}
+
+/// Serves API, gateway and metrics until a signal, then until open requests are done.
+async fn serve_all(
+    config: &Config,
+    lifecycle: &Lifecycle,
+    auth: Arc<Auth>,
+    network: &Arc<Network>,
+) -> Result<(), ServeError> {
+    let api = leapbox_api::router(ApiState { lifecycle: lifecycle.clone(), auth: Arc::clone(&auth) });
+    let backends = Sandboxes::new(auth, lifecycle.clone());
+    let gateway = Gateway::new(backends, api.clone(), leapbox_gateway::Config::new(&config.domain));
+    let tls = tls::of(config)?;
+    let (api_listeners, gateway_listeners) = (bind(config.api).await?, bind(config.gateway).await?);
+    let metrics_listener = bind_one(config.metrics).await?;
+    let metrics = metrics::router(lifecycle.clone(), gateway.clone(), Arc::clone(network));
+    tracing::info!(api = %config.api, gateway = %config.gateway, domain = %config.domain, "serving");
+
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in api_listeners {
+        servers.spawn(serve_http(listener, api.clone(), stopped.clone()));
+    }
+    servers.spawn(serve_http(metrics_listener, metrics, stopped.clone()));
+    servers.spawn(close_ended(lifecycle.clone(), gateway.clone(), stopped.clone()));
+    let until = stopped.clone();
+    servers.spawn(async move { gateway.serve(gateway_listeners, tls, when(until)).await });
+    terminated().await?;
+    tracing::info!("stopping; sandboxes keep running");
+    stop.send_replace(true);
+    let _ = tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = vec![bind_one(address).await?];
+    for twin in with_loopback_twin(address).into_iter().skip(1) {
+        // A host without IPv6 serves on IPv4 alone.
+        match TcpListener::bind(twin).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => tracing::warn!(address = %twin, %error, "not listening there"),
+        }
+    }
+    Ok(listeners)
+}
+
+async fn bind_one(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(listen(address))
+}
+
+async fn serve_http(listener: TcpListener, router: axum::Router, stopped: watch::Receiver<bool>) {
+    use axum::serve::ListenerExt;
+    let listener = listener.tap_io(|stream| {
+        // Small answers must not wait for an acknowledgement; a socket that refuses still works.
+        let _ = stream.set_nodelay(true);
+    });
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(when(stopped)).await {
+        tracing::error!(%error, "a listener ended");
+    }
+}
+
+async fn when(mut stopped: watch::Receiver<bool>) {
+    // The sender lives as long as the server; without it there is nothing to wait for either.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Closes the gateway's connections into sandboxes that end.
+async fn close_ended(lifecycle: Lifecycle, gateway: Gateway<Sandboxes>, stopped: watch::Receiver<bool>) {
+    use tokio::sync::broadcast::error::RecvError;
+    let mut ending = lifecycle.ending();
+    let stopped = when(stopped);
+    tokio::pin!(stopped);
+    loop {
+        let told = tokio::select! {
+            told = ending.recv() => told,
+            () = &mut stopped => return,
+        };
+        match told {
+            Ok(id) => gateway.forget(&id),
+            // Those that were missed end with their connections' own errors.
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "too many sandboxes ended at once"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn terminated() -> Result<(), ServeError> {
+    let mut term = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

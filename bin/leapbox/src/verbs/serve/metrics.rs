@@ -1,0 +1,95 @@
+//! `GET /metrics`: the numbers of all rooms in Prometheus' text format (version 0.0.4).
+
+use super::backends::Sandboxes;
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use leapbox_api_types::sandbox::SandboxState;
+use leapbox_gateway::Gateway;
+use leapbox_lifecycle::{BUCKETS_MS, LatencyStats, Lifecycle};
+use leapbox_network::Network;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// Serves the metrics.
+pub(super) fn router(lifecycle: Lifecycle, gateway: Gateway<Sandboxes>, network: Arc<Network>) -> Router {
+    let answer = move || {
+        let text = render(&lifecycle, &gateway, &network);
+        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response() }
+    };
+    Router::new().route("/metrics", get(answer))
+}
+
+/// Text under construction. Writing to a string cannot fail.
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP leapbox_{name} {help}\n# TYPE leapbox_{name} {kind}");
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "leapbox_{name}{labels} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        self.value(name, "", value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, latencies: &LatencyStats) {
+        self.head(name, "histogram", help);
+        let mut below = 0;
+        for (bound, count) in BUCKETS_MS.iter().zip(&latencies.buckets) {
+            below += count;
+            let seconds = *bound as f64 / 1000.0;
+            self.value(&format!("{name}_bucket"), &format!("{{le=\"{seconds}\"}}"), below);
+        }
+        let all: u64 = latencies.buckets.iter().sum();
+        self.value(&format!("{name}_bucket"), "{le=\"+Inf\"}", all);
+        self.value(&format!("{name}_sum"), "", latencies.sum.as_secs_f64());
+        self.value(&format!("{name}_count"), "", all);
+    }
+}
+
+fn render(lifecycle: &Lifecycle, gateway: &Gateway<Sandboxes>, network: &Network) -> String {
+    let mut page = Page(String::with_capacity(4096));
+    let stats = lifecycle.stats();
+    page.head("sandboxes", "gauge", "Living sandboxes by state.");
+    for state in SandboxState::ALL {
+        let count = stats.states.iter().filter(|s| **s == state).count();
+        page.value("sandboxes", &format!("{{state=\"{state}\"}}"), count);
+    }
+    page.single("pool_ready", "gauge", "Clones ready in the warm pool.", stats.pool_ready);
+    page.histogram("create_seconds", "From the request to a usable sandbox.", &stats.creates);
+    page.head("machines_total", "counter", "Machines given to new sandboxes, by where they came from.");
+    page.value("machines_total", "{source=\"pool\"}", stats.from_pool);
+    page.value("machines_total", "{source=\"restored\"}", stats.restored);
+    of_gateway(&mut page, gateway);
+    of_network(&mut page, network);
+    page.0
+}
+
+fn of_gateway(page: &mut Page, gateway: &Gateway<Sandboxes>) {
+    let stats = gateway.stats();
+    page.single("gateway_connections_open", "gauge", "Client connections and tunnels.", stats.connections_open);
+    page.head("gateway_requests_total", "counter", "Requests by what they were for.");
+    page.value("gateway_requests_total", "{to=\"sandbox\"}", stats.requests_sandbox);
+    page.value("gateway_requests_total", "{to=\"control\"}", stats.requests_control);
+    page.head("gateway_refused_total", "counter", "The gateway's own error answers by class.");
+    page.value("gateway_refused_total", "{class=\"4xx\"}", stats.refused_4xx);
+    page.value("gateway_refused_total", "{class=\"5xx\"}", stats.failed_5xx);
+    page.single("gateway_tunnels_total", "counter", "WebSocket tunnels begun.", stats.tunnels);
+    page.head("gateway_bytes_total", "counter", "Body and tunnel bytes by direction.");
+    page.value("gateway_bytes_total", "{direction=\"in\"}", stats.bytes_to_sandboxes);
+    page.value("gateway_bytes_total", "{direction=\"out\"}", stats.bytes_from_sandboxes);
+}
+
+fn of_network(page: &mut Page, network: &Network) {
+    let stats = network.stats();
+    page.head("network_slots", "gauge", "Network slots by state.");
+    page.value("network_slots", "{state=\"prepared\"}", stats.prepared);
+    page.value("network_slots", "{state=\"in_use\"}", stats.in_use);
+    page.value("network_slots", "{state=\"releasing\"}", stats.releasing);
+}

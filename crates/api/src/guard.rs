@@ -1,0 +1,55 @@
+//! What every request passes: request id, span, key, rate limit. One layer, so that its order can be read here.
+
+use crate::answer::Failure;
+use crate::request_id;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use leapbox_api_types::ApiError;
+use leapbox_auth::{Auth, AuthError};
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
+
+/// The one path that is answered without a key.
+pub(crate) const HEALTH: &str = "/healthz";
+
+/// The layer. A request that passes has the [`Caller`](leapbox_auth::Caller) among its extensions.
+pub(crate) async fn guard(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = request_id::of(request.headers());
+    let span = info_span!(
+        "request",
+        request_id = id.to_str().unwrap_or_default(),
+        method = request.method().as_str(),
+        path = request.uri().path(),
+        organisation = Empty,
+    );
+    let mut response = admitted(&auth, request, next).instrument(span.clone()).await;
+    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+    span.in_scope(|| tracing::info!(status = response.status().as_u16(), took_ms, "answered"));
+    response.headers_mut().insert(request_id::X_REQUEST_ID, id);
+    response
+}
+
+async fn admitted(auth: &Auth, mut request: Request, next: Next) -> Response {
+    if request.uri().path() == HEALTH {
+        return next.run(request).await;
+    }
+    let caller = match auth.authenticate(request.headers()).await {
+        Ok(caller) => caller,
+        Err(error) => {
+            if let AuthError::Unchecked { source } = &error {
+                tracing::error!(error = source as &dyn std::error::Error, "keys cannot be checked");
+            }
+            return Failure::from(error).into_response();
+        }
+    };
+    Span::current().record("organisation", caller.organisation.as_str());
+    if let Err(retry_after_s) = auth.check(&caller.organisation) {
+        return Failure(ApiError::RateLimited { retry_after_s }).into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}

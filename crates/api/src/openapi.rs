@@ -1,0 +1,145 @@
+//! The OpenAPI document, made from the handlers and the wire's types, and checked in as `docs/openapi.json`.
+
+use crate::routes::{filesystem, process, sandbox, system};
+use leapbox_api_types::FieldError;
+use leapbox_api_types::error::ErrorBody;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+
+/// What any of the paths may answer besides its own.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "describes answers; the error table makes them")]
+pub(crate) enum Errors {
+    /// The request is not valid; `errors` names every bad field.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// No key, or not a key of ours.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// The image's user may not do that.
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// No such sandbox, or no such path in it.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The sandbox's state does not allow it now, or the path exists already.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// More than 10 MiB.
+    #[response(status = 413)]
+    PayloadTooLarge(ErrorBody),
+    /// Too many requests; `Retry-After` has the seconds to wait.
+    #[response(status = 429)]
+    RateLimited(ErrorBody),
+    /// What the sandbox answered cannot be passed on.
+    #[response(status = 502)]
+    BadGateway(ErrorBody),
+    /// The host cannot take it now; `Retry-After` has the seconds to wait.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+    /// The sandbox did not answer in time.
+    #[response(status = 504)]
+    GatewayTimeout(ErrorBody),
+    /// The sandbox's disk is full.
+    #[response(status = 507)]
+    InsufficientStorage(ErrorBody),
+}
+
+/// A body that is just bytes.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "describes bodies; handlers take `Bytes`")]
+pub(crate) struct RawBytes(Vec<u8>);
+
+struct ApiKey;
+
+impl Modify for ApiKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An API key, in `authorization` or `leap0-authorization`, with or without `Bearer `."))
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Leapbox", description = "The control plane. Every path is taken with and without a trailing slash."),
+    modifiers(&ApiKey),
+    security(("api_key" = [])),
+    components(schemas(ErrorBody, FieldError)),
+    paths(
+        sandbox::create,
+        sandbox::read,
+        sandbox::delete,
+        sandbox::list,
+        system::user_home_dir,
+        system::workdir,
+        process::execute,
+        filesystem::ls,
+        filesystem::stat,
+        filesystem::mkdir,
+        filesystem::write_file,
+        filesystem::read_file,
+        filesystem::exists,
+        filesystem::delete,
+    )
+)]
+struct Document;
+
+/// The document as JSON, or why it cannot be written as such.
+pub fn openapi() -> Result<String, serde_json::Error> {
+    Document::openapi().to_pretty_json().map(|json| json + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    /// Every value of `name` anywhere in the document.
+    fn values_of<'d>(name: &str, value: &'d Value, found: &mut Vec<&'d str>) {
+        match value {
+            Value::Object(fields) => {
+                for (field, value) in fields {
+                    match value.as_str() {
+                        Some(text) if field == name => found.push(text),
+                        _ => values_of(name, value, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| values_of(name, item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_resolves_and_operation_names_are_unique() {
+        let document: Value = serde_json::from_str(&openapi().expect("a document")).expect("JSON");
+        let mut references = Vec::new();
+        values_of("$ref", &document, &mut references);
+        assert!(!references.is_empty());
+        for reference in references {
+            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        }
+        let mut operations = Vec::new();
+        values_of("operationId", &document["paths"], &mut operations);
+        assert_eq!(operations.iter().collect::<HashSet<_>>().len(), operations.len(), "{operations:?}");
+        assert_eq!(operations.len(), 14);
+    }
+
+    #[test]
+    fn the_checked_in_document_is_what_the_code_says() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+        let made = openapi().expect("a document");
+        if std::env::var_os("LEAPBOX_WRITE_OPENAPI").is_some() {
+            std::fs::write(&file, &made).expect("written");
+        }
+        let checked_in = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(checked_in == made, "docs/openapi.json is out of date: run this test with LEAPBOX_WRITE_OPENAPI=1");
+    }
+}

@@ -1,0 +1,98 @@
+//! Create, get, list, delete.
+
+use super::Routes;
+use crate::ApiState;
+use crate::answer::Failure;
+use crate::body::JsonObject;
+use crate::detached::detached;
+use crate::openapi::Errors;
+use crate::path::InPath;
+use crate::validate::{self, Query};
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Extension, Json};
+use http::StatusCode;
+use leapbox_api_types::sandbox::{CreateSandbox, SandboxDetails, SandboxList};
+use leapbox_auth::Caller;
+
+pub(super) fn routes() -> Routes {
+    vec![("/v1/sandbox", post(create)), ("/v1/sandbox/{id}", get(read).delete(delete)), ("/v1/sandboxes", get(list))]
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/sandbox",
+    operation_id = "createSandbox",
+    tag = "Sandbox",
+    request_body = CreateSandbox,
+    responses((status = 201, description = "It can be used.", body = SandboxDetails), Errors),
+)]
+pub(crate) async fn create(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<(StatusCode, Json<SandboxDetails>), Failure> {
+    let new = validate::sandbox::create(&body)?;
+    let created = detached(async move { api.lifecycle.create(&caller.organisation, new).await }).await?;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/sandbox/{id}",
+    operation_id = "getSandbox",
+    tag = "Sandbox",
+    params(
+        ("id" = String, Path, description = "The sandbox's id")
+    ),
+    responses((status = 200, description = "The sandbox.", body = SandboxDetails), Errors),
+)]
+pub(crate) async fn read(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath,
+) -> Result<Json<SandboxDetails>, Failure> {
+    Ok(Json(api.lifecycle.get(&caller.organisation, &id).await?))
+}
+
+#[utoipa::path(
+    delete,
+    path = "/v1/sandbox/{id}",
+    operation_id = "deleteSandbox",
+    tag = "Sandbox",
+    params(
+        ("id" = String, Path, description = "The sandbox's id")
+    ),
+    responses((status = 204, description = "Nothing is left of it."), Errors),
+)]
+pub(crate) async fn delete(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath,
+) -> Result<StatusCode, Failure> {
+    detached(async move { api.lifecycle.delete(&caller.organisation, &id).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes",
+    operation_id = "listSandboxes",
+    tag = "Sandbox",
+    params(
+        ("state" = Option<String>, Query, description = "Only sandboxes in this state; not `deleted`"),
+        ("sort" = Option<String>, Query, description = "`created_at` (default) or `state`"),
+        ("order-by" = Option<String>, Query, description = "`asc` or `desc` (default)"),
+        ("page" = Option<u64>, Query, description = "From 1", minimum = 1),
+        ("page-size" = Option<u64>, Query, description = "20 when absent", minimum = 1, maximum = 100)
+    ),
+    responses((status = 200, description = "A page.", body = SandboxList), Errors),
+)]
+pub(crate) async fn list(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query,
+) -> Result<Json<SandboxList>, Failure> {
+    let query = validate::sandbox::list(&query)?;
+    Ok(Json(api.lifecycle.list(&caller.organisation, query).await?))
+}

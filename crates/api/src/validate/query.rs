@@ -1,0 +1,20 @@
+//! A query string as named parameters.
+
+use crate::answer::Failure;
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use leapbox_api_types::ApiError;
+use serde_json::{Map, Value};
+
+/// The parameters as a JSON object of texts, so that one set of checks serves bodies and queries.
+pub(crate) struct Query(pub Map<String, Value>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|_| ApiError::BadRequest("the query string cannot be read".to_owned()))?;
+        Ok(Query(pairs.0.into_iter().map(|(name, value)| (name, Value::String(value))).collect()))
+    }
+}

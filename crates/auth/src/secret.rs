@@ -1,0 +1,95 @@
+//! What a key's secret looks like: `lbx_` and 43 characters of 0-9, A-Z, a-z: 256 bits.
+
+use sha2::{Digest, Sha256};
+
+const PREFIX: &str = "lbx_";
+/// 62^43 is just above 2^256.
+const RANDOM_LEN: usize = 43;
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Random characters that a list of keys may show: 24 bits of 256.
+const DISPLAYED: usize = 4;
+
+/// SHA-256 of a secret. A plain hash is enough: nobody can guess 256 random bits, however fast the hash.
+pub(crate) type KeyHash = [u8; 32];
+
+/// A new secret.
+pub(crate) fn generate() -> Result<String, getrandom::Error> {
+    let mut secret = String::with_capacity(PREFIX.len() + RANDOM_LEN);
+    secret.push_str(PREFIX);
+    let mut raw = [0u8; 64];
+    while secret.len() < PREFIX.len() + RANDOM_LEN {
+        getrandom::fill(&mut raw)?;
+        // Six bits each; 62 and 63 are thrown away, so that every character is equally likely.
+        let characters = raw.iter().filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
+        let missing = PREFIX.len() + RANDOM_LEN - secret.len();
+        secret.extend(characters.take(missing).map(|byte| char::from(*byte)));
+    }
+    Ok(secret)
+}
+
+/// The hash under which a secret is stored, if the text is shaped like one.
+pub(crate) fn hash(text: &str) -> Option<KeyHash> {
+    let random = text.strip_prefix(PREFIX)?;
+    let shaped = random.len() == RANDOM_LEN && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    shaped.then(|| Sha256::digest(text.as_bytes()).into())
+}
+
+/// The same as it stands in the database.
+pub(crate) fn hash_hex(secret: &str) -> String {
+    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a hash from the database.
+pub(crate) fn hash_from_hex(hex: &str) -> Option<KeyHash> {
+    let mut hash = KeyHash::default();
+    if hex.len() != 2 * hash.len() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+/// The first characters, which a list may show.
+pub(crate) fn display(secret: &str) -> String {
+    secret.chars().take(PREFIX.len() + DISPLAYED).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn secrets_are_distinct_and_shaped_like_secrets() {
+        let secrets: HashSet<String> = (0..1000).map(|_| generate().expect("random bytes")).collect();
+        assert_eq!(secrets.len(), 1000);
+        assert!(secrets.iter().all(|secret| hash(secret).is_some()));
+        let used: HashSet<char> = secrets.iter().flat_map(|secret| secret[PREFIX.len()..].chars()).collect();
+        assert_eq!(used.len(), ALPHABET.len());
+    }
+
+    #[test]
+    fn the_stored_hash_reads_back_as_the_hash_of_the_secret() {
+        let secret = generate().expect("random bytes");
+        assert_eq!(hash_from_hex(&hash_hex(&secret)), hash(&secret));
+        assert_eq!(hash_from_hex("00"), None);
+        assert_eq!(hash_from_hex(&"+f".repeat(32)), None);
+    }
+
+    #[test]
+    fn what_is_not_shaped_like_a_secret_is_not_even_hashed() {
+        let good = generate().expect("random bytes");
+        for bad in ["", "lbx_", &good[4..], &format!("{good}A"), &good[..good.len() - 1], &good.replace("lbx_", "LBX_")]
+        {
+            assert_eq!(hash(bad), None, "{bad}");
+        }
+        assert_eq!(hash(&format!("lbx_{}", "-".repeat(43))), None);
+    }
+
+    #[test]
+    fn a_list_shows_eight_characters_of_a_secret() {
+        assert_eq!(display("lbx_AbCdEfGh"), "lbx_AbCd");
+    }
+}

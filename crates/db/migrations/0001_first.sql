@@ -1,0 +1,48 @@
+-- Times are Unix milliseconds, sizes are MiB. Plain SQL, so that the same file can serve Postgres.
+
+CREATE TABLE organisation (
+    id            TEXT   NOT NULL PRIMARY KEY,
+    name          TEXT   NOT NULL UNIQUE,
+    created_at_ms BIGINT NOT NULL
+);
+
+-- The secret itself is never stored: `hash` is its SHA-256 in lower-case hex, `display` its first characters.
+CREATE TABLE api_key (
+    id            TEXT   NOT NULL PRIMARY KEY,
+    organisation  TEXT   NOT NULL REFERENCES organisation (id),
+    hash          TEXT   NOT NULL UNIQUE,
+    display       TEXT   NOT NULL,
+    name          TEXT   NOT NULL,
+    created_at_ms BIGINT NOT NULL,
+    revoked_at_ms BIGINT
+);
+
+CREATE TABLE template (
+    id            TEXT   NOT NULL PRIMARY KEY,
+    name          TEXT   NOT NULL UNIQUE,
+    rootfs_digest TEXT   NOT NULL,
+    created_at_ms BIGINT NOT NULL
+);
+
+-- `machine` is the lifecycle's own record of the living VM, as JSON; null when there is none.
+CREATE TABLE sandbox (
+    id                  TEXT    NOT NULL PRIMARY KEY,
+    organisation        TEXT    NOT NULL REFERENCES organisation (id),
+    template            TEXT    NOT NULL REFERENCES template (id),
+    pod_id              TEXT    NOT NULL,
+    vcpu                BIGINT  NOT NULL,
+    memory_mib          BIGINT  NOT NULL,
+    disk_mib            BIGINT  NOT NULL,
+    timeout_s           BIGINT  NOT NULL,
+    auto_pause          BOOLEAN NOT NULL,
+    state               TEXT    NOT NULL,
+    state_reason        TEXT,
+    created_at_ms       BIGINT  NOT NULL,
+    launched_at_ms      BIGINT,
+    state_changed_at_ms BIGINT  NOT NULL,
+    timeout_at_ms       BIGINT,
+    machine             TEXT
+);
+
+CREATE INDEX sandbox_by_age ON sandbox (organisation, created_at_ms, id);
+CREATE INDEX sandbox_by_state ON sandbox (organisation, state, id);

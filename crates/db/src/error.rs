@@ -1,0 +1,105 @@
+//! What a database operation failed at.
+
+use std::path::PathBuf;
+
+/// A failed database operation. None of these texts is meant for a client.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The database's file could not be made.
+    #[error("creating the database file {path}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is there but does not open as a database.
+    #[error("opening the database {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A migration failed; it was rolled back.
+    #[error("bringing the database to schema version {version}")]
+    Migrate {
+        /// The version that could not be reached.
+        version: i64,
+        /// Why not.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database was written by a later version of Leapbox.
+    #[error("the database has schema version {found}, this program knows up to {known}: use the newer program")]
+    SchemaTooNew {
+        /// The database's version.
+        found: i64,
+        /// The newest version this program knows.
+        known: i64,
+    },
+    /// A query failed.
+    #[error("database query {query}")]
+    Query {
+        /// The function that asked.
+        query: &'static str,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A column is not there or has another type.
+    #[error("reading {table}.{column}")]
+    Column {
+        /// Table.
+        table: &'static str,
+        /// Column.
+        column: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A stored value is not what this program writes.
+    #[error("the database has an unreadable {table}.{column}: {value:?}")]
+    Unreadable {
+        /// Table.
+        table: &'static str,
+        /// Column.
+        column: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// The name, or the id, is in use already.
+    #[error("there is already a {table} with this name or id: {name}")]
+    Taken {
+        /// Table.
+        table: &'static str,
+        /// The name or id.
+        name: String,
+    },
+    /// No row has this id.
+    #[error("there is no {table} {id}")]
+    Missing {
+        /// Table.
+        table: &'static str,
+        /// The id.
+        id: String,
+    },
+}
+
+impl DbError {
+    /// For `map_err` after the query of the function `query`.
+    pub(crate) fn query(query: &'static str) -> impl FnOnce(sqlx::Error) -> DbError {
+        move |source| DbError::Query { query, source }
+    }
+
+    /// For `map_err` after an insert that may meet a unique constraint.
+    pub(crate) fn insert(query: &'static str, table: &'static str, name: &str) -> impl FnOnce(sqlx::Error) -> DbError {
+        let name = name.to_owned();
+        move |source| match &source {
+            sqlx::Error::Database(cause) if cause.is_unique_violation() => DbError::Taken { table, name },
+            _ => DbError::Query { query, source },
+        }
+    }
+}

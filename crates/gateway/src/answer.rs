@@ -1,0 +1,31 @@
+//! The gateway's own answers: an [`ApiError`] as JSON, marked so that it is never taken for the application's.
+
+use crate::body::GatewayBody;
+use crate::stats::{Counters, count};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use leapbox_api_types::ApiError;
+
+/// The header that marks an answer as the gateway's own. Removed from whatever an application sends.
+pub const ERROR_MARK: HeaderName = HeaderName::from_static("x-leapbox-error");
+
+/// The answer for an error.
+pub(crate) fn error(counters: &Counters, error: &ApiError) -> Response<GatewayBody> {
+    let status = error.status();
+    count(if status.is_server_error() { &counters.failed_5xx } else { &counters.refused_4xx });
+    // The body's two plain fields always serialise; an empty body is still a valid answer.
+    let body = serde_json::to_vec(&error.body()).unwrap_or_default();
+    let mut response = Response::new(GatewayBody::Text(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ERROR_MARK, HeaderValue::from_static("gateway"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(seconds) = error.retry_after_s() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

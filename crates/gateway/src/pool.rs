@@ -1,0 +1,179 @@
+//! Places and kept connections, per sandbox.
+//!
+//! A request takes a [`Slot`] in its sandbox: that bounds how much one sandbox can hold, and it is the key to the
+//! connections kept open to its ports. Kept connections are few and short-lived (a sweeper closes them), and all
+//! connections into a sandbox, kept or in use, are closed by [`Pool::forget`] when it goes.
+
+use crate::config::Limits;
+use crate::link::{Cutter, Link};
+use crate::stats::{Counters, count};
+use crate::upstream::Upstream;
+use leapbox_ids::SandboxId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// All sandboxes that are, or lately were, in use.
+pub(crate) struct Pool {
+    sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
+    /// Room for kept connections, over all sandboxes.
+    room: Arc<Semaphore>,
+    per_sandbox: usize,
+    per_port: usize,
+    max_idle: Duration,
+    counters: Arc<Counters>,
+}
+
+/// One sandbox.
+struct Entry {
+    /// Requests and tunnels in it now.
+    active: AtomicUsize,
+    /// It has gone: nothing is kept any more.
+    gone: AtomicBool,
+    kept: Mutex<Vec<Kept>>,
+    /// Every connection into it.
+    links: Mutex<Vec<Cutter>>,
+}
+
+/// A connection nobody uses.
+struct Kept {
+    port: u16,
+    since: Instant,
+    upstream: Box<Upstream>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A place in a sandbox for one request or tunnel to one port.
+pub(crate) struct Slot {
+    pool: Arc<Pool>,
+    entry: Arc<Entry>,
+    port: u16,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(crate) fn new(limits: &Limits, counters: Arc<Counters>) -> Self {
+        Self {
+            sandboxes: RwLock::default(),
+            room: Arc::new(Semaphore::new(limits.pool_total)),
+            per_sandbox: limits.max_requests_per_sandbox,
+            per_port: limits.pool_per_port,
+            max_idle: limits.pool_idle,
+            counters,
+        }
+    }
+
+    /// A place in a sandbox; `None` if it is full.
+    pub(crate) fn admit(self: &Arc<Self>, id: &SandboxId, port: u16) -> Option<Slot> {
+        let entry = self.entry(id);
+        let admitted =
+            entry.active.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < self.per_sandbox).then_some(n + 1));
+        admitted.is_ok().then(|| Slot { pool: Arc::clone(self), entry, port })
+    }
+
+    fn entry(&self, id: &SandboxId) -> Arc<Entry> {
+        if let Some(entry) = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Arc::clone(entry);
+        }
+        let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(sandboxes.entry(id.clone()).or_insert_with(|| {
+            Arc::new(Entry {
+                active: AtomicUsize::new(0),
+                gone: AtomicBool::new(false),
+                kept: Mutex::default(),
+                links: Mutex::default(),
+            })
+        }))
+    }
+
+    /// Closes every connection into a sandbox, whoever uses it.
+    pub(crate) fn forget(&self, id: &SandboxId) {
+        let entry = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let Some(entry) = entry else { return };
+        entry.gone.store(true, Ordering::Release);
+        for link in lock(&entry.links).drain(..) {
+            link.cut();
+        }
+        lock(&entry.kept).clear();
+    }
+
+    /// Closes connections kept too long and forgets sandboxes nobody uses.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        sandboxes.retain(|_, entry| {
+            lock(&entry.kept).retain(|kept| now.duration_since(kept.since) < self.max_idle);
+            lock(&entry.links).retain(Cutter::is_live);
+            // Under the write lock nobody can be about to use an entry that only the map holds.
+            Arc::strong_count(entry) > 1 || !lock(&entry.kept).is_empty()
+        });
+    }
+
+    /// How often [`Self::sweep`] is due.
+    pub(crate) fn sweep_every(&self) -> Duration {
+        (self.max_idle / 4).max(Duration::from_millis(50))
+    }
+}
+
+impl Slot {
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.pool.counters
+    }
+
+    /// A kept connection to this slot's port that still stands.
+    pub(crate) async fn kept(&self) -> Option<Box<Upstream>> {
+        loop {
+            let mut upstream = self.pop()?;
+            if upstream.is_reusable().await {
+                count(&self.pool.counters.upstream_reused);
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// The one used last: those used longest ago are the ones the sweeper should find.
+    fn pop(&self) -> Option<Box<Upstream>> {
+        let mut kept = lock(&self.entry.kept);
+        let last = kept.iter().rposition(|kept| kept.port == self.port)?;
+        Some(kept.remove(last).upstream)
+    }
+
+    /// Keeps a connection for the next request, if there is room for it.
+    pub(crate) fn give_back(&self, upstream: Box<Upstream>) {
+        let Ok(room) = Arc::clone(&self.pool.room).try_acquire_owned() else { return };
+        let mut kept = lock(&self.entry.kept);
+        let is_full = kept.iter().filter(|kept| kept.port == self.port).count() >= self.pool.per_port;
+        if is_full || self.entry.gone.load(Ordering::Acquire) {
+            return;
+        }
+        kept.push(Kept { port: self.port, since: Instant::now(), upstream, _room: room });
+    }
+
+    /// Makes a new stream into the sandbox one that goes with it.
+    pub(crate) fn adopt(&self, socket: TcpStream) -> Link {
+        count(&self.pool.counters.upstream_opened);
+        let (link, cutter) = Link::new(socket);
+        let mut links = lock(&self.entry.links);
+        if links.len() == links.capacity() {
+            links.retain(Cutter::is_live);
+        }
+        links.push(cutter.clone());
+        drop(links);
+        if self.entry.gone.load(Ordering::Acquire) {
+            cutter.cut();
+        }
+        link
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.entry.active.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,142 @@
+//! A client's request body on its way to the application: streamed, counted, and held to its limit.
+
+use crate::body::BodyError;
+use crate::connection::Client;
+use crate::stats::{Counters, add};
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+/// How an upload stands, for whoever waits for the answer to it.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    /// Nothing more of it will be sent, be it complete or given up.
+    ended: AtomicBool,
+    /// It was given up because it is too long.
+    too_long: AtomicBool,
+    /// Woken when it ends.
+    waker: AtomicWaker,
+}
+
+impl Upload {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The same, and wakes the task later if it has not ended.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        self.has_ended()
+    }
+
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.too_long.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// The body; nothing for a request without one.
+pub(crate) struct RequestBody(Option<Streaming>);
+
+struct Streaming {
+    incoming: Incoming,
+    /// Bytes that may still come.
+    allowance: u64,
+    upload: Arc<Upload>,
+    client: Arc<Client>,
+    counters: Arc<Counters>,
+}
+
+impl RequestBody {
+    pub(crate) fn empty() -> Self {
+        Self(None)
+    }
+
+    /// The body, and its upload's state if there is anything to upload.
+    pub(crate) fn new(
+        incoming: Incoming,
+        allowance: u64,
+        client: &Arc<Client>,
+        counters: &Arc<Counters>,
+    ) -> (Self, Option<Arc<Upload>>) {
+        if incoming.is_end_stream() {
+            return (Self(None), None);
+        }
+        let upload = Arc::new(Upload::default());
+        let streaming = Streaming {
+            incoming,
+            allowance,
+            upload: Arc::clone(&upload),
+            client: Arc::clone(client),
+            counters: Arc::clone(counters),
+        };
+        (Self(Some(streaming)), Some(upload))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Streaming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
+            None => {
+                self.upload.end();
+                return Poll::Ready(None);
+            }
+        };
+        self.client.moved();
+        if let Some(data) = frame.data_ref() {
+            match self.allowance.checked_sub(data.len() as u64) {
+                Some(rest) => self.allowance = rest,
+                None => {
+                    self.upload.too_long.store(true, Ordering::Release);
+                    return Poll::Ready(Some(Err(BodyError::TooLong)));
+                }
+            }
+            add(&self.counters.bytes_to_sandboxes, data.len());
+        }
+        if self.incoming.is_end_stream() {
+            self.upload.end();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.upload.end();
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.get_mut().0 {
+            Some(streaming) => streaming.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|streaming| streaming.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.incoming.size_hint())
+    }
+}

@@ -1,0 +1,169 @@
+//! The gateway's certificate: read from PEM files, and read again when they change.
+//!
+//! One certificate serves every name (it is a wildcard's), whatever SNI says; the host name that counts is the
+//! request's. A file that is broken or half-written keeps the certificate before it in use.
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Why there is no usable certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("could not read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not PEM of the kind expected.
+    #[error("{} has no usable {what} in PEM form", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Certificate or private key.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// Key and certificate cannot be used, or not together.
+    #[error("the certificate in {} cannot be used with its key", path.display())]
+    Unusable {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// TLS itself could not be set up.
+    #[error("could not set up TLS")]
+    Setup {
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+/// TLS for the gateway: TLS 1.2 and 1.3, `h2` and `http/1.1`, session tickets.
+#[derive(Debug)]
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    /// Absent where the configuration came ready-made.
+    files: Option<Arc<Files>>,
+}
+
+impl Tls {
+    /// From PEM files: the certificate with its chain, and its private key (PKCS #8, SEC1 or PKCS #1).
+    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let files = Arc::new(Files::load(certificate, key)?);
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Setup { source })?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&files) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = ring::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
+        Ok(Self { config: Arc::new(config), files: Some(files) })
+    }
+
+    /// From a configuration made elsewhere; it must offer `h2` and `http/1.1` by ALPN itself.
+    pub fn from_config(config: Arc<ServerConfig>) -> Self {
+        Self { config, files: None }
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config))
+    }
+
+    /// Reads the files again whenever they change. Never returns.
+    pub(crate) async fn keep_current(self) {
+        let Some(files) = self.files else { return };
+        let mut tick = interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match files.reload() {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(path = %files.certificate.display(), "took the new certificate"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "keeping the certificate in use");
+                }
+            }
+        }
+    }
+}
+
+/// When the two files last changed.
+type Stamp = [Option<SystemTime>; 2];
+
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: RwLock<(Stamp, Arc<CertifiedKey>)>,
+}
+
+impl Files {
+    fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let current = RwLock::new((stamp(certificate, key), read(certificate, key)?));
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), current })
+    }
+
+    /// Whether there was something new.
+    fn reload(&self) -> Result<bool, TlsError> {
+        let now = stamp(&self.certificate, &self.key);
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).0 == now {
+            return Ok(false);
+        }
+        let fresh = read(&self.certificate, &self.key);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Also after a failure, so that one broken file is reported once and not every few seconds.
+        current.0 = now;
+        current.1 = fresh?;
+        Ok(true)
+    }
+}
+
+impl ResolvesServerCert for Files {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).1))
+    }
+}
+
+fn stamp(certificate: &Path, key: &Path) -> Stamp {
+    [certificate, key].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
+}
+
+fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+    let bytes = |path: &Path| std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
+    let bad = |path: &Path, what| {
+        let path = path.to_owned();
+        move |source| TlsError::Pem { path, what, source }
+    };
+    let chain = CertificateDer::pem_slice_iter(&bytes(certificate)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(bad(certificate, "certificate"))?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(bad(key, "private key"))?;
+    CertifiedKey::from_der(chain, private, &ring::default_provider())
+        .map(Arc::new)
+        .map_err(|source| TlsError::Unusable { path: certificate.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;

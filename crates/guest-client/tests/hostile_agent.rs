@@ -1,0 +1,305 @@
+//! Case 7: malformed, oversized, slow or endless answers from the guest's agent end in a typed error, with bounded
+//! memory, within the deadline. The agents here are real listeners on loopback that misbehave.
+
+use async_trait::async_trait;
+use leapbox_guest_client::protocol::*;
+use leapbox_guest_client::{Dial, GuestClient, GuestError};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+struct Loopback(SocketAddr);
+
+#[async_trait]
+impl Dial for Loopback {
+    async fn dial(&self) -> io::Result<TcpStream> {
+        TcpStream::connect(self.0).await
+    }
+}
+
+/// Serves every connection with `behave`, after the call's frame was read.
+async fn agent<F, B>(behave: B) -> GuestClient
+where
+    B: Fn(TcpStream) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("is bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut prefix = [0; PREFIX_LEN];
+            if stream.read_exact(&mut prefix).await.is_ok() {
+                let mut body = vec![0; u32::from_be_bytes(prefix) as usize];
+                if stream.read_exact(&mut body).await.is_ok() {
+                    tokio::spawn(behave(stream));
+                }
+            }
+        }
+    });
+    GuestClient::new(Arc::new(Loopback(address)))
+}
+
+/// An agent that always sends these bytes and then keeps the connection open.
+async fn agent_saying(bytes: Vec<u8>) -> GuestClient {
+    agent(move |mut stream| {
+        let bytes = bytes.clone();
+        async move {
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await
+}
+
+fn short_command() -> ExecRequest {
+    ExecRequest { command: "true".into(), cwd: None, env: vec![], timeout_ms: 1, output_limit: 1024 }
+}
+
+#[tokio::test]
+async fn case_07_an_answer_of_garbage_is_malformed() {
+    let guest = agent_saying(vec![0, 0, 0, 3, 0xde, 0xad, 0xbe]).await;
+    assert!(matches!(guest.ping().await, Err(GuestError::Malformed { .. })));
+    assert!(matches!(guest.wait_ready(Duration::from_secs(5)).await, Err(GuestError::Malformed { .. })));
+}
+
+#[tokio::test]
+async fn case_07_an_answer_to_another_question_is_refused() {
+    let guest = agent_saying(encode(&Response::Ok(Reply::Exists(true))).expect("encodes")).await;
+    assert!(matches!(guest.ping().await, Err(GuestError::Unexpected { operation: "ping" })));
+    assert!(matches!(guest.connect_port(80).await, Err(GuestError::Unexpected { .. })));
+}
+
+#[tokio::test]
+async fn case_07_an_announced_length_above_the_cap_is_refused_at_once() {
+    let guest = agent_saying(vec![0xff; 4]).await;
+    let content = guest.read_file(ReadFile { path: "f".into(), ..ReadFile::default() }).await;
+    assert!(matches!(content, Err(GuestError::Oversized { cap: MAX_FRAME, .. })));
+}
+
+#[tokio::test]
+async fn case_07_an_answer_without_content_may_not_be_large() {
+    let guest = agent_saying((1u32 << 20).to_be_bytes().to_vec()).await;
+    assert!(matches!(guest.ping().await, Err(GuestError::Oversized { cap: SMALL_FRAME, .. })));
+}
+
+#[tokio::test]
+async fn case_07_a_trickling_answer_ends_at_the_deadline() {
+    let guest = agent(|mut stream| async move {
+        let _ = stream.write_all(&1000u32.to_be_bytes()).await;
+        while stream.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .with_deadline(Duration::from_millis(300));
+    assert!(matches!(guest.ping().await, Err(GuestError::Deadline { operation: "ping", .. })));
+}
+
+#[tokio::test]
+async fn case_07_silence_ends_at_the_deadline_of_the_operation() {
+    let guest = agent_saying(vec![]).await.with_deadline(Duration::from_millis(200));
+    assert!(matches!(guest.stat("/").await, Err(GuestError::Deadline { operation: "stat", .. })));
+    let ended = guest.exec(short_command()).await;
+    assert!(matches!(ended, Err(GuestError::Deadline { operation: "exec", .. })));
+}
+
+#[tokio::test]
+async fn case_07_an_endless_answer_is_read_only_up_to_its_announced_end() {
+    let pong = Pong { version: PROTOCOL_VERSION, uptime_ms: 1, phase: Phase::Configured };
+    let frame = encode(&Response::Ok(Reply::Pong(pong.clone()))).expect("encodes");
+    let guest = agent(move |mut stream| {
+        let frame = frame.clone();
+        async move {
+            let _ = stream.write_all(&frame).await;
+            while stream.write_all(&[0; 65536]).await.is_ok() {}
+        }
+    })
+    .await;
+    assert_eq!(guest.ping().await.expect("the frame itself is sound"), pong);
+}
+
+#[tokio::test]
+async fn case_07_an_endless_body_is_cut_at_the_cap() {
+    let guest = agent(|mut stream| async move {
+        let announced = u32::try_from(MAX_FRAME).expect("fits");
+        let _ = stream.write_all(&announced.to_be_bytes()).await;
+        while stream.write_all(&[0xff; 65536]).await.is_ok() {}
+    })
+    .await;
+    let ended = guest.exec(short_command()).await;
+    assert!(matches!(ended, Err(GuestError::Malformed { .. })));
+}
+
+#[tokio::test]
+async fn case_07_a_connection_closed_in_the_middle_is_told_apart() {
+    let guest = agent(|mut stream| async move {
+        let _ = stream.write_all(&[0, 0, 1, 0, 0]).await;
+    })
+    .await;
+    assert!(matches!(guest.ping().await, Err(GuestError::Closed { .. })));
+}
+
+#[tokio::test]
+async fn case_07_bytes_behind_the_answer_inside_its_frame_are_malformed() {
+    let mut frame = encode(&Response::Ok(Reply::Done)).expect("encodes");
+    frame[3] += 1;
+    frame.push(0);
+    let guest = agent_saying(frame).await;
+    assert!(matches!(guest.warm().await, Err(GuestError::Malformed { .. })));
+}
+
+fn configure() -> Configure {
+    Configure {
+        hostname: "sbx-1".into(),
+        entropy: Entropy([7; 64]),
+        wall_clock_unix_ns: 1_700_000_000_000_000_000,
+        machine_id: [1; 16],
+        boot_id: [2; 16],
+        env: vec![],
+    }
+}
+
+fn confirmed() -> Configured {
+    Configured {
+        reseeded: true,
+        wall_clock_unix_ns: 1_700_000_000_100_000_000,
+        hostname: "sbx-1".into(),
+        machine_id: [1; 16],
+        boot_id: [2; 16],
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_confirm_every_part_is_not_configured() {
+    let lies: [(&str, Configured); 5] = [
+        ("fresh randomness", Configured { reseeded: false, ..confirmed() }),
+        ("clock", Configured { wall_clock_unix_ns: 1_700_000_003_000_000_000, ..confirmed() }),
+        ("host name", Configured { hostname: "other".into(), ..confirmed() }),
+        ("machine id", Configured { machine_id: [9; 16], ..confirmed() }),
+        ("boot id", Configured { boot_id: [9; 16], ..confirmed() }),
+    ];
+    for (part, answer) in lies {
+        let frame = encode(&Response::Ok(Reply::Configured(answer))).expect("encodes");
+        match agent_saying(frame).await.configure(configure()).await {
+            Err(GuestError::NotConfirmed { what }) => assert_eq!(what, part),
+            other => panic!("{part}: {other:?}"),
+        }
+    }
+    let frame = encode(&Response::Ok(Reply::Configured(confirmed()))).expect("encodes");
+    let outcome = agent_saying(frame).await.configure(configure()).await;
+    assert_eq!(outcome.expect("all is confirmed"), confirmed());
+}
+
+#[tokio::test]
+async fn an_agent_of_another_version_is_named_as_such() {
+    let fault = GuestFault::new(FaultKind::VersionMismatch, "the agent speaks 7");
+    let guest = agent_saying(encode(&Response::Err(fault)).expect("encodes")).await;
+    match guest.ping().await {
+        Err(GuestError::Version { message }) => assert_eq!(message, "the agent speaks 7"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_fault_passes_with_its_kind() {
+    let fault = GuestFault::new(FaultKind::NotFound, "/x: no such file or directory");
+    let guest = agent_saying(encode(&Response::Err(fault.clone())).expect("encodes")).await;
+    match guest.stat("/x").await {
+        Err(GuestError::Fault(told)) => assert_eq!(told, fault),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_busy_answer_counts_though_the_request_was_not_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("is bound");
+    tokio::spawn(async move {
+        let busy = encode(&Response::Err(GuestFault::new(FaultKind::Busy, "full"))).expect("encodes");
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(&busy).await;
+            let _ = stream.shutdown().await;
+            let _ = stream.read(&mut [0; 64]).await;
+        }
+    });
+    let guest = GuestClient::new(Arc::new(Loopback(address)));
+    match guest.write_file("big", None, &vec![0; MAX_CONTENT]).await {
+        Err(GuestError::Fault(fault)) => assert_eq!(fault.kind, FaultKind::Busy),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn content_above_the_limit_is_not_even_sent() {
+    let guest = agent_saying(vec![]).await;
+    let written = guest.write_file("big", None, &vec![0; MAX_FRAME]).await;
+    assert!(matches!(written, Err(GuestError::Oversized { .. })));
+}
+
+#[tokio::test]
+async fn waiting_ends_soon_after_the_agent_starts_to_listen() {
+    let reserved = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = reserved.local_addr().expect("is bound");
+    drop(reserved);
+    let guest = GuestClient::new(Arc::new(Loopback(address)));
+    let waiting = tokio::spawn(async move { guest.wait_ready(Duration::from_secs(10)).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let listener = TcpListener::bind(address).await.expect("binds again");
+    let start = Instant::now();
+    let (mut stream, _) = listener.accept().await.expect("accepts");
+    let pong = Pong { version: PROTOCOL_VERSION, uptime_ms: 1, phase: Phase::Unconfigured };
+    let frame = encode(&Response::Ok(Reply::Pong(pong.clone()))).expect("encodes");
+    stream.write_all(&frame).await.expect("writes");
+    assert_eq!(waiting.await.expect("no panic").expect("is ready"), pong);
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+/// Connections that hang as a lost SYN does, until the given number of attempts.
+struct LostSyns {
+    lost: std::sync::atomic::AtomicU32,
+    then: SocketAddr,
+}
+
+#[async_trait]
+impl Dial for LostSyns {
+    async fn dial(&self) -> io::Result<TcpStream> {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.lost.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            std::future::pending::<()>().await;
+        }
+        TcpStream::connect(self.then).await
+    }
+}
+
+#[tokio::test]
+async fn a_lost_syn_does_not_cost_a_second() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let then = listener.local_addr().expect("is bound");
+    let pong = Pong { version: PROTOCOL_VERSION, uptime_ms: 1, phase: Phase::Unconfigured };
+    let frame = encode(&Response::Ok(Reply::Pong(pong))).expect("encodes");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(&frame).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    let guest = GuestClient::new(Arc::new(LostSyns { lost: 3.into(), then }));
+    let start = Instant::now();
+    guest.wait_ready(Duration::from_secs(10)).await.expect("is ready");
+    assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn waiting_says_what_the_last_attempt_ran_into() {
+    let reserved = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = reserved.local_addr().expect("is bound");
+    drop(reserved);
+    let guest = GuestClient::new(Arc::new(Loopback(address)));
+    match guest.wait_ready(Duration::from_millis(100)).await {
+        Err(GuestError::Dial { source }) => assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused),
+        other => panic!("{other:?}"),
+    }
+}

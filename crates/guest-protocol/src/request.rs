@@ -1,0 +1,173 @@
+//! What the host asks. Relative paths are resolved against the image's working directory.
+
+use crate::bounded;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One operation. The order is the wire's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request<'a> {
+    /// Are you there?
+    Ping,
+    /// Write everything to disk, forget what is a sandbox's own, and be quiet: a snapshot follows. Until the next
+    /// [`Request::Configure`] nothing of the workload's is started or relayed.
+    PrepareSnapshot,
+    /// Become this sandbox: entropy, clock, identity, environment.
+    Configure(Configure),
+    /// Run what a first command would run, so that it is warm. Leaves nothing behind; allowed before `Configure`.
+    Warm,
+    /// Run a command as the image's user.
+    Exec(ExecRequest),
+    /// Read a file.
+    ReadFile(ReadFile),
+    /// Write a file.
+    #[serde(borrow)]
+    WriteFile(WriteFile<'a>),
+    /// List a directory.
+    List(List),
+    /// Describe a path, without following a symbolic link.
+    Stat {
+        /// The path.
+        path: String,
+    },
+    /// Make a directory.
+    Mkdir(Mkdir),
+    /// Whether a path exists, symbolic links followed.
+    Exists {
+        /// The path.
+        path: String,
+    },
+    /// Delete a file, a symbolic link or a directory.
+    Delete(Delete),
+    /// Relay this connection to a port on the guest's loopback or `eth0`.
+    Connect {
+        /// 1 to 65535.
+        port: u16,
+    },
+}
+
+/// Fresh random bytes for the guest's kernel. Never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entropy(#[serde(with = "serde_bytes")] pub [u8; 64]);
+
+impl fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Entropy(..)")
+    }
+}
+
+/// Who the guest is from now on.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configure {
+    /// Host name, the sandbox's id: a DNS label.
+    pub hostname: String,
+    /// Mixed into the kernel's random pool, which is then reseeded.
+    pub entropy: Entropy,
+    /// Nanoseconds since 1970, now.
+    pub wall_clock_unix_ns: u64,
+    /// What `/etc/machine-id` says.
+    pub machine_id: [u8; 16],
+    /// What `/proc/sys/kernel/random/boot_id` says.
+    pub boot_id: [u8; 16],
+    /// The sandbox's environment variables. Kept in memory only.
+    #[serde(deserialize_with = "bounded::pairs")]
+    pub env: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Configure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configure")
+            .field("hostname", &self.hostname)
+            .field("wall_clock_unix_ns", &self.wall_clock_unix_ns)
+            .field("env_names", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A command to run with `/bin/sh -c`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// The command.
+    pub command: String,
+    /// Working directory; the image's when absent.
+    pub cwd: Option<String>,
+    /// Environment variables on top of the image's and the sandbox's.
+    #[serde(deserialize_with = "bounded::pairs")]
+    pub env: Vec<(String, String)>,
+    /// After so many milliseconds everything the command started is killed.
+    pub timeout_ms: u32,
+    /// Bytes kept of each of stdout and stderr; the rest is read and dropped. At most
+    /// [`MAX_STREAM_OUTPUT`](crate::MAX_STREAM_OUTPUT).
+    pub output_limit: u32,
+}
+
+/// A file, or a part of it. `head` and `tail` count lines inside the range that `offset` and `limit` leave, and exclude
+/// each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadFile {
+    /// The file.
+    pub path: String,
+    /// Bytes skipped.
+    pub offset: Option<u64>,
+    /// Bytes at most.
+    pub limit: Option<u32>,
+    /// Only the first lines.
+    pub head: Option<u32>,
+    /// Only the last lines.
+    pub tail: Option<u32>,
+}
+
+/// A file to write or overwrite. Missing parent directories are made.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteFile<'a> {
+    /// The file.
+    pub path: String,
+    /// Mode bits it has afterwards; 644 for a new file, unchanged for an old one, when absent.
+    pub permissions: Option<u32>,
+    /// The file's new content.
+    #[serde(borrow, with = "serde_bytes")]
+    pub content: &'a [u8],
+}
+
+impl fmt::Debug for WriteFile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteFile")
+            .field("path", &self.path)
+            .field("permissions", &self.permissions)
+            .field("content_len", &self.content.len())
+            .finish()
+    }
+}
+
+/// A directory to list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// The directory.
+    pub path: String,
+    /// Its subdirectories too.
+    pub recursive: bool,
+    /// Globs of what is left out, with all below it: against the name, or, if it contains a `/`, against the path
+    /// relative to the listed directory.
+    #[serde(deserialize_with = "bounded::patterns")]
+    pub exclude: Vec<String>,
+}
+
+/// A directory to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mkdir {
+    /// The directory.
+    pub path: String,
+    /// Make missing parents, and take an existing directory as done.
+    pub recursive: bool,
+    /// Mode bits of the directory itself; 755 when absent.
+    pub permissions: Option<u32>,
+}
+
+/// Something to delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delete {
+    /// The path.
+    pub path: String,
+    /// A directory's contents too.
+    pub recursive: bool,
+}

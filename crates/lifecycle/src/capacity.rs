@@ -1,0 +1,138 @@
+//! How much this host takes: a sandbox is admitted or refused before anything is made for it.
+
+use crate::error::LifecycleError;
+use leapbox_storage::free_mib;
+use leapbox_vmm::Shape;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Memory of the host that must stay available, in MiB: an out-of-memory host kills what it likes.
+const AVAILABLE_RESERVE_MIB: u64 = 512;
+/// Disk that must stay free, in MiB.
+const DISK_RESERVE_MIB: u64 = 1024;
+
+/// The bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct CapacityLimits {
+    /// Sandboxes that may live at once.
+    pub sandboxes: u32,
+    /// Sum of the memory they were promised, in MiB. May be more than the host has: clones share what they have not
+    /// written.
+    pub memory_mib: u64,
+}
+
+/// What is taken of it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    machines: u32,
+    memory_mib: u64,
+}
+
+/// The host's capacity. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Capacity {
+    limits: CapacityLimits,
+    disk_dir: PathBuf,
+    taken: Arc<Mutex<Taken>>,
+}
+
+/// One machine's share; returned when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    taken: Arc<Mutex<Taken>>,
+    memory_mib: u64,
+}
+
+impl Capacity {
+    pub fn new(limits: CapacityLimits, disk_dir: &Path) -> Self {
+        Self { limits, disk_dir: disk_dir.to_path_buf(), taken: Arc::default() }
+    }
+
+    /// A share for one more machine, or what there is not enough of.
+    pub fn admit(&self, shape: Shape) -> Result<Permit, LifecycleError> {
+        let full = |missing| LifecycleError::HostFull { missing };
+        if let Some(available) = available_memory_mib().filter(|mib| *mib < AVAILABLE_RESERVE_MIB) {
+            return Err(full(format!(
+                "{available} MiB of memory are available, {AVAILABLE_RESERVE_MIB} are kept free"
+            )));
+        }
+        match free_mib(&self.disk_dir) {
+            Ok(free) if free < DISK_RESERVE_MIB => {
+                return Err(full(format!("{free} MiB of disk are free, {DISK_RESERVE_MIB} are kept free")));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the free disk space is not known"),
+        }
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory_mib = u64::from(shape.memory_mib);
+        if taken.machines >= self.limits.sandboxes {
+            return Err(full(format!("all {} sandboxes it may run exist", self.limits.sandboxes)));
+        }
+        if taken.memory_mib + memory_mib > self.limits.memory_mib {
+            let left = self.limits.memory_mib - taken.memory_mib;
+            return Err(full(format!("it has {left} MiB of memory left to promise, not {memory_mib}")));
+        }
+        Ok(self.take(&mut taken, memory_mib))
+    }
+
+    /// A share for a machine that lives already, whatever the limits are by now.
+    pub fn adopt(&self, shape: Shape) -> Permit {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.take(&mut taken, u64::from(shape.memory_mib))
+    }
+
+    fn take(&self, taken: &mut Taken, memory_mib: u64) -> Permit {
+        taken.machines += 1;
+        taken.memory_mib += memory_mib;
+        Permit { taken: Arc::clone(&self.taken), memory_mib }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.machines -= 1;
+        taken.memory_mib -= self.memory_mib;
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo, in MiB.
+fn available_memory_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { vcpus: 1, memory_mib: 1024 };
+
+    #[test]
+    fn a_full_host_says_what_is_missing_and_takes_again_when_one_has_gone() {
+        let capacity = Capacity::new(CapacityLimits { sandboxes: 2, memory_mib: 1 << 20 }, Path::new("/"));
+        let first = capacity.admit(SHAPE).expect("room for two");
+        let _second = capacity.admit(SHAPE).expect("room for two");
+        let error = capacity.admit(SHAPE).expect_err("full").to_string();
+        assert!(error.contains("all 2 sandboxes"), "{error}");
+        drop(first);
+        assert!(capacity.admit(SHAPE).is_ok());
+    }
+
+    #[test]
+    fn promised_memory_is_bounded() {
+        let capacity = Capacity::new(CapacityLimits { sandboxes: 100, memory_mib: 1500 }, Path::new("/"));
+        let _first = capacity.admit(SHAPE).expect("fits");
+        let error = capacity.admit(SHAPE).expect_err("does not fit").to_string();
+        assert!(error.contains("476 MiB of memory left"), "{error}");
+    }
+
+    #[test]
+    fn what_lives_already_is_counted_even_beyond_the_limit() {
+        let capacity = Capacity::new(CapacityLimits { sandboxes: 1, memory_mib: 1024 }, Path::new("/"));
+        let _first = capacity.adopt(SHAPE);
+        let _second = capacity.adopt(SHAPE);
+        assert!(capacity.admit(SHAPE).is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! What can go wrong with a sandbox, and what of it a client reads.
+
+use leapbox_api_types::error::{ApiError, FieldError};
+use leapbox_api_types::sandbox::SandboxState;
+use leapbox_db::DbError;
+use leapbox_guest_client::GuestError;
+use leapbox_ids::SandboxId;
+use leapbox_network::NetworkError;
+use leapbox_storage::StorageError;
+use leapbox_templates::{ArtifactError, WarmError};
+use leapbox_vmm::VmmError;
+
+/// Seconds after which a full host is worth asking again.
+const FULL_RETRY_S: u64 = 5;
+
+/// Why a sandbox could not be made, found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// Unknown, another organisation's, or deleted: told apart by nobody.
+    #[error("sandbox {id} not found")]
+    NotFound {
+        /// The id asked for.
+        id: SandboxId,
+    },
+    /// It failed, and its owner has not deleted it yet.
+    #[error("sandbox {id} has failed: {reason}")]
+    Failed {
+        /// Its id.
+        id: SandboxId,
+        /// Why.
+        reason: String,
+    },
+    /// Something else is being done to it.
+    #[error("sandbox {id} is {state}; try again when it is not")]
+    InTransition {
+        /// Its id.
+        id: SandboxId,
+        /// Where it stands.
+        state: SandboxState,
+    },
+    /// There is no such template.
+    #[error("there is no template {name}")]
+    UnknownTemplate {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// The host cannot take another sandbox now.
+    #[error("this host cannot take another sandbox now: {missing}")]
+    HostFull {
+        /// What there is not enough of.
+        missing: String,
+    },
+    /// The machine could not be started.
+    #[error("the sandbox could not be started")]
+    Launch(#[from] LaunchError),
+    /// The database failed.
+    #[error("the database failed")]
+    Db(#[from] DbError),
+    /// The server is ending.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// The step of a launch that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// No warm snapshot to start from.
+    #[error("no warm snapshot")]
+    Warm(#[source] WarmError),
+    /// No network slot.
+    #[error("no network slot")]
+    Network(#[source] NetworkError),
+    /// No disk.
+    #[error("no disk")]
+    Disk(#[source] StorageError),
+    /// A task of the runtime was lost.
+    #[error("the disk's copy was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
+    /// The VMM failed.
+    #[error("the VMM failed")]
+    Vmm(#[source] VmmError),
+    /// The agent did not answer, or not as it must.
+    #[error("the guest's agent failed while {stage}")]
+    Agent {
+        /// What was asked of it.
+        stage: &'static str,
+        /// How it failed.
+        #[source]
+        source: GuestError,
+    },
+    /// The agent did not confirm fresh randomness, clock and identity: the clone must not be used.
+    #[error("the guest did not confirm {what}")]
+    NotConfirmed {
+        /// What was not confirmed.
+        what: &'static str,
+    },
+    /// The row that describes the machine could not be encoded.
+    #[error("the machine's record cannot be encoded")]
+    Record(#[source] serde_json::Error),
+}
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The templates cannot be read.
+    #[error("the templates cannot be read")]
+    Artifacts(#[from] ArtifactError),
+    /// The warm snapshots cannot be opened.
+    #[error("the warm snapshots cannot be opened")]
+    Warm(#[from] WarmError),
+    /// The database failed.
+    #[error("the database failed")]
+    Db(#[from] DbError),
+    /// The driver failed.
+    #[error("the VMM driver failed")]
+    Vmm(#[from] VmmError),
+    /// A folder of the server's could not be made.
+    #[error("creating {path}")]
+    Folder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl From<LifecycleError> for ApiError {
+    fn from(error: LifecycleError) -> Self {
+        let message = error.to_string();
+        match error {
+            LifecycleError::NotFound { .. } => ApiError::NotFound(message),
+            LifecycleError::Failed { .. } | LifecycleError::InTransition { .. } => ApiError::Conflict(message),
+            LifecycleError::UnknownTemplate { known, .. } => {
+                let text = format!("{message}; there is {}", known.join(", "));
+                ApiError::Validation(vec![FieldError::new("template_name", text)])
+            }
+            LifecycleError::HostFull { .. } => ApiError::Unavailable { message, retry_after_s: FULL_RETRY_S },
+            LifecycleError::ShuttingDown => ApiError::Unavailable { message, retry_after_s: 1 },
+            LifecycleError::Launch(source) => {
+                tracing::error!(error = %chain(&source), "a sandbox could not be started");
+                ApiError::Internal
+            }
+            LifecycleError::Db(source) => {
+                tracing::error!(error = %chain(&source), "the database failed");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+/// An error with all its causes, for the log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

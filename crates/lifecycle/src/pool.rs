@@ -1,0 +1,226 @@
+//! Clones kept ready for the shapes in use.
+//!
+//! A pooled clone runs, has executed once what a first command executes, and is nobody's. How many are kept follows
+//! demand: every create counts, and a count fades by half in a minute. A pooled clone holds a share of the host's
+//! capacity like any other and is given up when a create needs that share.
+
+use crate::capacity::Capacity;
+use crate::catalog::Template;
+use crate::error::chain;
+use crate::vm::{Launcher, Vm};
+use futures::FutureExt;
+use leapbox_ids::TemplateId;
+use leapbox_vmm::Shape;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// After this long half of a shape's demand is forgotten.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+/// Demand below this is none.
+const FADED: f64 = 0.05;
+/// How often the pool looks after itself without being told to.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long the pool leaves a shape alone after it could not be launched.
+const BACKOFF: Duration = Duration::from_secs(10);
+
+/// The bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Most clones kept ready for one shape; 0 turns the pool off.
+    pub per_shape: usize,
+    /// Most memory promised to all of them, in MiB.
+    pub memory_mib: u64,
+}
+
+type Key = (TemplateId, Shape);
+
+/// What is known of one template and shape.
+struct Shelf {
+    template: Arc<Template>,
+    ready: Vec<Vm>,
+    demand: f64,
+    counted_at: Instant,
+    not_before: Option<Instant>,
+}
+
+impl Shelf {
+    fn fade(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.counted_at).as_secs_f64();
+        self.demand *= 0.5_f64.powf(elapsed / HALF_LIFE.as_secs_f64());
+        self.counted_at = now;
+    }
+
+    /// How many to keep: one more than the recent creates, within the bound; none once they have faded.
+    fn wanted(&self, per_shape: usize) -> usize {
+        if self.demand < FADED { 0 } else { per_shape.min(1 + self.demand.round() as usize) }
+    }
+}
+
+/// The pool.
+pub(crate) struct Pool {
+    limits: PoolLimits,
+    shelves: Mutex<HashMap<Key, Shelf>>,
+    changed: Notify,
+    /// Creates that are launching a clone of their own right now: they go first.
+    busy: AtomicUsize,
+}
+
+/// Holds the pool's refilling back while a create launches.
+pub(crate) struct Busy<'a>(&'a Pool);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Pool {
+    pub fn new(limits: PoolLimits) -> Self {
+        Self { limits, shelves: Mutex::default(), changed: Notify::new(), busy: AtomicUsize::new(0) }
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, HashMap<Key, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a create and gives a ready clone if there is one.
+    pub fn take(&self, template: &Arc<Template>, shape: Shape) -> Option<Vm> {
+        let now = Instant::now();
+        let mut shelves = self.shelves();
+        let shelf = shelves.entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now));
+        shelf.fade(now);
+        shelf.demand += 1.0;
+        let vm = shelf.ready.iter().position(is_alive).map(|index| shelf.ready.remove(index));
+        drop(shelves);
+        self.changed.notify_one();
+        vm
+    }
+
+    /// Marks a shape as in use before anybody has asked for it.
+    pub fn expect(&self, template: &Arc<Template>, shape: Shape) {
+        let now = Instant::now();
+        self.shelves().entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now)).demand += 1.0;
+        self.changed.notify_one();
+    }
+
+    /// Gives up one ready clone, if there is any, so that a create has its share.
+    pub fn give_up_one(&self) -> Option<Vm> {
+        self.shelves().values_mut().find_map(|shelf| shelf.ready.pop())
+    }
+
+    /// Clones ready now.
+    pub fn ready(&self) -> usize {
+        self.shelves().values().map(|shelf| shelf.ready.len()).sum()
+    }
+
+    /// Refilling waits while the guard lives.
+    pub fn busy(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self)
+    }
+
+    /// Keeps the pool filled until `stop`; then destroys what it holds.
+    pub async fn run(&self, launcher: &Launcher, capacity: &Capacity, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            for vm in self.surplus() {
+                vm.destroy().await;
+            }
+            let next = if self.busy.load(Ordering::Relaxed) == 0 { self.most_wanted() } else { None };
+            match next {
+                Some((template, shape)) => self.add_one(&template, shape, launcher, capacity).await,
+                None => tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = self.changed.notified() => {}
+                    () = tokio::time::sleep(SWEEP) => {}
+                },
+            }
+        }
+        let left: Vec<Vm> = self.shelves().values_mut().flat_map(|shelf| shelf.ready.drain(..)).collect();
+        for vm in left {
+            vm.destroy().await;
+        }
+    }
+
+    async fn add_one(&self, template: &Arc<Template>, shape: Shape, launcher: &Launcher, capacity: &Capacity) {
+        let key = (template.id.clone(), shape);
+        let Ok(permit) = capacity.admit(shape) else {
+            return self.back_off(&key);
+        };
+        match launcher.launch(template, shape, permit).await {
+            Ok(vm) => match vm.guest.warm().await {
+                Ok(()) => self.put(&key, vm),
+                Err(error) => {
+                    tracing::warn!(%shape, error = %chain(&error), "a pooled clone did not warm up");
+                    vm.destroy().await;
+                    self.back_off(&key);
+                }
+            },
+            Err(error) => {
+                tracing::warn!(%shape, error = %chain(&error), "no clone for the pool");
+                self.back_off(&key);
+            }
+        }
+    }
+
+    fn put(&self, key: &Key, vm: Vm) {
+        if let Some(shelf) = self.shelves().get_mut(key) {
+            shelf.ready.push(vm);
+        }
+    }
+
+    fn back_off(&self, key: &Key) {
+        if let Some(shelf) = self.shelves().get_mut(key) {
+            shelf.not_before = Some(Instant::now() + BACKOFF);
+        }
+    }
+
+    /// Takes out what is dead or no longer wanted.
+    fn surplus(&self) -> Vec<Vm> {
+        let now = Instant::now();
+        let mut shelves = self.shelves();
+        let mut surplus = Vec::new();
+        for shelf in shelves.values_mut() {
+            shelf.fade(now);
+            let wanted = shelf.wanted(self.limits.per_shape);
+            while shelf.ready.len() > wanted {
+                surplus.extend(shelf.ready.pop());
+            }
+            while let Some(dead) = shelf.ready.iter().position(|vm| !is_alive(vm)) {
+                surplus.push(shelf.ready.remove(dead));
+            }
+        }
+        shelves.retain(|_, shelf| shelf.demand >= FADED || !shelf.ready.is_empty());
+        surplus
+    }
+
+    /// The shape that lacks most, if one more fits the memory bound.
+    fn most_wanted(&self) -> Option<(Arc<Template>, Shape)> {
+        let now = Instant::now();
+        let shelves = self.shelves();
+        let held: u64 = shelves.iter().map(|((_, shape), s)| s.ready.len() as u64 * u64::from(shape.memory_mib)).sum();
+        let room = self.limits.memory_mib.saturating_sub(held);
+        let lacking = |shelf: &Shelf| shelf.wanted(self.limits.per_shape).saturating_sub(shelf.ready.len());
+        shelves
+            .iter()
+            .filter(|((_, shape), shelf)| {
+                lacking(shelf) > 0
+                    && u64::from(shape.memory_mib) <= room
+                    && shelf.not_before.is_none_or(|time| time <= now)
+            })
+            .max_by_key(|(_, shelf)| lacking(shelf))
+            .map(|((_, shape), shelf)| (Arc::clone(&shelf.template), *shape))
+    }
+}
+
+fn new_shelf(template: &Arc<Template>, now: Instant) -> Shelf {
+    Shelf { template: Arc::clone(template), ready: Vec::new(), demand: 0.0, counted_at: now, not_before: None }
+}
+
+fn is_alive(vm: &Vm) -> bool {
+    vm.machine.exited().now_or_never().is_none()
+}

@@ -1,0 +1,34 @@
+//! A row of the database as the API shows it.
+
+use crate::clock::rfc3339;
+use leapbox_api_types::sandbox::{NetworkPolicy, SandboxDetails, SandboxListItem};
+use leapbox_db::SandboxRow;
+
+pub(crate) fn details(row: &SandboxRow) -> SandboxDetails {
+    SandboxDetails {
+        id: row.id.clone(),
+        template_id: row.template.clone(),
+        vcpu: u64::from(row.vcpu),
+        memory: u64::from(row.memory_mib),
+        disk: row.disk_mib,
+        timeout: row.timeout_s,
+        state: row.state,
+        state_reason: row.state_reason.clone(),
+        auto_pause: row.auto_pause,
+        network_policy: Some(NetworkPolicy::allow_all()),
+        created_at: rfc3339(row.created_at_ms),
+    }
+}
+
+pub(crate) fn list_item(row: SandboxRow) -> SandboxListItem {
+    SandboxListItem {
+        id: row.id,
+        template_id: row.template,
+        pod_id: row.pod_id,
+        state: row.state,
+        launch_time: row.launched_at_ms.map(rfc3339),
+        state_change_time: rfc3339(row.state_changed_at_ms),
+        timeout_at: row.timeout_at_ms.map(|ms| ms.div_euclid(1000)),
+        created_at: rfc3339(row.created_at_ms),
+    }
+}

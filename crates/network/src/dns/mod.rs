@@ -1,0 +1,103 @@
+//! Names for sandboxes: UDP and TCP at the gateway address inside each slot, answered by this process.
+//!
+//! ```text
+//!   guest ─ 10.254.254.1:53 ─┬─ udp  ─┐ rate and size of this slot            one resolver for all slots
+//!                            └─ tcp  ─┴──────────────── answer ── upstream ── host's name servers (root namespace)
+//! ```
+//!
+//! The listeners are our own and not hickory-server's, because those start a task for every datagram and accept any
+//! number of connections: a guest could exhaust this process. Messages and forwarding are hickory's. Nothing is
+//! cached here: the upstream does, other sandboxes cannot be timed through it, and memory stays bounded.
+//!
+//! A server that is down answers nothing: sandboxes then have no names (fail closed).
+
+mod answer;
+mod limits;
+mod tcp;
+mod udp;
+mod upstream;
+
+pub(crate) use upstream::{Upstream, read_resolv_conf};
+
+use crate::namespace::Worker;
+use crate::plan::WORKLOAD_GATEWAY;
+use limits::{MAX_QUERIES, SlotLimits};
+use std::io;
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// The port of RFC 1035.
+const PORT: u16 = 53;
+
+/// What all slots' name servers share.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    upstream: Upstream,
+    /// Queries under way, over all slots.
+    queries: Semaphore,
+    counters: Counters,
+}
+
+/// Counted since the start, over all slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DnsStats {
+    /// Queries answered, with names or with an error.
+    pub answered: u64,
+    /// Queries of these that failed for want of an upstream's answer (SERVFAIL).
+    pub failed: u64,
+    /// Queries and connections dropped, because a slot asked for too much or for nonsense.
+    pub dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Counters {
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Dns {
+    pub(crate) fn new(upstream: Upstream) -> Self {
+        Self { upstream, queries: Semaphore::new(MAX_QUERIES), counters: Counters::default() }
+    }
+
+    pub(crate) fn stats(&self) -> DnsStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DnsStats {
+            answered: get(&self.counters.answered),
+            failed: get(&self.counters.failed),
+            dropped: get(&self.counters.dropped),
+        }
+    }
+
+    /// Opens a slot's name server. It ends, its sockets with it, when the returned set is dropped or shut down.
+    pub(crate) async fn serve(self: &Arc<Self>, worker: &Worker, netns: Arc<OwnedFd>) -> io::Result<JoinSet<()>> {
+        let (udp, tcp) = worker.run(netns, bind).await?;
+        let udp = tokio::net::UdpSocket::from_std(udp)?;
+        let tcp = tokio::net::TcpListener::from_std(tcp)?;
+        let limits = Arc::new(SlotLimits::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(udp::serve(self.clone(), limits.clone(), udp));
+        tasks.spawn(tcp::serve(self.clone(), limits, tcp));
+        Ok(tasks)
+    }
+}
+
+fn bind() -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    let address = SocketAddrV4::new(WORKLOAD_GATEWAY, PORT);
+    let udp = std::net::UdpSocket::bind(address)?;
+    let tcp = std::net::TcpListener::bind(address)?;
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    Ok((udp, tcp))
+}

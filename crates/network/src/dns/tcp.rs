@@ -1,0 +1,72 @@
+//! Queries over TCP: few connections, one query at a time on each, and a deadline on every read and write.
+
+use super::answer::Transport;
+use super::limits::{MAX_QUERY, SlotLimits, TCP_DEADLINE};
+use super::{Counters, Dns};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a slot's name server cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
+            Counters::count(&dns.counters.dropped);
+            continue;
+        };
+        let (dns, limits) = (dns.clone(), limits.clone());
+        connections.spawn(async move {
+            if let Err(error) = converse(&dns, &limits, stream).await {
+                tracing::trace!(%error, "a DNS connection of a slot ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn converse(dns: &Dns, limits: &SlotLimits, mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let query = timeout(TCP_DEADLINE, read_message(&mut stream)).await??;
+        let permit = limits.queries.clone().try_acquire_owned();
+        let (true, Ok(_permit)) = (limits.within_rate(), permit) else {
+            Counters::count(&dns.counters.dropped);
+            return Ok(());
+        };
+        let Some(answer) = dns.answer(&query, Transport::Tcp).await else { return Ok(()) };
+        timeout(TCP_DEADLINE, write_message(&mut stream, &answer)).await??;
+    }
+}
+
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > MAX_QUERY {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "query too long"));
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length =
+        u16::try_from(message.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "answer too long"))?;
+    // One write, so that length and message travel in one segment (RFC 7766, 8).
+    let mut framed = Vec::with_capacity(message.len() + 2);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}

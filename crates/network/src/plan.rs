@@ -1,0 +1,112 @@
+//! Which names and addresses belong to a slot. Pure arithmetic: the index decides everything.
+
+use crate::config::NetworkConfig;
+use std::net::Ipv4Addr;
+
+/// The tap the workload's `eth0` is behind, inside the slot.
+pub const WORKLOAD_TAP: &str = "tap0";
+/// The tap of the guest channel, inside the slot.
+pub const CHANNEL_TAP: &str = "tap1";
+/// The slot's end of the veth to the root namespace.
+pub(crate) const UPLINK: &str = "uplink";
+
+/// The slot's address on the workload's network: the guest's default gateway and name server.
+pub const WORKLOAD_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 1);
+/// The guest's address on the workload's network, the same in every sandbox.
+pub const WORKLOAD_GUEST: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 2);
+/// The host's end of the guest channel.
+pub const CHANNEL_HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
+/// The guest's end of the guest channel, the same in every sandbox.
+pub const CHANNEL_GUEST: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 2);
+/// Prefix length of both guest networks.
+pub const GUEST_PREFIX: u8 = 30;
+
+/// MAC address the guest's `eth0` must have; frames from any other are dropped.
+pub const WORKLOAD_GUEST_MAC: &str = "02:4c:42:00:00:02";
+/// MAC address the guest's channel interface must have.
+pub const CHANNEL_GUEST_MAC: &str = "02:4c:42:00:01:02";
+
+pub(crate) const WORKLOAD_HOST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 1];
+pub(crate) const WORKLOAD_GUEST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 2];
+pub(crate) const CHANNEL_HOST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 1, 1];
+pub(crate) const CHANNEL_GUEST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 1, 2];
+
+/// Everything that follows from a slot's index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotPlan {
+    pub(crate) index: u32,
+    /// Name of the veth's end in the root namespace, at most 15 characters.
+    pub(crate) veth: String,
+    /// Address of the root namespace's end, the even one of a /31.
+    pub(crate) root_address: Ipv4Addr,
+    /// Address of the slot's end: what the guest's traffic carries when it enters the root namespace.
+    pub(crate) slot_address: Ipv4Addr,
+    /// Uid of the VMM, which owns both taps.
+    pub(crate) uid: u32,
+}
+
+impl SlotPlan {
+    /// The plan of one slot. The config has been checked, so nothing here overflows for an index below `max_slots`.
+    pub(crate) fn new(config: &NetworkConfig, index: u32) -> Self {
+        let base = config.link_block.first().to_bits();
+        Self {
+            index,
+            veth: veth_name(&config.instance, index),
+            root_address: Ipv4Addr::from_bits(base + 2 * index),
+            slot_address: Ipv4Addr::from_bits(base + 2 * index + 1),
+            uid: config.base_uid + index,
+        }
+    }
+}
+
+/// How the names of an installation's veths begin, in the root namespace.
+pub(crate) fn veth_prefix(instance: &str) -> String {
+    format!("lb{instance}s")
+}
+
+/// The name of a slot's veth in the root namespace.
+pub(crate) fn veth_name(instance: &str, index: u32) -> String {
+    format!("{}{index:x}", veth_prefix(instance))
+}
+
+/// The index in a veth's name, if it is one of this installation's.
+pub(crate) fn veth_index(instance: &str, name: &str) -> Option<u32> {
+    u32::from_str_radix(name.strip_prefix(&veth_prefix(instance))?, 16).ok()
+}
+
+/// Name of the host-wide nftables table of an installation.
+pub(crate) fn table_name(instance: &str) -> String {
+    format!("leapbox_{instance}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig { instance: "a1b2".into(), max_slots: 32768, ..NetworkConfig::default() }
+    }
+
+    #[test]
+    fn the_index_decides_name_addresses_and_uid() {
+        let plan = SlotPlan::new(&config(), 0x123);
+        assert_eq!(plan.veth, "lba1b2s123");
+        assert_eq!(plan.root_address, Ipv4Addr::new(10, 253, 2, 0x46));
+        assert_eq!(plan.slot_address, Ipv4Addr::new(10, 253, 2, 0x47));
+        assert_eq!(plan.uid, config().base_uid + 0x123);
+    }
+
+    #[test]
+    fn every_interface_name_fits_the_kernels_fifteen_characters() {
+        let name = veth_name("ffff", u32::MAX);
+        assert!(name.len() <= 15, "{name}");
+    }
+
+    #[test]
+    fn an_index_is_read_back_only_from_our_own_names() {
+        assert_eq!(veth_index("a1b2", "lba1b2s123"), Some(0x123));
+        assert_eq!(veth_index("a1b2", "lba1b3s123"), None);
+        assert_eq!(veth_index("a1b2", "lba1b2s"), None);
+        assert_eq!(veth_index("a1b2", "eth0"), None);
+    }
+}

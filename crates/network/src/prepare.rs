@@ -1,0 +1,86 @@
+//! Makes a slot's namespace ready for a guest, or checks one that a former server made.
+
+use crate::error::NetworkError;
+use crate::links;
+use crate::namespace;
+use crate::nft;
+use crate::plan::{CHANNEL_HOST, CHANNEL_TAP, SlotPlan, UPLINK, WORKLOAD_GATEWAY, WORKLOAD_TAP};
+use crate::rules;
+use crate::sysctl;
+use crate::tap;
+use rtnetlink::Handle;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// The namespace this process runs in.
+#[derive(Debug, Clone)]
+pub(crate) struct Root {
+    pub(crate) netns: Arc<OwnedFd>,
+    pub(crate) routing: Handle,
+}
+
+/// Makes the namespace with everything in it, walls first. Some ten milliseconds, most of them `nft`.
+pub(crate) async fn prepare(plan: &SlotPlan, root: &Root) -> Result<OwnedFd, NetworkError> {
+    let (slot, home) = (plan.clone(), root.netns.clone());
+    let netns = namespace::fresh(move || {
+        sysctl::apply_slot()?;
+        tap::create(WORKLOAD_TAP, slot.uid)?;
+        tap::create(CHANNEL_TAP, slot.uid)?;
+        nft::apply(&rules::slot_tables(&slot))?;
+        short_runtime()?.block_on(links::wire_slot(&slot, home.as_raw_fd()))
+    })
+    .await?;
+    let veth = plan.veth.clone();
+    blocking(move || sysctl::apply_veth(&veth)).await?;
+    links::wire_root(&root.routing, plan).await?;
+    Ok(netns)
+}
+
+/// Checks that a namespace found again is this slot's, and brings its rules to this server's version without a gap.
+pub(crate) async fn adopt(plan: &SlotPlan, netns: Arc<OwnedFd>) -> Result<(), NetworkError> {
+    let root_side = links::addresses()?;
+    if !has(&root_side, &plan.veth, plan.root_address) {
+        let what = format!("{} does not have {} in the host's namespace", plan.veth, plan.root_address);
+        return Err(NetworkError::Miswired { index: plan.index, what });
+    }
+    let slot = plan.clone();
+    namespace::inside(netns, move || {
+        check_inside(&slot)?;
+        nft::apply(&rules::slot_tables(&slot))
+    })
+    .await
+}
+
+fn check_inside(plan: &SlotPlan) -> Result<(), NetworkError> {
+    let found = links::addresses()?;
+    let wanted = [(UPLINK, plan.slot_address), (WORKLOAD_TAP, WORKLOAD_GATEWAY), (CHANNEL_TAP, CHANNEL_HOST)];
+    match wanted.into_iter().find(|(interface, address)| !has(&found, interface, *address)) {
+        None => Ok(()),
+        Some((interface, address)) => Err(NetworkError::Miswired {
+            index: plan.index,
+            what: format!("{interface} does not have {address} inside"),
+        }),
+    }
+}
+
+fn has(found: &[(String, Ipv4Addr)], interface: &str, address: Ipv4Addr) -> bool {
+    found.iter().any(|(name, ip)| name == interface && *ip == address)
+}
+
+/// Netlink is asynchronous, and the thread that wires a slot belongs to no runtime.
+fn short_runtime() -> Result<tokio::runtime::Runtime, NetworkError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|source| NetworkError::Namespace { step: "start a runtime", source })
+}
+
+/// Work that may wait for the kernel's locks, in this process's own namespace.
+pub(crate) async fn blocking<T, F>(work: F) -> Result<T, NetworkError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, NetworkError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|_| NetworkError::ThreadGone)?
+}

@@ -1,0 +1,359 @@
+//! What a sandbox reaches, and what it does not: case 8.
+
+mod support;
+
+use leapbox_network::{CHANNEL_HOST, Network, NetworkConfig, WORKLOAD_GATEWAY, WORKLOAD_GUEST};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use support::frames::{ARP, GUEST_MAC, HOST_MAC, IPV4, arp, ethernet, ipv4, tagged, udp};
+use support::guest::Guest;
+use support::internet::{FORBIDDEN, TCP_PORT, UDP_PORT};
+use support::{HOST, PUBLIC, SILENCE, World, config, in_world, network_and_slot};
+
+/// Connects and reads the greeting: the address the other side sees.
+fn greeting(address: Ipv4Addr, port: u16, patience: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), patience)?;
+    stream.set_read_timeout(Some(support::PATIENCE))?;
+    let mut line = vec![];
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Asserts that a connect from the guest comes to nothing.
+fn assert_closed(guest: &Guest, address: Ipv4Addr, port: u16) {
+    let result = guest.run(move || greeting(address, port, SILENCE));
+    assert!(result.is_err(), "{address}:{port} greeted: {result:?}");
+}
+
+/// A TCP server in the calling thread's namespace, and how many connections it has got.
+fn counting_server(port: u16) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind(("0.0.0.0", port)).expect("bind");
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(b"inside\n");
+        }
+    });
+    count
+}
+
+/// Sends a frame nothing may come of, then a proper one; only the second may arrive out there.
+fn assert_dropped(world: &World, guest: &Guest, what: &str, frame: &[u8]) {
+    let marker = format!("after {what}").into_bytes();
+    guest.inject(frame);
+    guest.inject(&ethernet(HOST_MAC, GUEST_MAC, IPV4, &udp(WORKLOAD_GUEST, PUBLIC, UDP_PORT, &marker)));
+    world.internet.wait_for(&marker);
+    let arrivals = world.internet.arrivals();
+    assert!(!arrivals.iter().any(|arrival| arrival.bytes == b"evil"), "{what} got out: {arrivals:?}");
+}
+
+#[test]
+fn a_sandbox_reaches_a_public_server_under_the_hosts_address() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let seen = guest.run(|| greeting(PUBLIC, TCP_PORT, support::PATIENCE)).expect("greeting");
+        assert_eq!(seen, HOST.to_string());
+    });
+}
+
+#[test]
+fn a_sandbox_moves_bulk_data_both_ways() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let echoed = guest.run(|| {
+            let mut stream = TcpStream::connect((PUBLIC, TCP_PORT)).expect("connect");
+            let mut writer = stream.try_clone().expect("clone");
+            let sender = std::thread::spawn(move || {
+                writer.write_all(&vec![7; 1 << 20]).expect("write");
+                writer.shutdown(std::net::Shutdown::Write).expect("shutdown");
+            });
+            let mut all = vec![];
+            stream.read_to_end(&mut all).expect("read");
+            sender.join().expect("sender");
+            all.iter().filter(|byte| **byte == 7).count()
+        });
+        assert_eq!(echoed, 1 << 20);
+    });
+}
+
+#[test]
+fn a_sandbox_may_ping_its_gateway() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        assert!(guest.pings(WORKLOAD_GATEWAY));
+    });
+}
+
+#[test]
+fn case_08_private_and_metadata_addresses_are_dropped_though_the_host_reaches_them() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        for address in FORBIDDEN {
+            let address: Ipv4Addr = address.parse().expect("address");
+            greeting(address, TCP_PORT, support::PATIENCE).expect("the host reaches it");
+            assert_closed(&guest, address, TCP_PORT);
+        }
+    });
+}
+
+#[test]
+fn case_08_the_hosts_own_services_are_dropped_on_every_address_of_the_host() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        support::ip("addr add 8.8.4.4/32 dev lo");
+        let connections = counting_server(8080);
+        let guest = Guest::attach(&slot);
+        let root_end = Ipv4Addr::new(10, 253, 0, 0);
+        for address in [HOST, Ipv4Addr::new(8, 8, 4, 4), root_end] {
+            greeting(address, 8080, support::PATIENCE).expect("the host reaches itself");
+            assert_closed(&guest, address, 8080);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 3, "only the host's own connections");
+    });
+}
+
+#[test]
+fn case_08_a_port_published_by_destination_nat_on_the_host_is_no_way_in() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let connections = counting_server(8080);
+        // As Docker publishes a container's port on all addresses of the host, and on a foreign public one.
+        support::run("nft", "add table ip docker");
+        support::run("nft", "add chain ip docker pre { type nat hook prerouting priority dstnat; }");
+        support::run("nft", &format!("add rule ip docker pre tcp dport 8081 dnat to {HOST}:8080"));
+        support::run("nft", "add rule ip docker pre tcp dport 8082 dnat to 192.168.1.1:80");
+        let guest = Guest::attach(&slot);
+        for (address, port) in [(HOST, 8081), (HOST, 8082), (PUBLIC, 8081), (PUBLIC, 8082)] {
+            assert_closed(&guest, address, port);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn case_08_another_sandbox_is_dropped() {
+    in_world(|_world| async {
+        let (network, slot) = network_and_slot().await;
+        let other = network.take().await.expect("second slot");
+        let (guest, neighbour) = (Guest::attach(&slot), Guest::attach(&other));
+        let connections = neighbour.run(|| counting_server(8080));
+        // Inside the neighbour's slot as well, where a mistake in routing would end.
+        let in_slot = support::inside(&other.netns(), || counting_server(8080));
+        let own_slot_end = Ipv4Addr::new(10, 253, 0, 2 * slot.index() as u8 + 1);
+        let other_slot_end = Ipv4Addr::new(10, 253, 0, 2 * other.index() as u8 + 1);
+        for address in [other_slot_end, own_slot_end, CHANNEL_HOST, WORKLOAD_GATEWAY] {
+            assert_closed(&guest, address, 8080);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst) + in_slot.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn case_08_whatever_listens_inside_the_slot_is_dropped_but_names() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let connections = support::inside(&slot.netns(), || counting_server(8080));
+        let slot_end = Ipv4Addr::new(10, 253, 0, 2 * slot.index() as u8 + 1);
+        for address in [WORKLOAD_GATEWAY, slot_end] {
+            assert_closed(&guest, address, 8080);
+        }
+        // The channel's address over the workload's interface, where it does not belong.
+        guest.run(|| support::ip("route add 169.254.100.1/32 via 10.254.254.1"));
+        assert_closed(&guest, CHANNEL_HOST, 8080);
+        assert_eq!(connections.load(Ordering::SeqCst), 0);
+        // What the kernel itself would answer on a closed port or to a ping tells nothing either.
+        for address in [slot_end, CHANNEL_HOST] {
+            assert!(!guest.pings(address), "{address} answers");
+        }
+    });
+}
+
+#[test]
+fn case_08_the_guest_cannot_connect_to_the_host_over_the_guest_channel() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let connections = support::inside(&slot.netns(), || counting_server(8080));
+        assert_closed(&guest, CHANNEL_HOST, 8080);
+        // Nor through it to anywhere else.
+        guest.run(|| support::ip("route replace default via 169.254.100.1"));
+        for address in [PUBLIC, HOST, WORKLOAD_GATEWAY] {
+            assert_closed(&guest, address, TCP_PORT);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn case_08_spoofed_source_addresses_are_dropped() {
+    in_world(|world| async move {
+        let (network, slot) = network_and_slot().await;
+        let other = network.take().await.expect("second slot");
+        let guest = Guest::attach(&slot);
+        let other_end = Ipv4Addr::new(10, 253, 0, 2 * other.index() as u8 + 1);
+        let own_end = Ipv4Addr::new(10, 253, 0, 2 * slot.index() as u8 + 1);
+        let spoofed = [HOST, PUBLIC, other_end, own_end, WORKLOAD_GATEWAY, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED];
+        for source in spoofed {
+            let frame = ethernet(HOST_MAC, GUEST_MAC, IPV4, &udp(source, PUBLIC, UDP_PORT, b"evil"));
+            assert_dropped(&world, &guest, &format!("source {source}"), &frame);
+        }
+    });
+}
+
+#[test]
+fn case_08_frames_that_are_not_the_guests_own_ipv4_are_dropped() {
+    in_world(|world| async move {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let packet = udp(WORKLOAD_GUEST, PUBLIC, UDP_PORT, b"evil");
+        let good = ethernet(HOST_MAC, GUEST_MAC, IPV4, &packet);
+        let foreign_mac = ethernet(HOST_MAC, [2, 0, 0, 0, 0, 9], IPV4, &packet);
+        assert_dropped(&world, &guest, "a foreign MAC address", &foreign_mac);
+        for vlan in [0, 1, 7] {
+            assert_dropped(&world, &guest, &format!("VLAN {vlan}"), &tagged(&good, vlan));
+        }
+        // Loose source route over the public server: the first hop is what a filter sees.
+        let route = [&[131, 7, 4][..], &PUBLIC.octets()[..], &[0][..]].concat();
+        let routed = ipv4(WORKLOAD_GUEST, PUBLIC, 17, &route, &packet[20..]);
+        assert_dropped(&world, &guest, "a source route", &ethernet(HOST_MAC, GUEST_MAC, IPV4, &routed));
+        for kind in [0x86dd, 0x88cc, 0x8847, 0x8863] {
+            assert_dropped(&world, &guest, &format!("type {kind:x}"), &ethernet(HOST_MAC, GUEST_MAC, kind, &packet));
+        }
+    });
+}
+
+#[test]
+fn case_08_false_arp_changes_nothing_and_is_not_answered() {
+    in_world(|world| async move {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let evil = [2, 0, 0, 0, 0, 9];
+        let neighbours = || support::run("ip", "-4 neigh show");
+        let before = support::inside(&slot.netns(), neighbours);
+        for (operation, mac, ip) in [
+            (1, evil, WORKLOAD_GUEST),
+            (2, evil, WORKLOAD_GUEST),
+            (2, GUEST_MAC, Ipv4Addr::new(10, 253, 0, 0)),
+            (1, GUEST_MAC, WORKLOAD_GATEWAY),
+            (2, GUEST_MAC, Ipv4Addr::new(169, 254, 100, 2)),
+        ] {
+            let claim = arp(operation, mac, ip, WORKLOAD_GATEWAY);
+            assert_dropped(&world, &guest, "ARP", &ethernet([0xff; 6], GUEST_MAC, ARP, &claim));
+            assert_dropped(&world, &guest, "ARP", &ethernet([0xff; 6], mac, ARP, &claim));
+        }
+        let after = support::inside(&slot.netns(), neighbours);
+        let permanent = |text: &str| text.lines().filter(|line| line.contains("PERMANENT")).count();
+        assert_eq!((permanent(&before), permanent(&after)), (2, 2), "{before}{after}");
+        for neighbour in after.lines().filter(|line| line.contains("tap")) {
+            assert!(before.contains(neighbour), "new neighbour {neighbour}");
+        }
+    });
+}
+
+#[test]
+fn case_08_ipv6_goes_nowhere() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let inside = support::inside(&slot.netns(), || support::run("ip", "-6 addr show"));
+        assert_eq!(inside, "");
+        let veth = support::slot_veths().remove(0);
+        assert_eq!(support::run("ip", &format!("-6 addr show dev {veth}")), "");
+    });
+}
+
+#[test]
+fn case_08_nothing_out_there_can_open_a_connection_into_a_sandbox() {
+    in_world(|world| async move {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let connections = guest.run(|| counting_server(8080));
+        let slot_end = Ipv4Addr::new(10, 253, 0, 2 * slot.index() as u8 + 1);
+        let from_outside = support::inside(&world.internet.netns, move || {
+            support::ip(&format!("route add 10.253.0.0/16 via {HOST}"));
+            greeting(slot_end, 8080, SILENCE).map_err(|error| error.kind())
+        });
+        assert_eq!(from_outside, Err(ErrorKind::TimedOut));
+        assert_eq!(connections.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn broadcast_and_multicast_do_not_leave() {
+    in_world(|world| async move {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        for address in [Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 251), Ipv4Addr::new(93, 184, 216, 255)] {
+            let frame = ethernet(HOST_MAC, GUEST_MAC, IPV4, &udp(WORKLOAD_GUEST, address, UDP_PORT, b"evil"));
+            assert_dropped(&world, &guest, &address.to_string(), &frame);
+        }
+    });
+}
+
+#[test]
+fn a_flood_of_connections_is_capped_and_leaves_the_neighbour_alone() {
+    in_world(|world| async move {
+        let (network, slot) = network_and_slot().await;
+        let other = network.take().await.expect("second slot");
+        let (guest, neighbour) = (Guest::attach(&slot), Guest::attach(&other));
+        guest.run(|| {
+            for _ in 0..6000 {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+                let _ = socket.send_to(b"flood", (PUBLIC, UDP_PORT));
+            }
+        });
+        let seen = neighbour.run(|| greeting(PUBLIC, TCP_PORT, support::PATIENCE)).expect("the neighbour gets out");
+        assert_eq!(seen, HOST.to_string());
+        let flows: usize = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")
+            .expect("conntrack")
+            .trim()
+            .parse()
+            .expect("number");
+        let flood = world.internet.arrivals().iter().filter(|arrival| arrival.bytes == b"flood").count();
+        assert!(flows <= 4200 && flood <= 4200, "{flows} connections tracked, {flood} datagrams out");
+    });
+}
+
+#[test]
+fn a_public_server_can_be_pinged_and_the_host_cannot() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        assert!(guest.pings(PUBLIC));
+        for address in [HOST, Ipv4Addr::new(10, 253, 0, 0), Ipv4Addr::new(169, 254, 169, 254)] {
+            assert!(!guest.pings(address), "{address} answers");
+        }
+    });
+}
+
+#[test]
+fn two_installations_live_side_by_side_and_their_sandboxes_do_not_meet() {
+    in_world(|_world| async {
+        let one = Network::start(config()).await.expect("first");
+        let second =
+            NetworkConfig { instance: "beef".into(), link_block: "10.252.0.0/16".parse().expect("cidr"), ..config() };
+        let two = Network::start(second).await.expect("second");
+        let (slot_one, slot_two) = (one.take().await.expect("slot"), two.take().await.expect("slot"));
+        assert_eq!(slot_one.index(), slot_two.index());
+        let (guest_one, guest_two) = (Guest::attach(&slot_one), Guest::attach(&slot_two));
+        for guest in [&guest_one, &guest_two] {
+            assert_eq!(guest.run(|| greeting(PUBLIC, TCP_PORT, support::PATIENCE)).expect("out"), HOST.to_string());
+        }
+        support::inside(&slot_two.netns(), || counting_server(8080));
+        assert_closed(&guest_one, Ipv4Addr::new(10, 252, 0, 1), 8080);
+        drop(one);
+        assert_eq!(guest_two.run(|| greeting(PUBLIC, TCP_PORT, support::PATIENCE)).expect("out"), HOST.to_string());
+    });
+}

@@ -1,0 +1,125 @@
+//! `current.json`: which artifacts are in use.
+
+use crate::digest;
+use crate::error::ArtifactError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "current.json";
+/// Grows when the meaning of `current.json` changes.
+const FORMAT: u32 = 1;
+
+/// One artifact: a folder with one main file, and what it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredArtifact {
+    /// Its folder, relative to the artifacts folder.
+    pub dir: PathBuf,
+    /// Its main file in there.
+    pub file: String,
+    /// SHA-256 of the main file.
+    pub sha256: String,
+    /// Length of the main file.
+    pub bytes: u64,
+    /// Digest of everything it was made from: equal inputs need no rebuild.
+    pub inputs: String,
+}
+
+/// The guest kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelArtifact {
+    /// `uname -r` in the guest.
+    pub version: String,
+    /// Debian package and version it comes from.
+    pub package: String,
+    /// Where it is.
+    #[serde(flatten)]
+    pub stored: StoredArtifact,
+}
+
+/// Everything in use. Parts are missing while set-up has not got that far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    format: u32,
+    /// The guest kernel of all templates.
+    pub kernel: Option<KernelArtifact>,
+    /// The initramfs of all templates.
+    pub initramfs: Option<StoredArtifact>,
+    /// Root file systems by template name.
+    pub templates: BTreeMap<String, StoredArtifact>,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self { format: FORMAT, kernel: None, initramfs: None, templates: BTreeMap::new() }
+    }
+}
+
+impl Manifest {
+    /// Reads it; `None` when there is none yet.
+    pub(super) fn read(dir: &Path) -> Result<Option<Self>, ArtifactError> {
+        let path = dir.join(FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(ArtifactError::file("read", &path)(e)),
+        };
+        let unreadable = |source| ArtifactError::Unreadable { path: path.clone(), source };
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let found = serde_json::from_slice::<Version>(&text).map_err(unreadable)?.format;
+        if found != FORMAT {
+            return Err(ArtifactError::Format { path, found, expected: FORMAT });
+        }
+        serde_json::from_slice(&text).map(Some).map_err(unreadable)
+    }
+
+    /// Replaces it atomically and durably.
+    pub(super) fn write(&self, dir: &Path) -> Result<(), ArtifactError> {
+        let (path, temporary) = (dir.join(FILE), dir.join("current.json.new"));
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|source| ArtifactError::Unreadable { path: path.clone(), source })?;
+        text.push(b'\n');
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(dir)?.sync_all()
+        };
+        write().map_err(ArtifactError::file("write", &path))
+    }
+}
+
+impl StoredArtifact {
+    /// Absolute path of the main file.
+    pub fn path(&self, artifacts: &Path) -> PathBuf {
+        artifacts.join(&self.dir).join(&self.file)
+    }
+
+    /// Path of the main file if it is there in full length.
+    pub(crate) fn checked_file(&self, artifacts: &Path) -> Result<PathBuf, ArtifactError> {
+        let path = self.path(artifacts);
+        let bytes = std::fs::metadata(&path).map_err(ArtifactError::file("look at an artifact", &path))?.len();
+        if bytes != self.bytes {
+            let (found, expected) = (format!("{bytes} bytes"), format!("{} bytes", self.bytes));
+            return Err(ArtifactError::Damaged { path, found, expected });
+        }
+        Ok(path)
+    }
+
+    /// Compares content and digest.
+    pub(crate) fn verify(&self, artifacts: &Path) -> Result<(), ArtifactError> {
+        let path = self.checked_file(artifacts)?;
+        let found = digest::of_file(&path).map_err(ArtifactError::file("read an artifact", &path))?;
+        if found != self.sha256 {
+            let expected = format!("sha256 {}", self.sha256);
+            return Err(ArtifactError::Damaged { path, found: format!("sha256 {found}"), expected });
+        }
+        Ok(())
+    }
+}

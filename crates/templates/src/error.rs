@@ -1,0 +1,109 @@
+//! Why an artifact could not be built or read.
+
+use crate::host_command::CommandError;
+use std::path::{Path, PathBuf};
+
+/// One variant per failing step.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// A file or folder operation failed.
+    #[error("{step}: {path}")]
+    File {
+        /// What was done.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A command of the host failed.
+    #[error("{step}")]
+    Command {
+        /// What it was for.
+        step: &'static str,
+        /// How it failed.
+        #[source]
+        source: CommandError,
+    },
+    /// There is no `current.json`, or it lacks something.
+    #[error("{what} has not been built in {dir}; run `leapbox setup`")]
+    NotBuilt {
+        /// What is missing.
+        what: String,
+        /// The artifacts folder.
+        dir: PathBuf,
+    },
+    /// `current.json` or an image's configuration is not what this version writes.
+    #[error("{path} cannot be read; remove it and run `leapbox setup`")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// `current.json` was written by another version of Leapbox.
+    #[error("{path} has format {found}, this version reads {expected}; run `leapbox setup`")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format number.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// A stored file is not what was written.
+    #[error("{path} is damaged ({found}, recorded: {expected}); run `leapbox setup`")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it is now.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// A Debian package does not look as expected.
+    #[error("Debian's {package} cannot be used: {reason}")]
+    Package {
+        /// Package name.
+        package: String,
+        /// What is unexpected.
+        reason: &'static str,
+    },
+    /// The kernel image is not a bzImage that can be unpacked.
+    #[error("{path} cannot be unpacked: {reason}")]
+    KernelImage {
+        /// The bzImage.
+        path: PathBuf,
+        /// What is unexpected.
+        reason: &'static str,
+    },
+    /// A kernel module the guest needs exists neither as a module nor built in.
+    #[error("kernel {kernel} has no module {module}")]
+    ModuleMissing {
+        /// Kernel version.
+        kernel: String,
+        /// Module name.
+        module: String,
+    },
+    /// The root file system lacks something its recipe promises.
+    #[error("the root file system of {template} has no {what}")]
+    RootfsIncomplete {
+        /// Template name.
+        template: String,
+        /// What is missing.
+        what: String,
+    },
+}
+
+impl ArtifactError {
+    pub(crate) fn file(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| ArtifactError::File { step, path, source }
+    }
+
+    pub(crate) fn command(step: &'static str) -> impl FnOnce(CommandError) -> Self {
+        move |source| ArtifactError::Command { step, source }
+    }
+}

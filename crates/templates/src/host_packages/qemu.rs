@@ -1,0 +1,106 @@
+//! Which QEMU runs the guest kernel soundly under emulation.
+//!
+//! Debian bookworm's 7.2 does. 10.0 crashes it in about half of its boots (divide error while patching
+//! alternatives), with every CPU model. What lies between has not been tried.
+
+use super::HostPackagesError;
+use crate::host_command::HostCommand;
+use std::fmt;
+
+const PACKAGE: &str = "qemu-system-x86";
+/// Debian version prefix of the QEMU that is known to be sound.
+const SOUND: &str = "1:7.2";
+
+/// Major, minor and micro version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QemuVersion {
+    /// Major.
+    pub major: u32,
+    /// Minor.
+    pub minor: u32,
+    /// Micro.
+    pub micro: u32,
+}
+
+/// What is known about a version under emulation (TCG).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Soundness {
+    /// Tried, works.
+    Sound,
+    /// Nobody has tried it.
+    Untried,
+    /// Crashes guests.
+    KnownBad,
+}
+
+impl fmt::Display for QemuVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
+    }
+}
+
+impl QemuVersion {
+    /// Parses the first line of `qemu-system-x86_64 --version`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let version = text.split_once(" version ")?.1.split([' ', '\n']).next()?;
+        let mut parts = version.split('.').map(|p| p.parse().ok());
+        Some(Self { major: parts.next()??, minor: parts.next()??, micro: parts.next().flatten().unwrap_or(0) })
+    }
+
+    /// What is known about it.
+    pub fn soundness(&self) -> Soundness {
+        match (self.major, self.minor) {
+            (7, 2) => Soundness::Sound,
+            (10.., _) => Soundness::KnownBad,
+            _ => Soundness::Untried,
+        }
+    }
+}
+
+/// Version of the QEMU that is installed; `None` when none is, or it does not say.
+pub fn installed_version() -> Option<QemuVersion> {
+    let text = HostCommand::new("qemu-system-x86_64").arg("--version").query().ok()?;
+    QemuVersion::parse(&text)
+}
+
+/// What to ask apt for, to get a sound QEMU.
+pub(super) fn packages() -> Result<Vec<String>, HostPackagesError> {
+    let asked = HostCommand::new("apt-cache").args(["madison", PACKAGE]).query();
+    let text = asked.map_err(|source| HostPackagesError::Ask { step: "ask apt which QEMU versions it has", source })?;
+    let versions: Vec<&str> = text.lines().filter_map(|l| l.split('|').nth(1)).map(str::trim).collect();
+    choose(&versions).ok_or_else(|| HostPackagesError::NoSoundQemu { offered: versions.join(", ") })
+}
+
+/// `versions` as apt lists them, newest first. The parts of QEMU that must be of the same build are pinned with it.
+fn choose(versions: &[&str]) -> Option<Vec<String>> {
+    let version = versions.iter().find(|v| v.starts_with(SOUND))?;
+    Some(vec![format!("{PACKAGE}={version}"), format!("qemu-system-common={version}")])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debians_version_line_is_understood() {
+        let text = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+        let version = QemuVersion::parse(text).expect("a version");
+        assert_eq!(version, QemuVersion { major: 7, minor: 2, micro: 22 });
+        assert_eq!(version.soundness(), Soundness::Sound);
+    }
+
+    #[test]
+    fn backports_qemu_10_is_known_bad_and_others_are_untried() {
+        let of = |text| QemuVersion::parse(text).expect("a version").soundness();
+        assert_eq!(of("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)"), Soundness::KnownBad);
+        assert_eq!(of("QEMU emulator version 8.2.2"), Soundness::Untried);
+    }
+
+    #[test]
+    fn bookworms_qemu_is_pinned_even_where_backports_offer_a_newer_one() {
+        let versions = ["1:10.0.2+ds-2~bpo12+1", "1:7.2+dfsg-7+deb12u18+b3", "1:7.2+dfsg-7+deb12u15"];
+        let expected = ["qemu-system-x86=1:7.2+dfsg-7+deb12u18+b3", "qemu-system-common=1:7.2+dfsg-7+deb12u18+b3"];
+        assert_eq!(choose(&versions).expect("a choice"), expected);
+        assert_eq!(choose(&["1:10.0.2+ds-2"]), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! A process told apart from any other that may get its number, and watched until it ends.
+
+#![allow(unsafe_code)]
+
+use crate::error::{ExitReason, VmmError};
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The host's boot id: process ids mean nothing across boots.
+pub fn host_boot_id() -> Result<String, VmmError> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .map_err(|source| VmmError::System { step: "reading the host's boot id", source })
+}
+
+/// A living process.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    start_ticks: u64,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Process {
+    /// Takes hold of process `pid`, which must be alive.
+    pub fn open(pid: i32) -> Result<Self, VmmError> {
+        // SAFETY: pidfd_open takes two numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = Errno::result(fd).map_err(|_| VmmError::NotAlive { pid })?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let start_ticks = start_ticks(pid).ok_or(VmmError::NotAlive { pid })?;
+        // SAFETY: the descriptor is owned by the AsyncFd and stays open, and the same, as long as that lives.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+            .map_err(|source| VmmError::System { step: "watching the process", source: source.into() })?;
+        Ok(Self { pid, start_ticks, pidfd })
+    }
+
+    /// Takes hold of a process recorded earlier; an error if the number belongs to another one by now.
+    pub fn open_recorded(pid: i32, start_ticks: u64) -> Result<Self, VmmError> {
+        let process = Self::open(pid)?;
+        if process.start_ticks == start_ticks { Ok(process) } else { Err(VmmError::NotAlive { pid }) }
+    }
+
+    /// Its number in the host's pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Clock ticks between the host's boot and its start.
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        // SAFETY: pidfd_send_signal with a valid descriptor, no siginfo and no flags. A process that is gone already
+        // is what we want, so the result does not matter.
+        unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), libc::SIGKILL, 0, 0);
+        }
+    }
+
+    /// Waits until it has ended, and reaps it where that is ours to do.
+    pub async fn exited(&self) -> ExitReason {
+        // The descriptor becomes readable when the process ends and stays so.
+        let _ = self.pidfd.readable().await;
+        self.reap()
+    }
+
+    fn reap(&self) -> ExitReason {
+        // SAFETY: siginfo_t is plain data for which all zeroes is a value; waitid fills it in.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let id = self.pidfd.as_raw_fd() as libc::id_t;
+        // SAFETY: `info` lives over the call.
+        let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+        // SAFETY: reading the pid and status of a siginfo_t that waitid has filled in.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if result != 0 || pid == 0 {
+            return ExitReason::Gone;
+        }
+        match info.si_code {
+            libc::CLD_EXITED => ExitReason::Exited { code: status, message: String::new() },
+            _ => ExitReason::Signalled { signal: status },
+        }
+    }
+}
+
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)). The second field may hold spaces and parentheses.
+fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.rsplit_once(')')?.1;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Makes this process the parent of orphaned descendants, so that the VMMs it starts can be reaped by it with their
+/// exit status. Call once at start.
+pub fn become_subreaper() -> Result<(), VmmError> {
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|errno| VmmError::System { step: "becoming the reaper of the VMMs", source: errno.into() })
+}
+
+/// Bytes of `pid`'s memory that no other process shares.
+pub fn private_bytes(pid: i32) -> Result<u64, VmmError> {
+    let path = std::path::PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+    let text = std::fs::read_to_string(&path).map_err(|source| VmmError::File {
+        step: "reading the memory use",
+        path,
+        source,
+    })?;
+    let kib: u64 = text
+        .lines()
+        .filter(|line| line.starts_with("Private_") || line.starts_with("Swap:"))
+        .filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum();
+    Ok(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_child_that_exits_is_told_with_its_code() {
+        let child = std::process::Command::new("sh").args(["-c", "sleep 0.1; exit 7"]).spawn().expect("sh runs");
+        let process = Process::open(child.id() as i32).expect("alive");
+        assert_eq!(process.exited().await, ExitReason::Exited { code: 7, message: String::new() });
+    }
+
+    #[tokio::test]
+    async fn a_killed_child_is_told_with_its_signal() {
+        let child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
+        let process = Process::open(child.id() as i32).expect("alive");
+        process.kill();
+        assert_eq!(process.exited().await, ExitReason::Signalled { signal: 9 });
+    }
+
+    #[tokio::test]
+    async fn a_reused_number_is_not_the_recorded_process() {
+        let own = std::process::id() as i32;
+        let process = Process::open(own).expect("we are alive");
+        assert!(Process::open_recorded(own, process.start_ticks()).is_ok());
+        assert!(matches!(Process::open_recorded(own, process.start_ticks() + 1), Err(VmmError::NotAlive { .. })));
+    }
+}

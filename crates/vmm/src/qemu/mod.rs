@@ -1,0 +1,214 @@
+//! The QEMU driver: the `microvm` machine under TCG, for hosts where no hardware virtualisation can be used.
+//!
+//! ```text
+//! boot:     RAM in a file (shared) ──QMP stop, migrate with x-ignore-shared──► state file; RAM is the file
+//! restore:  sealed memfd of that file, mapped privately ──migrate-incoming state, cont──► clone
+//! ```
+//!
+//! QEMU runs behind the walls of [`crate::confine`] and has no path of the host: kernel, disks, RAM, taps and its
+//! control socket are descriptors. Its translated code is a weaker wall than hardware virtualisation.
+
+mod args;
+mod bare;
+mod machine;
+mod qmp;
+mod ram;
+mod runtime;
+mod start;
+mod tsc;
+
+use crate::cgroup::Cgroups;
+use crate::error::VmmError;
+use crate::machine::{
+    BootSpec, Capabilities, GuestImage, Machine, MachineRecord, RestoreSpec, Shape, Vmm, WarmSnapshot,
+};
+use crate::process::{Process, host_boot_id};
+use args::{Macs, Start, command_line};
+use async_trait::async_trait;
+use machine::{Parts, QemuMachine};
+use nix::unistd::{Gid, Uid, chown};
+use runtime::Runtime;
+use sha2::{Digest, Sha256};
+use start::{GREETING_DEADLINE, Plan, Ram, Walls, socket_path};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What the driver is told of this installation.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    /// Folder for QEMU's own root and the measured TSC rate.
+    pub dir: PathBuf,
+    /// Names this installation's control groups.
+    pub instance: String,
+    /// The program whose `confine` verb is [`crate::confine::main`].
+    pub launcher: PathBuf,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Qemu {
+    runtime: Runtime,
+    launcher: PathBuf,
+    cgroups: Cgroups,
+    tsc_khz: u64,
+    images: ram::RamImages,
+    host_boot_id: String,
+}
+
+impl Qemu {
+    /// Prepares QEMU's own root, the TSC rate and the installation's control groups. Blocking.
+    pub fn open(config: QemuConfig) -> Result<Self, VmmError> {
+        let dir = &config.dir;
+        std::fs::create_dir_all(dir).map_err(|source| file_error("creating", dir, source))?;
+        Ok(Self {
+            runtime: Runtime::prepare(dir)?,
+            cgroups: Cgroups::open(Path::new("/sys/fs/cgroup"), &config.instance),
+            launcher: config.launcher,
+            tsc_khz: tsc::host_khz(&config.dir.join("tsc-khz"))?,
+            images: ram::RamImages::default(),
+            host_boot_id: host_boot_id()?,
+        })
+    }
+
+    /// What `qemu --version` says.
+    pub fn version(&self) -> &str {
+        &self.runtime.version
+    }
+
+    /// Limits that this host's control groups do not enforce.
+    pub fn unenforced_limits(&self) -> Vec<&'static str> {
+        self.cgroups.missing()
+    }
+
+    /// Restores a clone without any walls, as one would by hand: the floor that `leapbox bench` compares with. Never
+    /// for a sandbox.
+    pub async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        self.restore_within(spec, Walls::None).await
+    }
+
+    async fn restore_within(&self, spec: RestoreSpec, walls: Walls) -> Result<Box<dyn Machine>, VmmError> {
+        let snapshot = &spec.snapshot;
+        let expected = self.compatibility_key(snapshot.shape, &spec.image);
+        if snapshot.compatibility_key != expected {
+            return Err(VmmError::Incompatible { found: snapshot.compatibility_key.clone(), expected });
+        }
+        let fd = self.images.sealed(&snapshot.memory).await?;
+        let state = File::open(&snapshot.state).map_err(|source| file_error("opening", &snapshot.state, source))?;
+        let plan = Plan {
+            shape: snapshot.shape,
+            image: &spec.image,
+            network: &spec.network,
+            confinement: &spec.confinement,
+            disk: &spec.disk,
+            ram: Ram { fd, bytes: 0 },
+            state,
+            start: Start::Restore,
+            walls,
+        };
+        let machine = self.start(plan).await?;
+        match machine.load_state().await {
+            Ok(()) => Ok(Box::new(machine)),
+            Err(error) => {
+                let _ = machine.destroy().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { hardware_virtualisation: false }
+    }
+
+    fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
+        // The addresses are the same in every machine and part of the device state itself.
+        let macs = Macs { workload: "", channel: "" };
+        let mut hash = Sha256::new();
+        hash.update(format!("{} {} {}\n", self.name(), self.runtime.digest, image.digest));
+        for argument in command_line(shape, macs, self.tsc_khz, Start::Restore) {
+            hash.update(argument);
+            hash.update("\n");
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError> {
+        let memory = spec.snapshot_dir.join("memory");
+        let state_path = spec.snapshot_dir.join("state");
+        let ram = boot_ram(&memory, spec.shape, spec.confinement.uid)?;
+        let state = File::create(&state_path).map_err(|source| file_error("creating", &state_path, source))?;
+        let plan = Plan {
+            shape: spec.shape,
+            image: &spec.image,
+            network: &spec.network,
+            confinement: &spec.confinement,
+            disk: &spec.disk,
+            ram,
+            state,
+            start: Start::Boot,
+            walls: Walls::Confined,
+        };
+        let machine = self.start(plan).await?;
+        let snapshot = WarmSnapshot {
+            shape: spec.shape,
+            memory,
+            state: state_path,
+            disk: spec.disk,
+            compatibility_key: self.compatibility_key(spec.shape, &spec.image),
+        };
+        Ok(Box::new(machine.booted_into(snapshot)))
+    }
+
+    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        self.restore_within(spec, Walls::Confined).await
+    }
+
+    async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError> {
+        if record.host_boot_id != self.host_boot_id {
+            return Err(VmmError::NotAlive { pid: record.pid });
+        }
+        let process = Process::open_recorded(record.pid, record.start_ticks)?;
+        let group = self.cgroups.named(&record.name);
+        let log_path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
+        let log = File::open(&log_path).map_err(|source| file_error("opening", &log_path, source))?;
+        let socket = socket_path(&record.dir)?;
+        let machine = QemuMachine::connect(Parts { record, process, group, log, socket }, GREETING_DEADLINE).await?;
+        Ok(Box::new(machine))
+    }
+
+    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
+        machine::clean_up(&self.cgroups.named(name), dir).await;
+        Ok(())
+    }
+
+    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
+        Ok(self.cgroups.names())
+    }
+}
+
+/// The RAM file of a machine that boots: its VMM must be able to write it.
+fn boot_ram(path: &Path, shape: Shape, uid: u32) -> Result<Ram, VmmError> {
+    let bytes = u64::from(shape.memory_mib) << 20;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .map_err(|source| file_error("creating", path, source))?;
+    file.set_len(bytes).map_err(|source| file_error("sizing", path, source))?;
+    chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))
+        .map_err(|errno| file_error("giving away", path, errno.into()))?;
+    Ok(Ram { fd: Arc::new(file.into()), bytes })
+}
+
+fn file_error(step: &'static str, path: &Path, source: std::io::Error) -> VmmError {
+    VmmError::File { step, path: path.to_path_buf(), source }
+}

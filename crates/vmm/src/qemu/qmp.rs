@@ -1,0 +1,160 @@
+//! QEMU's control protocol: one JSON object a line, one command at a time, events in between.
+//!
+//! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
+
+use crate::error::VmmError;
+use crate::machine::CONTROL_DEADLINE;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, mpsc, watch};
+
+/// Longest line taken, in bytes: the console's 64 KiB, escaped.
+const LINE_MAX: u64 = 1 << 20;
+/// Answers waiting to be read; there is one command at a time, so more is a fault of the other end.
+const ANSWERS_MAX: usize = 8;
+
+/// What QEMU has said of itself so far.
+#[derive(Debug, Clone, Default)]
+pub struct Events {
+    /// The guest shut down, rebooted or panicked.
+    pub shutdown: bool,
+    /// The last state of a migration.
+    pub migration: Option<String>,
+}
+
+/// An open control connection.
+#[derive(Debug)]
+pub struct Qmp {
+    commands: Mutex<Commands>,
+    events: watch::Receiver<Events>,
+}
+
+#[derive(Debug)]
+struct Commands {
+    to: OwnedWriteHalf,
+    answers: mpsc::Receiver<Value>,
+    /// An answer was given up on: the next one would be taken for another command's.
+    out_of_step: bool,
+}
+
+impl Qmp {
+    /// Connects, waits for the greeting and agrees on capabilities. The greeting comes once QEMU is up.
+    pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, VmmError> {
+        let stream = UnixStream::connect(socket).await.map_err(|source| VmmError::File {
+            step: "connecting to the control socket",
+            path: socket.to_path_buf(),
+            source,
+        })?;
+        let (from, to) = stream.into_split();
+        let (answer, answers) = mpsc::channel(ANSWERS_MAX);
+        let (event, events) = watch::channel(Events::default());
+        tokio::spawn(read(BufReader::new(from), answer, event));
+        let qmp = Self { commands: Mutex::new(Commands { to, answers, out_of_step: false }), events };
+        qmp.greeting(deadline).await?;
+        qmp.run("qmp_capabilities", json!({})).await?;
+        Ok(qmp)
+    }
+
+    async fn greeting(&self, deadline: Duration) -> Result<(), VmmError> {
+        let mut commands = self.commands.lock().await;
+        let greeting = next(&mut commands.answers, "its greeting", deadline).await?;
+        if greeting.get("QMP").is_some() {
+            return Ok(());
+        }
+        Err(VmmError::Protocol { command: "its greeting".to_owned(), message: greeting.to_string() })
+    }
+
+    /// Runs one command and gives its `return` value.
+    pub async fn run(&self, command: &str, arguments: Value) -> Result<Value, VmmError> {
+        let mut commands = self.commands.lock().await;
+        if commands.out_of_step {
+            return Err(VmmError::Hung { command: command.to_owned(), seconds: 0 });
+        }
+        let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
+        commands.out_of_step = true;
+        commands
+            .to
+            .write_all(line.as_bytes())
+            .await
+            .map_err(|source| VmmError::System { step: "writing to the control socket", source })?;
+        let answer = next(&mut commands.answers, command, CONTROL_DEADLINE).await?;
+        commands.out_of_step = false;
+        drop(commands);
+        if let Some(value) = answer.get("return") {
+            return Ok(value.clone());
+        }
+        let message = answer.pointer("/error/desc").and_then(Value::as_str).unwrap_or("no reason given");
+        Err(VmmError::Refused { command: command.to_owned(), message: message.to_owned() })
+    }
+
+    /// Waits until the last migration has ended, either way.
+    pub async fn migrated(&self, command: &str) -> Result<(), VmmError> {
+        let mut events = self.events.clone();
+        let ended = events.wait_for(|e| matches!(e.migration.as_deref(), Some("completed" | "failed")));
+        let ended = tokio::time::timeout(CONTROL_DEADLINE, ended).await;
+        let state = match &ended {
+            Err(_) => return Err(hung(command, CONTROL_DEADLINE)),
+            Ok(Err(_)) => return Err(closed(command)),
+            Ok(Ok(events)) => events.migration.clone(),
+        };
+        if state.as_deref() == Some("completed") {
+            return Ok(());
+        }
+        Err(VmmError::Refused { command: command.to_owned(), message: "the migration failed".to_owned() })
+    }
+
+    /// Waits until the guest has shut down; never returns if the connection ends before.
+    pub async fn shutdown(&self) {
+        let mut events = self.events.clone();
+        if events.wait_for(|e| e.shutdown).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn hung(command: &str, deadline: Duration) -> VmmError {
+    VmmError::Hung { command: command.to_owned(), seconds: deadline.as_secs() }
+}
+
+fn closed(command: &str) -> VmmError {
+    VmmError::Protocol { command: command.to_owned(), message: "the control connection ended".to_owned() }
+}
+
+async fn next(answers: &mut mpsc::Receiver<Value>, command: &str, deadline: Duration) -> Result<Value, VmmError> {
+    match tokio::time::timeout(deadline, answers.recv()).await {
+        Err(_) => Err(hung(command, deadline)),
+        Ok(None) => Err(closed(command)),
+        Ok(Some(answer)) => Ok(answer),
+    }
+}
+
+/// Sorts incoming lines into answers and events until the connection ends, or the other end misbehaves.
+async fn read(mut from: BufReader<OwnedReadHalf>, answers: mpsc::Sender<Value>, events: watch::Sender<Events>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut from).take(LINE_MAX).read_until(b'\n', &mut line).await;
+        if !matches!(read, Ok(length) if length > 0) || line.last() != Some(&b'\n') {
+            return;
+        }
+        let Ok(value) = serde_json::from_slice::<Value>(&line) else { return };
+        let Some(event) = value.get("event").and_then(Value::as_str) else {
+            if answers.try_send(value).is_err() {
+                return;
+            }
+            continue;
+        };
+        match event {
+            "SHUTDOWN" => events.send_modify(|e| e.shutdown = true),
+            "MIGRATION" => {
+                let status = value.pointer("/data/status").and_then(Value::as_str).map(str::to_owned);
+                events.send_modify(|e| e.migration = status);
+            }
+            _ => {}
+        }
+    }
+}

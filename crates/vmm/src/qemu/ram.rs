@@ -1,0 +1,116 @@
+//! The RAM of a warm snapshot as a sealed memfd that all its clones map copy-on-write.
+//!
+//! QEMU 7.2 opens its RAM for writing even where it only ever maps it privately. With a plain file, a guest that has
+//! taken over its QEMU could change the RAM of every clone to come; the seals make the kernel refuse that.
+
+use crate::error::VmmError;
+use leapbox_storage::copy_data;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::{Mutex, OnceCell};
+
+/// Sealed RAM images by the file they were made from.
+#[derive(Debug, Default)]
+pub struct RamImages {
+    images: Mutex<HashMap<PathBuf, Arc<OnceCell<Arc<OwnedFd>>>>>,
+}
+
+impl RamImages {
+    /// The sealed copy of `memory`, made at its first use.
+    pub async fn sealed(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError> {
+        let cell = self.images.lock().await.entry(memory.to_path_buf()).or_default().clone();
+        let make = || async {
+            let path = memory.to_path_buf();
+            tokio::task::spawn_blocking(move || seal(&path))
+                .await
+                .map_err(|e| VmmError::System { step: "sealing a RAM image", source: e.into() })?
+                .map(Arc::new)
+        };
+        cell.get_or_try_init(make).await.cloned()
+    }
+}
+
+fn seal(memory: &Path) -> Result<OwnedFd, VmmError> {
+    let file = |step| move |source| VmmError::File { step, path: memory.to_path_buf(), source };
+    let system = |step| move |errno: nix::errno::Errno| VmmError::System { step, source: errno.into() };
+    let from = File::open(memory).map_err(file("opening"))?;
+    let length = from.metadata().map_err(file("reading the size of"))?.len();
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let to = File::from(memfd_create(c"leapbox-ram", flags).map_err(system("making a memfd"))?);
+    to.set_len(length).map_err(file("sizing the sealed copy of"))?;
+    copy_data(&from, &to).map_err(file("copying"))?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&to, FcntlArg::F_ADD_SEALS(seals)).map_err(system("sealing the memfd"))?;
+    Ok(to.into())
+}
+
+/// A bounded file for a VMM's standard error: `bytes` long from the start and sealed against growing, so that what
+/// does not fit is refused by the kernel.
+pub fn bounded_log(bytes: u64) -> Result<File, VmmError> {
+    let system = |step| move |errno: nix::errno::Errno| VmmError::System { step, source: errno.into() };
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let log = File::from(memfd_create(c"leapbox-vmm-log", flags).map_err(system("making a memfd"))?);
+    log.set_len(bytes).map_err(|source| VmmError::System { step: "sizing the log", source })?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&log, FcntlArg::F_ADD_SEALS(seals)).map_err(system("sealing the log"))?;
+    Ok(log)
+}
+
+/// What a [`bounded_log`] holds by now.
+pub fn log_text(log: &File) -> String {
+    use std::os::unix::fs::FileExt;
+    let length = log.metadata().map_or(0, |meta| meta.len());
+    let mut bytes = vec![0; length as usize];
+    let read = log.read_at(&mut bytes, 0).unwrap_or(0);
+    let written = bytes[..read].iter().position(|b| *b == 0).unwrap_or(read);
+    String::from_utf8_lossy(&bytes[..written]).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    #[tokio::test]
+    async fn a_sealed_image_has_the_bytes_and_refuses_writes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("ram");
+        let file = File::create(&path).expect("a file");
+        file.set_len(64 << 20).expect("sized");
+        file.write_all_at(b"kernel", 16 << 20).expect("written");
+        let images = RamImages::default();
+        let fd = images.sealed(&path).await.expect("sealed");
+        let again = images.sealed(&path).await.expect("sealed");
+        assert!(Arc::ptr_eq(&fd, &again), "made once");
+
+        let reopened = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*fd)))
+            .expect("QEMU opens it for writing");
+        let mut bytes = [0; 6];
+        reopened.read_exact_at(&mut bytes, 16 << 20).expect("read");
+        assert_eq!(&bytes, b"kernel");
+        assert!(reopened.write_at(b"poison", 16 << 20).is_err());
+        assert!(reopened.set_len(0).is_err());
+    }
+
+    #[test]
+    fn case_05_a_log_flood_is_bounded() {
+        let mut log = bounded_log(4096).expect("made");
+        log.write_all(b"first words\n").expect("written");
+        let mut refused = false;
+        for _ in 0..100 {
+            refused |= log.write(&[b'x'; 1000]).is_err();
+        }
+        assert!(refused);
+        assert!(log_text(&log).starts_with("first words\nxxx"));
+        assert_eq!(log.metadata().expect("metadata").len(), 4096);
+    }
+}

@@ -1,0 +1,80 @@
+"""One server for all tests of this folder, on the product's default ports.
+
+The SDK is pointed at it by nothing but the variables that `leapbox env` prints.
+"""
+
+import os
+
+import httpx
+import pytest
+
+from e2e.conftest import running_server
+from lab import Server
+from lab.clients import delete_if_there, web_client
+from lab.sandboxes import start_app
+from lab.sdk import AsyncLeap0Client, Leap0Client
+
+
+@pytest.fixture(scope="package")
+def server():
+    with running_server("main") as made:
+        before = dict(os.environ)
+        os.environ.update(made.env())
+        yield made
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def client(server):
+    with Leap0Client() as made:
+        yield made
+
+
+@pytest.fixture
+async def async_client(server):
+    async with AsyncLeap0Client() as made:
+        yield made
+
+
+@pytest.fixture
+def sandbox(client):
+    made = client.sandboxes.create()
+    yield made
+    delete_if_there(made)
+
+
+@pytest.fixture(scope="module")
+def shared_sandbox(server):
+    """One sandbox for a module's tests that do not disturb each other."""
+    with Leap0Client() as client:
+        made = client.sandboxes.create(timeout=3600)
+        yield made
+        delete_if_there(made)
+
+
+@pytest.fixture
+def api(server: Server):
+    """Plain HTTP to the control plane, with the key."""
+    exports = server.env()
+    headers = {"authorization": f"Bearer {exports['LEAP0_API_KEY']}"}
+    with httpx.Client(base_url=exports["LEAP0_BASE_URL"], headers=headers, timeout=60) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def web(server: Server):
+    """HTTPS to sandboxes' hostnames, with the key."""
+    with web_client(server) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def app(shared_sandbox, web):
+    """The base URL of the small application in the shared sandbox, listening on loopback only."""
+    return start_app(shared_sandbox, web)
+
+
+@pytest.fixture(scope="module")
+def key(server: Server) -> str:
+    return server.env()["LEAP0_API_KEY"]

@@ -1,0 +1,85 @@
+"""The lab a test runs in: its folder, and a look at what the fake internet saw."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from lab.waiting import wait_until
+
+
+@dataclass
+class Capture:
+    """Packets on the link between host and internet, as tcpdump prints them; filled when the capture ends."""
+
+    packets: list[str] = field(default_factory=list)
+
+    def sources(self) -> set[str]:
+        """IPv4 addresses that sent a packet."""
+        found = (re.search(r" IP (\d+\.\d+\.\d+\.\d+)", packet) for packet in self.packets)
+        return {match.group(1) for match in found if match}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where the run's files are, and who the fake internet is."""
+
+    run_dir: Path
+    internet_pid: int
+
+    def internet_command(self, argv: list[str]) -> list[str]:
+        """The same command, run in the fake internet's network namespace."""
+        return ["nsenter", "-t", str(self.internet_pid), "-n", *argv]
+
+    def internet_requests(self) -> list[dict]:
+        """Every HTTP request the fake internet's web servers got so far."""
+        log = self.run_dir / "internet-requests.jsonl"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def internet_dns_log(self) -> str:
+        """The fake name server's log of questions and answers."""
+        return (self.run_dir / "internet-dns.log").read_text()
+
+    @contextmanager
+    def capture(self, packet_filter: str = "") -> Iterator[Capture]:
+        """Records what arrives on the internet's side of the link: the judge of what left the host."""
+        file, errors = self.run_dir / "capture.pcap", self.run_dir / "capture.stderr"
+        argv = ["tcpdump", "-i", "internet0", "-Z", "root", "--immediate-mode", "-U", "-w", str(file), packet_filter]
+        with errors.open("w") as stderr:
+            process = subprocess.Popen(self.internet_command([part for part in argv if part]), stderr=stderr)
+        capture = Capture()
+        try:
+            wait_until("tcpdump listens", lambda: "listening on" in errors.read_text())
+            yield capture
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=10)
+            shown = subprocess.run(
+                ["tcpdump", "-nn", "-e", "-r", str(file)], capture_output=True, text=True, check=True
+            )
+            capture.packets = [_without_link_layer(line) for line in shown.stdout.splitlines()]
+
+
+def _without_link_layer(line: str) -> str:
+    """Turns tcpdump's `-e` prefix into ` IP source …`, so that every packet reads alike."""
+    return re.sub(r"^(\S+) .*?ethertype (\S+?) \(0x\w+\), length \d+: ", lambda m: f"{m[1]} {_kind(m[2])} ", line)
+
+
+def _kind(ethertype: str) -> str:
+    return {"IPv4": "IP", "IPv6": "IP6"}.get(ethertype, ethertype)
+
+
+@cache
+def current() -> Lab:
+    """The lab this process runs in. Refuses to run outside of one."""
+    description = os.environ.get("LEAPBOX_LAB")
+    if not description:
+        raise SystemExit("not in a lab: start with `make test`, or `python -m lab run -- pytest …`")
+    known = json.loads(Path(description).read_text())
+    return Lab(Path(known["run_dir"]), known["internet_pid"])

@@ -1,0 +1,69 @@
+"""What tests and demo do with sandboxes, over the official SDK."""
+
+import json
+import shlex
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+
+from lab.waiting import wait_until
+
+GUEST_DIR = Path(__file__).resolve().parents[1] / "guest"
+
+
+def sh(sandbox, command: str, **options) -> str:
+    """Runs a command that must succeed; returns its stdout."""
+    result = sandbox.process.execute(command=command, **options)
+    assert result.exit_code == 0, f"{command!r} ended with {result.exit_code}: {result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def start_app(sandbox, client: httpx.Client, port: int = 8000, address: str = "127.0.0.1") -> str:
+    """Starts the small web application in a sandbox; returns its base URL once it answers through the gateway."""
+    sandbox.filesystem.write_file(path="/tmp/app.py", content=(GUEST_DIR / "app.py").read_text())
+    sh(sandbox, f"setsid python3 /tmp/app.py {port} {address} >/tmp/app.log 2>&1 </dev/null &")
+    url = sandbox.invoke_url("/", port=port).rstrip("/")
+
+    def answers() -> bool:
+        response = client.get(f"{url}/")
+        assert response.status_code == 200, f"{response.status_code} {response.text}"
+        return True
+
+    wait_until(f"the app in {sandbox.id} answers on port {port}", answers, timeout=60)
+    return url
+
+
+def probe(sandbox, *targets: str) -> dict[str, str]:
+    """Tries TCP connections from inside a sandbox, as its root: target → "open" or the error."""
+    sandbox.filesystem.write_file(path="/tmp/probe.py", content=(GUEST_DIR / "probe.py").read_text())
+    return json.loads(sh(sandbox, f"sudo python3 /tmp/probe.py {shlex.join(targets)}", timeout=120))
+
+
+def vmm_pid(data_dir: Path, sandbox_id: str) -> int:
+    """The process id of a sandbox's VMM, from the machine record in the server's database."""
+    for database in data_dir.rglob("*.db"):
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            found = next(filter(None, map(_pid_in, _values_of(connection, sandbox_id))), None)
+            if found:
+                return found
+    raise AssertionError(f"no machine record of {sandbox_id} below {data_dir}")
+
+
+def _values_of(connection: sqlite3.Connection, sandbox_id: str):
+    tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+    for table in tables:
+        for row in connection.execute(f'select * from "{table}"'):
+            if sandbox_id in row:
+                yield from row
+
+
+def _pid_in(value: object) -> int | None:
+    """The `pid` of a machine record, however deep it stands in a column's JSON."""
+    if isinstance(value, (str, bytes)) and value[:1] in ("{", b"{"):
+        value = json.loads(value)
+    if not isinstance(value, dict):
+        return None
+    pid = value.get("pid")
+    return pid if isinstance(pid, int) else next(filter(None, map(_pid_in, value.values())), None)

@@ -1,0 +1,129 @@
+"""A Leapbox server under test: its own data folder, ports and log; shared, expensive artifacts."""
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from lab import addresses
+from lab.current import current
+from lab.footprint import installation_cgroups
+from lab.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+BINARY = Path(os.environ.get("LEAPBOX_BINARY", TARGET / "release" / "leapbox"))
+ARTIFACTS = Path(os.environ.get("LEAPBOX_ARTIFACTS_DIR", TARGET / "artifacts"))
+
+_ports = itertools.count(0, 10)
+
+
+class Server:
+    """`leapbox serve` with a data folder of its own. The first one made gets the product's default ports."""
+
+    def __init__(self, data_dir: Path, settings: dict[str, str] | None = None):
+        offset = next(_ports)
+        self.data_dir = data_dir
+        self.api_address = f"127.0.0.1:{8080 + offset}"
+        self.gateway_port = 8443 + offset
+        self.metrics_address = f"127.0.0.1:{9090 + offset}"
+        self.log = current().run_dir / f"server-{data_dir.name}.log"
+        self._environment = {
+            **os.environ,
+            "LEAPBOX_DATA_DIR": str(data_dir),
+            "LEAPBOX_ARTIFACTS_DIR": str(ARTIFACTS),
+            "LEAPBOX_API": self.api_address,
+            "LEAPBOX_GATEWAY": f"127.0.0.1:{self.gateway_port}",
+            "LEAPBOX_METRICS": self.metrics_address,
+            "LEAPBOX_DNS_UPSTREAMS": ",".join(f"{address}:53" for address in addresses.DNS_SERVERS),
+            "LEAPBOX_RATE_LIMIT": "0",
+            **(settings or {}),
+        }
+        self._process: subprocess.Popen | None = None
+
+    def setup(self) -> "Server":
+        """`leapbox setup`: with all artifacts there it makes this folder's CA and key, and needs no network."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.command("setup")
+        return self
+
+    def command(self, verb: str, *arguments: str, timeout: float = 120) -> str:
+        """Runs a verb of the command line on this data folder; returns its stdout."""
+        argv = [str(BINARY), verb, *arguments, "--data-dir", str(self.data_dir)]
+        done = subprocess.run(
+            argv, env=self._environment, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def start(self, timeout: float = 120) -> "Server":
+        """Starts the server and waits until it answers `GET /healthz`."""
+        cgroups_before = installation_cgroups()
+        arguments = ["--data-dir", str(self.data_dir), "--api", self.api_address]
+        arguments += ["--gateway", f"127.0.0.1:{self.gateway_port}"]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [str(BINARY), "serve", *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(f"the server at {self.api_address} is ready", self._is_ready, timeout)
+        with (current().run_dir / "cgroups.txt").open("a") as made:
+            made.writelines(f"{path}\n" for path in installation_cgroups() - cgroups_before)
+        return self
+
+    def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise SystemExit(f"the server ended with {self.process.returncode}; its log:\n{self.log_tail()}")
+        return httpx.get(f"http://{self.api_address}/healthz", timeout=2).status_code == 200
+
+    @property
+    def process(self) -> subprocess.Popen:
+        """The server's process; a server that was not started has none."""
+        if self._process is None:
+            raise AssertionError("the server was not started")
+        return self._process
+
+    def stop(self, timeout: float = 60) -> None:
+        """Asks the server to end (SIGTERM) and waits. Sandboxes that run go on running."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(timeout)
+
+    def kill9(self) -> None:
+        """`kill -9`, as a crash or the kernel's OOM killer would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def restart(self) -> "Server":
+        """Starts it again on the same data folder and ports."""
+        self.stop()
+        return self.start()
+
+    def env(self) -> dict[str, str]:
+        """What `leapbox env` tells a shell to export."""
+        exports = {}
+        for line in self.command("env").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["export"]:
+                name, _, value = words[1].partition("=")
+                exports[name] = value
+        return exports
+
+    def create_key(self, organisation: str) -> str:
+        """The first API key of a new organisation."""
+        printed = self.command("keys", "create", "test", "--organisation", organisation, "--new-organisation", "--json")
+        return json.loads(printed)["secret"]
+
+    def log_tail(self, lines: int = 60) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

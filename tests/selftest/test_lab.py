@@ -1,0 +1,106 @@
+"""The lab itself: a fake internet that answers, no way to the real one, and nothing left when it dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lab import addresses, current, wait_until
+
+TESTS_DIR = Path(__file__).resolve().parents[1]
+
+
+def test_a_name_is_resolved_by_the_fake_internet():
+    assert socket.gethostbyname("example.com") == addresses.EXAMPLE_COM
+    assert "example.com" in current().internet_dns_log()
+
+
+def test_a_name_the_fake_internet_does_not_know_does_not_exist():
+    with pytest.raises(socket.gaierror):
+        socket.gethostbyname("deb.debian.org")
+
+
+def test_a_web_server_tells_who_asked():
+    answer = httpx.get("http://example.com/hello").json()
+    assert answer["client"] == addresses.HOST_UPLINK
+    assert answer["server"] == addresses.EXAMPLE_COM
+    assert current().internet_requests()[-1]["path"] == "/hello"
+
+
+@pytest.mark.parametrize("address", [addresses.METADATA, *addresses.PRIVATE])
+def test_the_host_reaches_what_sandboxes_must_not(address):
+    assert httpx.get(f"http://{address}/").status_code == 200
+
+
+def test_any_sandbox_name_under_localhost_resolves_to_loopback():
+    found = {entry[4][0] for entry in socket.getaddrinfo("sbx-any-8000.sandbox.localhost", 8443)}
+    assert found <= {"127.0.0.1", "::1"}
+
+
+def test_no_interface_of_the_real_machine_is_in_the_lab():
+    names = {name for _, name in socket.if_nameindex()}
+    assert "uplink0" in names and "eth0" not in names
+    assert {line.split()[0].rstrip(":") for line in Path("/proc/net/dev").read_text().splitlines()[2:]} == names
+
+
+def test_every_route_ends_in_the_fake_internet():
+    routes = subprocess.run(["ip", "route", "get", "9.9.9.9"], capture_output=True, text=True, check=True).stdout
+    assert f"via {addresses.INTERNET_UPLINK}" in routes
+    with pytest.raises(OSError):
+        socket.create_connection(("9.9.9.9", 53), timeout=2)
+
+
+def test_a_capture_shows_the_sender_of_each_packet():
+    with current().capture("udp port 7") as capture:
+        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        probe.settimeout(5)
+        probe.sendto(b"ping", (addresses.EXAMPLE_COM, addresses.ECHO_PORT))
+        assert probe.recv(16) == b"ping"
+    assert capture.sources() == {addresses.HOST_UPLINK, addresses.EXAMPLE_COM}
+
+
+def test_an_orphan_is_reaped_by_pid_one():
+    orphan = int(subprocess.check_output(["sh", "-c", "sleep 0.1 >/dev/null & echo $!"]))
+    wait_until("the orphan is gone", lambda: not Path(f"/proc/{orphan}").exists(), timeout=5)
+
+
+@pytest.mark.parametrize("victim", ["parent", "PID 1"])
+def test_a_killed_lab_leaves_no_process_and_the_next_run_removes_its_folder(tmp_path, victim):
+    marker = f"lab-victim-{os.getpid()}-{victim.replace(' ', '')}"
+    argv = [sys.executable, "-m", "lab", "run", "--base", str(tmp_path), "--"]
+    parent = subprocess.Popen([*argv, "sh", "-c", f": {marker}; while :; do sleep 1; done"], cwd=TESTS_DIR)
+    inner = wait_until("the inner command runs", lambda: _pids_with(f": {marker};") - {parent.pid})
+    target = parent.pid if victim == "parent" else _children(parent.pid)[0]
+    os.kill(target, signal.SIGKILL)
+    parent.wait(timeout=10)
+    wait_until("the inner command is gone", lambda: not any(Path(f"/proc/{pid}").exists() for pid in inner))
+    if victim == "parent":
+        assert list(tmp_path.glob("run-*")), "a killed parent cannot clean up"
+    subprocess.run([*argv, "true"], cwd=TESTS_DIR, check=True, timeout=30)
+    assert not list(tmp_path.glob("run-*"))
+
+
+def test_the_commands_exit_status_is_the_labs(tmp_path):
+    argv = [sys.executable, "-m", "lab", "run", "--base", str(tmp_path), "--", "sh", "-c", "exit 7"]
+    assert subprocess.run(argv, cwd=TESTS_DIR, timeout=30).returncode == 7
+
+
+def _pids_with(text: str) -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if arguments[0] == b"sh" and any(part.startswith(text.encode()) for part in arguments):
+            found.add(int(entry.name))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
