@@ -112,8 +112,8 @@ impl Identity {
         }
         let hosts_file = self.etc.join("hosts");
         let hosts = fs::read_to_string(&hosts_file).unwrap_or_default();
-        let written = fs::write(&hosts_file, hosts_with(&hosts, hostname))
-            .and_then(|()| fs::write(&name_file, format!("{hostname}\n")));
+        let written = replace(&hosts_file, &hosts_with(&hosts, hostname))
+            .and_then(|()| replace(&name_file, &format!("{hostname}\n")));
         if let Err(error) = written {
             crate::log::line(format_args!("cannot write the host name to /etc: {error}"));
         }
@@ -158,6 +158,16 @@ impl Bound {
         }
         Ok(id)
     }
+}
+
+/// Writes a file beside the old one and renames it over it: on a full disk the old one stays whole.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("leapbox-new");
+    let replaced = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    replaced
 }
 
 /// `/etc/hosts` with the sandbox's own name; other lines stay as they are.

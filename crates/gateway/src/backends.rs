@@ -31,7 +31,8 @@ pub trait Backend: Send + Sync + 'static {
     /// The port.
     fn port(&self) -> u16;
 
-    /// A new byte stream to it.
+    /// A new byte stream to it. Called in the runtime of the gateway's worker, so that the stream belongs to the
+    /// thread that will use it; a task that has to outlive the call must not be spawned from here.
     fn open(&self) -> impl Future<Output = Result<TcpStream, OpenError>> + Send;
 }
 

@@ -1,5 +1,6 @@
 //! What the gateway is told, and the limits it holds everyone to.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 /// What the gateway serves, and how much of it.
@@ -7,6 +8,8 @@ use std::time::Duration;
 pub struct Config {
     /// The domain sandboxes are addressed under, without port: `sandbox.localhost`.
     pub domain: String,
+    /// Threads that serve connections, at least 1; by default one per core.
+    pub workers: usize,
     /// Limits; the defaults suit one machine.
     pub limits: Limits,
 }
@@ -15,7 +18,8 @@ impl Config {
     /// The default limits for a domain. Case and a trailing dot of `domain` do not matter.
     pub fn new(domain: &str) -> Self {
         let domain = domain.trim_end_matches('.').to_ascii_lowercase();
-        Self { domain, limits: Limits::default() }
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { domain, workers, limits: Limits::default() }
     }
 }
 
@@ -52,7 +56,7 @@ pub struct Limits {
     pub drain: Duration,
     /// An unused connection to an application is closed after this.
     pub pool_idle: Duration,
-    /// Unused connections kept for one port of one sandbox.
+    /// Unused connections kept for one port of one sandbox, per worker.
     pub pool_per_port: usize,
     /// Unused connections kept in all.
     pub pool_total: usize,

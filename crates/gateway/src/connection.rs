@@ -1,13 +1,11 @@
-//! One client connection: TLS handshake, HTTP/1.1 or HTTP/2 by ALPN, and a watchdog over it.
-//!
-//! The watchdog is the one clock for everything that can stand still: a silent upload, an answer the client does not
-//! read, an application that says nothing more, an HTTP/2 connection kept open for nothing. It looks at what moved and
-//! at how many requests are open, and needs no timer per request.
+//! One client connection: TLS handshake, then HTTP/1.1 or HTTP/2 by ALPN, in one task of one worker.
 
 use crate::backends::Backends;
 use crate::body::GatewayBody;
 use crate::server::Shared;
 use crate::stats::{Counters, count};
+use crate::worker::Worker;
+use futures::task::AtomicWaker;
 use http::header::HeaderValue;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,15 +13,16 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -35,15 +34,16 @@ const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const H2_PING_EVERY: Duration = Duration::from_secs(30);
 const H2_PING_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How far shutdown has got.
+/// What a connection is told from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Serving.
-    Open,
-    /// Finishing what is open, taking nothing new.
-    Draining,
-    /// Ending everything.
-    Cut,
+#[repr(u8)]
+pub(crate) enum Order {
+    /// Serve.
+    Serve,
+    /// End after what is open.
+    Finish,
+    /// End now.
+    Stop,
 }
 
 /// One client connection, as its requests and tunnels see it.
@@ -53,12 +53,16 @@ pub(crate) struct Client {
     forwarded_for: HeaderValue,
     /// Taken only to be told that there is no room.
     refused: bool,
+    /// The thread it lives in.
+    worker: Arc<Worker>,
     /// Counts movements.
     moved: AtomicU64,
     /// Requests and tunnels open.
     open: AtomicUsize,
-    phase: watch::Receiver<Phase>,
-    counters: Arc<Counters>,
+    /// An [`Order`].
+    order: AtomicU8,
+    /// The connection's task.
+    waker: AtomicWaker,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -66,18 +70,21 @@ pub(crate) struct Client {
 pub(crate) struct OpenRequest<'a>(&'a Client);
 
 impl Client {
-    pub(crate) fn new(
-        peer: SocketAddr,
-        refused: bool,
-        phase: watch::Receiver<Phase>,
-        counters: &Arc<Counters>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        count(&counters.connections_open);
+    pub(crate) fn new(peer: SocketAddr, refused: bool, worker: &Arc<Worker>, permit: OwnedSemaphorePermit) -> Self {
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        count(&worker.counters.connections_open);
         let address = peer.ip().to_canonical().to_string();
-        let forwarded_for = HeaderValue::try_from(address).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        let (moved, open) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Self { peer, forwarded_for, refused, moved, open, phase, counters: Arc::clone(counters), _permit: permit }
+        Self {
+            peer,
+            forwarded_for: HeaderValue::try_from(address).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            refused,
+            worker: Arc::clone(worker),
+            moved: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            order: AtomicU8::new(Order::Serve as u8),
+            waker: AtomicWaker::new(),
+            _permit: permit,
+        }
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -92,9 +99,26 @@ impl Client {
         self.refused
     }
 
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.worker.counters
+    }
+
     /// Something moved on one of its requests.
     pub(crate) fn moved(&self) {
         self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn movements(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Requests and tunnels open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     pub(crate) fn open_request(&self) -> OpenRequest<'_> {
@@ -103,11 +127,14 @@ impl Client {
         OpenRequest(self)
     }
 
-    /// Returns once shutdown has got so far.
-    pub(crate) async fn phase(&self, phase: Phase) {
-        let mut phases = self.phase.clone();
-        // The sender's end means the gateway itself is gone.
-        let _gone = phases.wait_for(|now| *now >= phase).await;
+    /// Tells the connection; an order is never taken back.
+    pub(crate) fn order(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    fn has(&self, order: Order) -> bool {
+        self.order.load(Ordering::Acquire) >= order as u8
     }
 }
 
@@ -120,12 +147,13 @@ impl Drop for OpenRequest<'_> {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.counters.connections_open.fetch_sub(1, Ordering::Relaxed);
+        self.worker.load.fetch_sub(1, Ordering::Relaxed);
+        self.worker.counters.connections_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<B: Backends>(shared: Arc<Shared<B>>, client: Client, socket: TcpStream, tls: TlsAcceptor) {
+pub(crate) async fn serve<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, socket: TcpStream, tls: TlsAcceptor) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY on a client's connection");
     }
@@ -133,18 +161,17 @@ pub(crate) async fn serve<B: Backends>(shared: Arc<Shared<B>>, client: Client, s
     let stream = match timeout(shared.config.limits.tls_handshake, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            count(&shared.counters.handshakes_failed);
+            count(&client.counters().handshakes_failed);
             return tracing::debug!(peer = %client.peer, %error, "TLS handshake failed");
         }
         Err(_) => {
-            count(&shared.counters.handshakes_failed);
+            count(&client.counters().handshakes_failed);
             return tracing::debug!(peer = %client.peer, "TLS handshake took too long");
         }
     };
     let session = stream.get_ref().1;
     let is_h2 = session.alpn_protocol() == Some(b"h2");
     tracing::debug!(peer = %client.peer, sni = session.server_name(), is_h2, "client connected");
-    let client = Arc::new(client);
     if is_h2 { serve_h2(shared, client, stream).await } else { serve_h1(shared, client, stream).await }
 }
 
@@ -157,7 +184,7 @@ async fn serve_h1<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, stre
         .keep_alive(!client.refused)
         .serve_connection(TokioIo::new(stream), service(&shared, &client))
         .with_upgrades();
-    watch_over(&shared, &client, connection).await;
+    run(&client, connection).await;
 }
 
 async fn serve_h2<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, stream: TlsStream<TcpStream>) {
@@ -172,7 +199,7 @@ async fn serve_h2<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, stre
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service(&shared, &client));
-    watch_over(&shared, &client, connection).await;
+    run(&client, connection).await;
 }
 
 fn service<B: Backends>(
@@ -213,74 +240,23 @@ where
     }
 }
 
-/// Runs a connection to its end, or ends it.
-async fn watch_over<B: Backends>(shared: &Shared<B>, client: &Client, connection: impl Graceful) {
-    let limits = &shared.config.limits;
+/// Runs a connection to its end, or as far as it is ordered.
+async fn run(client: &Client, connection: impl Graceful) {
     let mut connection = pin!(connection);
-    let mut draining = pin!(client.phase(Phase::Draining));
-    let mut cut = pin!(client.phase(Phase::Cut));
-    let mut is_draining = false;
-    let mut tick = interval(limits.keep_alive_idle.min(limits.stream_idle) / 4);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut watchdog = Watchdog::new(client);
-    loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(peer = %client.peer, %error, "a client's connection ended badly");
-                }
-                return;
-            }
-            () = draining.as_mut(), if !is_draining => {
-                is_draining = true;
-                connection.as_mut().end_gracefully();
-            }
-            () = cut.as_mut() => return,
-            _ = tick.tick() => match watchdog.look(client, limits.keep_alive_idle, limits.stream_idle) {
-                Verdict::Fine => {}
-                Verdict::Unused => connection.as_mut().end_gracefully(),
-                Verdict::Stalled => {
-                    count(&shared.counters.connections_stalled);
-                    return tracing::debug!(peer = %client.peer, "cut a connection on which nothing moved");
-                }
-            },
+    let mut is_finishing = false;
+    let ended = poll_fn(|cx| {
+        // Before the look at the order, so that one given in between is not slept through.
+        client.waker.register(cx.waker());
+        if client.has(Order::Stop) {
+            return Poll::Ready(Ok(()));
         }
-    }
-}
-
-/// What a connection's standstill means.
-enum Verdict {
-    Fine,
-    Unused,
-    Stalled,
-}
-
-/// When something last moved.
-struct Watchdog {
-    seen: u64,
-    since: Instant,
-}
-
-impl Watchdog {
-    fn new(client: &Client) -> Self {
-        Self { seen: client.moved.load(Ordering::Relaxed), since: Instant::now() }
-    }
-
-    fn look(&mut self, client: &Client, keep_alive_idle: Duration, stream_idle: Duration) -> Verdict {
-        let moved = client.moved.load(Ordering::Relaxed);
-        if moved != self.seen {
-            (self.seen, self.since) = (moved, Instant::now());
-            return Verdict::Fine;
+        if client.has(Order::Finish) && !is_finishing {
+            is_finishing = true;
+            connection.as_mut().end_gracefully();
         }
-        let standstill = self.since.elapsed();
-        match client.open.load(Ordering::Relaxed) {
-            // Twice asked in vain to end by itself: the client does not read, or has unfinished bytes of ours.
-            0 if standstill >= 2 * keep_alive_idle + stream_idle => Verdict::Stalled,
-            0 if standstill >= keep_alive_idle => Verdict::Unused,
-            0 => Verdict::Fine,
-            _ if standstill >= stream_idle => Verdict::Stalled,
-            _ => Verdict::Fine,
-        }
+        connection.as_mut().poll(cx)
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(peer = %client.peer, %error, "a client's connection ended badly");
     }
 }

@@ -47,6 +47,7 @@ pub(crate) async fn exchange<B: Backend>(
     upload: Option<Arc<Upload>>,
 ) -> Result<Response<GatewayBody>, ApiError> {
     if let Some(mut upstream) = slot.kept().await {
+        count(&client.counters().upstream_reused);
         let again = replay(&request);
         match send(&mut upstream, request, upload.as_deref(), app.limits.response_head).await {
             Ok(answer) => return app.pass(answer, upstream, upload.as_deref(), slot, client).await,
@@ -56,9 +57,9 @@ pub(crate) async fn exchange<B: Backend>(
                 _ => return Err(app.explain(failure, upload.as_deref())),
             },
         }
-        count(&slot.counters().upstream_retried);
+        count(&client.counters().upstream_retried);
     }
-    let link = app.open(&slot).await?;
+    let link = app.open(&slot, client).await?;
     let mut upstream = match Upstream::new(link, app.limits.max_header_bytes).await {
         Ok(upstream) => Box::new(upstream),
         Err(error) => return Err(app.explain(Failure::Send(SendError { error, unsent: None }), None)),
@@ -124,13 +125,14 @@ impl Failure {
 
 impl<B: Backend> Application<'_, B> {
     /// A new stream to the application.
-    pub(crate) async fn open(&self, slot: &Slot) -> Result<Link, ApiError> {
+    pub(crate) async fn open(&self, slot: &Slot, client: &Client) -> Result<Link, ApiError> {
         let (id, port) = (self.id, self.backend.port());
         match timeout(self.limits.connect, self.backend.open()).await {
             Ok(Ok(socket)) => {
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::debug!(%error, "could not set TCP_NODELAY on a connection into a sandbox");
                 }
+                count(&client.counters().upstream_opened);
                 Ok(slot.adopt(socket))
             }
             Ok(Err(OpenError::NothingListens)) => Err(ApiError::BadGateway(format!(

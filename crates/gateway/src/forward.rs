@@ -29,7 +29,7 @@ impl<B: Backends> Shared<B> {
         let _open = client.open_request();
         match self.route(client, request).await {
             Ok(response) => response,
-            Err(error) => answer::error(&self.counters, &error),
+            Err(error) => answer::error(client.counters(), &error),
         }
     }
 
@@ -43,11 +43,11 @@ impl<B: Backends> Shared<B> {
         let target = host::target(request.version(), request.uri(), request.headers(), &self.config.domain)?;
         match target {
             Target::ControlPlane => {
-                count(&self.counters.requests_control);
+                count(&client.counters().requests_control);
                 Ok(self.control(client, request).await)
             }
             Target::Sandbox { id, port } => {
-                count(&self.counters.requests_sandbox);
+                count(&client.counters().requests_sandbox);
                 self.forward(client, &id, port, request).await
             }
         }
@@ -56,7 +56,7 @@ impl<B: Backends> Shared<B> {
     /// The API, under the gateway's own names.
     async fn control(&self, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<GatewayBody> {
         request.extensions_mut().insert(ConnectInfo(client.peer()));
-        let Ok(response) = self.control.call(request).await;
+        let Ok(response) = client.worker().at_home(self.control.call(request)).await;
         response.map(GatewayBody::Control)
     }
 
@@ -72,10 +72,11 @@ impl<B: Backends> Shared<B> {
             return Err(ApiError::MethodNotAllowed);
         }
         let limits = &self.config.limits;
-        let organisation = self.backends.authenticate(request.headers()).await?;
-        let found = timeout(limits.wake, self.backends.find(&organisation, id, port)).await;
+        let worker = client.worker();
+        let organisation = worker.at_home(self.backends.authenticate(request.headers())).await?;
+        let found = timeout(limits.wake, worker.at_home(self.backends.find(&organisation, id, port))).await;
         let backend = found.map_err(|_| late(id, limits.wake.as_secs()))??;
-        let slot = self.pool.admit(id, backend.port()).ok_or_else(|| full(id))?;
+        let slot = self.pool.admit(id, backend.port(), worker.index).ok_or_else(|| full(id))?;
         if request.body().size_hint().lower() > limits.max_request_body {
             return Err(too_long(limits));
         }
@@ -83,25 +84,25 @@ impl<B: Backends> Shared<B> {
         let app = Application { id, backend: &backend, limits };
         match upgrade {
             Some(kind) => upgrade::upgrade(&app, slot, client, kind, request).await,
-            None => self.exchange(&app, slot, client, request).await,
+            None => send(&app, slot, client, request).await,
         }
     }
+}
 
-    async fn exchange<T: Backend>(
-        &self,
-        app: &Application<'_, T>,
-        slot: Slot,
-        client: &Arc<Client>,
-        request: Request<Incoming>,
-    ) -> Result<Response<GatewayBody>, ApiError> {
-        let (head, incoming) = request.into_parts();
-        let (body, upload) = RequestBody::new(incoming, app.limits.max_request_body, client, &self.counters);
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method;
-        *request.uri_mut() = head.uri;
-        *request.headers_mut() = head.headers;
-        exchange(app, slot, client, request, upload).await
-    }
+/// An ordinary request, its body streamed.
+async fn send<B: Backend>(
+    app: &Application<'_, B>,
+    slot: Slot,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<GatewayBody>, ApiError> {
+    let (head, incoming) = request.into_parts();
+    let (body, upload) = RequestBody::new(incoming, app.limits.max_request_body, client);
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = head.uri;
+    *request.headers_mut() = head.headers;
+    exchange(app, slot, client, request, upload).await
 }
 
 /// Turns the client's request head into the application's.

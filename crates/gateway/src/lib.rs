@@ -1,10 +1,11 @@
 //! The HTTPS entrance: from a hostname to the application in a sandbox, and to the control plane.
 //!
 //! ```text
-//!                     ┌─ connection ─┐   ┌────────────── forward ──────────────┐
-//!  client ─TLS, h1/h2─┤ one task     ├─► host ─► key ─► find (wakes) ─► headers ─► exchange ─► pool / open ─► app
-//!                     │ one watchdog │     │                                 └─► upgrade ─► tunnel ─────────► app
-//!                     └──────────────┘     └─► `<domain>`, `api.<domain>`: the control plane's router
+//!                     ┌─ worker ─────┐  ┌─────────────── forward ───────────────┐
+//!  client ─TLS, h1/h2─┤ connection:  ├─►│ host ─► key ─► find (wakes) ─► headers├─► exchange ─► pool / open ─► app
+//!                     │ one task     │  │   │                                   ├─► upgrade ─► tunnel ───────► app
+//!                     └──────────────┘  └───┴───────────────────────────────────┘
+//!                                           └─► `<domain>`, `api.<domain>`: the control plane's router
 //! ```
 //!
 //! The binary builds a [`Gateway`] over [`Sandboxes`] and calls [`Gateway::serve`]; whoever ends or pauses a sandbox
@@ -35,9 +36,10 @@ pub mod tls;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod worker;
 
 pub use answer::ERROR_MARK;
 pub use backends::{Backend, Backends, OpenError};
 pub use config::{Config, Limits};
-pub use server::Gateway;
+pub use server::{Gateway, ServeError};
 pub use stats::Stats;

@@ -6,7 +6,6 @@
 
 use crate::config::Limits;
 use crate::link::{Cutter, Link};
-use crate::stats::{Counters, count};
 use crate::upstream::Upstream;
 use leapbox_ids::SandboxId;
 use std::collections::HashMap;
@@ -24,7 +23,7 @@ pub(crate) struct Pool {
     per_sandbox: usize,
     per_port: usize,
     max_idle: Duration,
-    counters: Arc<Counters>,
+    workers: usize,
 }
 
 /// One sandbox.
@@ -33,7 +32,8 @@ struct Entry {
     active: AtomicUsize,
     /// It has gone: nothing is kept any more.
     gone: AtomicBool,
-    kept: Mutex<Vec<Kept>>,
+    /// By worker: a connection is driven best by the thread that opened it.
+    kept: Box<[Mutex<Vec<Kept>>]>,
     /// Every connection into it.
     links: Mutex<Vec<Cutter>>,
 }
@@ -50,6 +50,7 @@ struct Kept {
 pub(crate) struct Slot {
     pool: Arc<Pool>,
     entry: Arc<Entry>,
+    worker: usize,
     port: u16,
 }
 
@@ -58,23 +59,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(crate) fn new(limits: &Limits, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(limits: &Limits, workers: usize) -> Self {
         Self {
             sandboxes: RwLock::default(),
             room: Arc::new(Semaphore::new(limits.pool_total)),
             per_sandbox: limits.max_requests_per_sandbox,
             per_port: limits.pool_per_port,
             max_idle: limits.pool_idle,
-            counters,
+            workers,
         }
     }
 
-    /// A place in a sandbox; `None` if it is full.
-    pub(crate) fn admit(self: &Arc<Self>, id: &SandboxId, port: u16) -> Option<Slot> {
+    /// A place in a sandbox for a request that lives in `worker`; `None` if the sandbox is full.
+    pub(crate) fn admit(self: &Arc<Self>, id: &SandboxId, port: u16, worker: usize) -> Option<Slot> {
         let entry = self.entry(id);
         let admitted =
             entry.active.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < self.per_sandbox).then_some(n + 1));
-        admitted.is_ok().then(|| Slot { pool: Arc::clone(self), entry, port })
+        admitted.is_ok().then(|| Slot { pool: Arc::clone(self), entry, worker, port })
     }
 
     fn entry(&self, id: &SandboxId) -> Arc<Entry> {
@@ -86,7 +87,7 @@ impl Pool {
             Arc::new(Entry {
                 active: AtomicUsize::new(0),
                 gone: AtomicBool::new(false),
-                kept: Mutex::default(),
+                kept: (0..self.workers).map(|_| Mutex::default()).collect(),
                 links: Mutex::default(),
             })
         }))
@@ -100,7 +101,7 @@ impl Pool {
         for link in lock(&entry.links).drain(..) {
             link.cut();
         }
-        lock(&entry.kept).clear();
+        entry.kept.iter().for_each(|kept| lock(kept).clear());
     }
 
     /// Closes connections kept too long and forgets sandboxes nobody uses.
@@ -108,10 +109,12 @@ impl Pool {
         let now = Instant::now();
         let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
         sandboxes.retain(|_, entry| {
-            lock(&entry.kept).retain(|kept| now.duration_since(kept.since) < self.max_idle);
+            for kept in &entry.kept {
+                lock(kept).retain(|kept| now.duration_since(kept.since) < self.max_idle);
+            }
             lock(&entry.links).retain(Cutter::is_live);
             // Under the write lock nobody can be about to use an entry that only the map holds.
-            Arc::strong_count(entry) > 1 || !lock(&entry.kept).is_empty()
+            Arc::strong_count(entry) > 1 || entry.kept.iter().any(|kept| !lock(kept).is_empty())
         });
     }
 
@@ -122,16 +125,11 @@ impl Pool {
 }
 
 impl Slot {
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.pool.counters
-    }
-
     /// A kept connection to this slot's port that still stands.
     pub(crate) async fn kept(&self) -> Option<Box<Upstream>> {
         loop {
             let mut upstream = self.pop()?;
             if upstream.is_reusable().await {
-                count(&self.pool.counters.upstream_reused);
                 return Some(upstream);
             }
         }
@@ -139,7 +137,7 @@ impl Slot {
 
     /// The one used last: those used longest ago are the ones the sweeper should find.
     fn pop(&self) -> Option<Box<Upstream>> {
-        let mut kept = lock(&self.entry.kept);
+        let mut kept = lock(self.entry.kept.get(self.worker)?);
         let last = kept.iter().rposition(|kept| kept.port == self.port)?;
         Some(kept.remove(last).upstream)
     }
@@ -147,7 +145,8 @@ impl Slot {
     /// Keeps a connection for the next request, if there is room for it.
     pub(crate) fn give_back(&self, upstream: Box<Upstream>) {
         let Ok(room) = Arc::clone(&self.pool.room).try_acquire_owned() else { return };
-        let mut kept = lock(&self.entry.kept);
+        let Some(kept) = self.entry.kept.get(self.worker) else { return };
+        let mut kept = lock(kept);
         let is_full = kept.iter().filter(|kept| kept.port == self.port).count() >= self.pool.per_port;
         if is_full || self.entry.gone.load(Ordering::Acquire) {
             return;
@@ -157,7 +156,6 @@ impl Slot {
 
     /// Makes a new stream into the sandbox one that goes with it.
     pub(crate) fn adopt(&self, socket: TcpStream) -> Link {
-        count(&self.pool.counters.upstream_opened);
         let (link, cutter) = Link::new(socket);
         let mut links = lock(&self.entry.links);
         if links.len() == links.capacity() {

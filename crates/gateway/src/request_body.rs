@@ -2,7 +2,7 @@
 
 use crate::body::BodyError;
 use crate::connection::Client;
-use crate::stats::{Counters, add};
+use crate::stats::add;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
@@ -53,7 +53,6 @@ struct Streaming {
     allowance: u64,
     upload: Arc<Upload>,
     client: Arc<Client>,
-    counters: Arc<Counters>,
 }
 
 impl RequestBody {
@@ -62,23 +61,12 @@ impl RequestBody {
     }
 
     /// The body, and its upload's state if there is anything to upload.
-    pub(crate) fn new(
-        incoming: Incoming,
-        allowance: u64,
-        client: &Arc<Client>,
-        counters: &Arc<Counters>,
-    ) -> (Self, Option<Arc<Upload>>) {
+    pub(crate) fn new(incoming: Incoming, allowance: u64, client: &Arc<Client>) -> (Self, Option<Arc<Upload>>) {
         if incoming.is_end_stream() {
             return (Self(None), None);
         }
         let upload = Arc::new(Upload::default());
-        let streaming = Streaming {
-            incoming,
-            allowance,
-            upload: Arc::clone(&upload),
-            client: Arc::clone(client),
-            counters: Arc::clone(counters),
-        };
+        let streaming = Streaming { incoming, allowance, upload: Arc::clone(&upload), client: Arc::clone(client) };
         (Self(Some(streaming)), Some(upload))
     }
 
@@ -106,7 +94,7 @@ impl Streaming {
                     return Poll::Ready(Some(Err(BodyError::TooLong)));
                 }
             }
-            add(&self.counters.bytes_to_sandboxes, data.len());
+            add(&self.client.counters().bytes_to_sandboxes, data.len());
         }
         if self.incoming.is_end_stream() {
             self.upload.end();

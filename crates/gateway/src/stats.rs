@@ -10,15 +10,18 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        /// The live counters.
+        /// The live counters of one thread.
         #[derive(Debug, Default)]
+        #[repr(align(128))]
         pub(crate) struct Counters {
             $(pub(crate) $name: AtomicU64,)*
         }
 
         impl Counters {
-            pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.load(Ordering::Relaxed),)* }
+            /// Adds these to `stats`.
+            pub(crate) fn add_to(&self, stats: &mut Stats) {
+                // What is counted up by one thread may be counted down by another.
+                $(stats.$name = stats.$name.wrapping_add(self.$name.load(Ordering::Relaxed));)*
             }
         }
     };

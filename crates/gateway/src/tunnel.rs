@@ -2,9 +2,9 @@
 //!
 //! A side that has finished sending is told to the other (half-close), which may go on. An idle tunnel is closed in
 //! order (TLS close_notify), so that a client can tell it from a broken network. A tunnel counts as a client connection
-//! and as one of its sandbox's requests, and shutdown waits for it within its bounds.
+//! and as one of its sandbox's requests; shutdown waits for it within its bounds and then drops it.
 
-use crate::connection::{Client, Phase};
+use crate::connection::Client;
 use crate::pool::Slot;
 use crate::stats::{add, count};
 use crate::upstream::AbortOnDrop;
@@ -31,25 +31,26 @@ pub(crate) fn tunnel(
     idle: Duration,
 ) {
     let client = Arc::clone(client);
-    count(&slot.counters().tunnels);
+    count(&client.counters().tunnels);
     tokio::spawn(async move {
+        let _slot = slot;
         let _open = client.open_request();
         let sides = timeout(idle, async { tokio::try_join!(client_side, app_side) }).await;
         drop(driver);
         match sides {
-            Ok(Ok((one, other))) => join(TokioIo::new(one), TokioIo::new(other), &slot, &client, idle).await,
+            Ok(Ok((one, other))) => join(TokioIo::new(one), TokioIo::new(other), &client, idle).await,
             Ok(Err(error)) => tracing::debug!(%error, "an upgrade was not completed"),
             Err(_) => tracing::debug!("an upgrade was not completed in time"),
         }
     });
 }
 
-async fn join<C, A>(mut client_side: C, mut app_side: A, slot: &Slot, client: &Client, idle: Duration)
+async fn join<C, A>(mut client_side: C, mut app_side: A, client: &Client, idle: Duration)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     A: AsyncRead + AsyncWrite + Unpin,
 {
-    let counters = slot.counters();
+    let counters = client.counters();
     let moved = Moved::default();
     {
         let (client_read, client_write) = tokio::io::split(&mut client_side);
@@ -65,7 +66,6 @@ where
                 tracing::debug!(%error, "a tunnel broke off");
             },
             () = moved.idle_for(idle) => count(&counters.tunnels_idle),
-            () = client.phase(Phase::Cut) => {}
         }
     }
     let farewell = async { tokio::join!(client_side.shutdown(), app_side.shutdown()) };

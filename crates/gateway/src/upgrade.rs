@@ -65,7 +65,7 @@ pub(crate) async fn upgrade<B: Backend>(
     mut request: Request<Incoming>,
 ) -> Result<Response<GatewayBody>, ApiError> {
     let client_side = hyper::upgrade::on(&mut request);
-    let link = app.open(&slot).await?;
+    let link = app.open(&slot, client).await?;
     let (mut sender, connection) =
         handshake(link, app.limits.max_header_bytes).await.map_err(|error| app.explain_http(&error))?;
     let driver = AbortOnDrop::spawn(async move {

@@ -196,7 +196,7 @@ impl UpstreamBody {
             Some(Ok(frame)) => {
                 self.client.moved();
                 if let Some(data) = frame.data_ref() {
-                    add(&self.slot.counters().bytes_from_sandboxes, data.len());
+                    add(&self.client.counters().bytes_from_sandboxes, data.len());
                 }
                 if self.incoming.is_end_stream() {
                     self.complete(cx);

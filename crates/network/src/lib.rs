@@ -36,6 +36,7 @@ mod namespace;
 mod network;
 mod nft;
 mod plan;
+mod pool;
 mod prepare;
 mod rules;
 mod slot;

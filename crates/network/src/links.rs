@@ -68,6 +68,11 @@ pub(crate) async fn wire_root(handle: &Handle, plan: &SlotPlan) -> Result<(), Ne
     set_up(handle, &plan.veth, None).await
 }
 
+/// Brings a slot's veth up again, whatever a former server did to it.
+pub(crate) async fn mend(handle: &Handle, veth: &str) -> Result<(), NetworkError> {
+    set_up(handle, veth, None).await
+}
+
 /// Cuts a slot off at the root namespace's end. It may be gone already.
 pub(crate) async fn cut(handle: &Handle, veth: &str) -> Result<(), NetworkError> {
     let message = LinkUnspec::new_with_name(veth).down().build();

@@ -9,7 +9,8 @@ use crate::error::NetworkError;
 use crate::links;
 use crate::namespace::{self, Worker};
 use crate::nft;
-use crate::plan::{SlotPlan, veth_index, veth_name};
+use crate::plan::{SlotPlan, veth_index};
+use crate::pool;
 use crate::prepare::{self, Root, blocking};
 use crate::rules;
 use crate::slot::{Lease, Slot};
@@ -21,17 +22,15 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 /// Slots prepared at a time when the pool is empty: more only compete for the kernel's one routing lock.
 const PREPARING: usize = 4;
-/// How often a slot that is being released is looked at, at first and at last.
-const RELEASE_CHECK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// How long the pool rests after a slot could not be prepared.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How often [`Network::stop`] looks whether the prepared slots are gone.
+const STOP_CHECK: Duration = Duration::from_millis(5);
 /// How long [`Network::stop`] waits for the prepared slots to be gone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -44,13 +43,26 @@ pub(crate) struct Shared {
     pub(crate) dns: Arc<Dns>,
     stock: Mutex<Stock>,
     /// Told when an index begins to be released.
-    releasing: Notify,
+    pub(crate) releasing: Notify,
     /// Told when the pool may have something to do.
-    refill: Notify,
+    pub(crate) refill: Notify,
 }
 
 impl Shared {
-    fn stock(&self) -> MutexGuard<'_, Stock> {
+    fn new(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let left = links::names()?.iter().filter_map(|name| veth_index(&config.instance, name)).collect();
+        Ok(Self {
+            root: Root { netns: Arc::new(namespace::current()?), routing: links::open()? },
+            worker: Worker::start()?,
+            dns: Arc::new(Dns::new(Upstream::new(config.dns_upstreams.as_deref())?)),
+            stock: Mutex::new(Stock::new(config.max_slots, left)),
+            releasing: Notify::new(),
+            refill: Notify::new(),
+            config,
+        })
+    }
+
+    pub(crate) fn stock(&self) -> MutexGuard<'_, Stock> {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,28 +127,17 @@ impl Network {
     /// All threads of the calling runtime must be in one network namespace.
     pub async fn start(config: NetworkConfig) -> Result<Arc<Self>, NetworkError> {
         config.check()?;
-        let claims =
-            [claim(&format!("instance {}", config.instance))?, claim(&format!("link block {}", config.link_block))?];
+        let claims = claim_both(&config)?;
         refuse_used_block(&config)?;
-        let left = links::names()?.iter().filter_map(|name| veth_index(&config.instance, name)).collect();
-        let dns = Dns::new(Upstream::new(config.dns_upstreams.as_deref())?);
         let table = rules::host_table(&config);
         let changes = blocking(move || {
             nft::apply(&table)?;
             sysctl::ensure(Path::new(sysctl::IP_FORWARD), "1")
         });
-        let changes: Vec<SysctlChange> = changes.await?.into_iter().collect();
-        let shared = Arc::new(Shared {
-            root: Root { netns: Arc::new(namespace::current()?), routing: links::open()? },
-            worker: Worker::start()?,
-            dns: Arc::new(dns),
-            stock: Mutex::new(Stock::new(config.max_slots, left)),
-            releasing: Notify::new(),
-            refill: Notify::new(),
-            config,
-        });
+        let changes = changes.await?.into_iter().collect();
+        let shared = Arc::new(Shared::new(config)?);
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_releases(shared.clone()));
+        tasks.spawn(pool::watch_releases(shared.clone()));
         Ok(Arc::new(Self {
             shared,
             ready: Mutex::default(),
@@ -163,12 +164,13 @@ impl Network {
         let lease = Lease { index, shared: shared.clone() };
         let (plan, netns) = (SlotPlan::new(&shared.config, index), Arc::new(netns));
         prepare::adopt(&plan, netns.clone()).await?;
+        links::mend(&shared.root.routing, &plan.veth).await?;
         shared.furnish(lease, plan, netns).await
     }
 
     /// From now on keeps `prepared` slots ready.
     pub fn start_pool(self: &Arc<Self>) {
-        self.tasks().spawn(fill(Arc::downgrade(self), self.shared.clone()));
+        self.tasks().spawn(pool::fill(Arc::downgrade(self), self.shared.clone()));
     }
 
     /// A slot from the pool, at once; else one prepared now, which takes some ten milliseconds.
@@ -240,7 +242,7 @@ impl Network {
         }
         let gone = async {
             while !veths.iter().all(|veth| links::is_gone(veth)) {
-                tokio::time::sleep(RELEASE_CHECK.0).await;
+                tokio::time::sleep(STOP_CHECK).await;
             }
         };
         if tokio::time::timeout(STOP_DEADLINE, gone).await.is_err() {
@@ -264,7 +266,7 @@ impl Network {
     }
 
     /// Prepares one slot if the pool wants one and an index is free.
-    async fn fill_one(&self) -> Result<bool, NetworkError> {
+    pub(crate) async fn fill_one(&self) -> Result<bool, NetworkError> {
         if self.ready().len() >= self.shared.config.prepared {
             return Ok(false);
         }
@@ -277,46 +279,9 @@ impl Network {
     }
 }
 
-/// The pool's task. It does not keep the network alive.
-async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
-    loop {
-        let Some(living) = network.upgrade() else { return };
-        let filled = living.fill_one().await;
-        drop(living);
-        match filled {
-            Ok(true) => {}
-            Ok(false) => shared.refill.notified().await,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a network slot could not be prepared");
-                tokio::time::sleep(AFTER_FAILURE).await;
-            }
-        }
-    }
-}
-
-/// Frees indices whose veth is gone: then no process and no socket is left in the namespace.
-async fn watch_releases(shared: Arc<Shared>) {
-    let mut pause = RELEASE_CHECK.0;
-    loop {
-        let waiting: Vec<u32> = shared.stock().releasing().iter().copied().collect();
-        let gone = |index: &u32| links::is_gone(&veth_name(&shared.config.instance, *index));
-        let released: Vec<u32> = waiting.iter().copied().filter(gone).collect();
-        for index in &released {
-            shared.stock().released(*index, shared.config.max_slots);
-        }
-        if !released.is_empty() {
-            shared.refill.notify_one();
-        }
-        if released.len() == waiting.len() {
-            shared.releasing.notified().await;
-            pause = RELEASE_CHECK.0;
-            continue;
-        }
-        if tokio::time::timeout(pause, shared.releasing.notified()).await.is_ok() {
-            pause = RELEASE_CHECK.0;
-        }
-        pause = (pause * 2).min(RELEASE_CHECK.1);
-    }
+/// One server an instance, one instance a block.
+fn claim_both(config: &NetworkConfig) -> Result<[UnixListener; 2], NetworkError> {
+    Ok([claim(&format!("instance {}", config.instance))?, claim(&format!("link block {}", config.link_block))?])
 }
 
 /// A name in the kernel's abstract namespace, which is the network namespace's own.

@@ -2,8 +2,8 @@
 
 use crate::config::NetworkConfig;
 use crate::plan::{
-    CHANNEL_GUEST, CHANNEL_GUEST_MAC, SlotPlan, WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC, table_name,
-    veth_prefix,
+    CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, SlotPlan, WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC,
+    table_name, veth_prefix,
 };
 
 /// Networks no sandbox may reach (RFC 6890 and its registry, multicast, class E).
@@ -50,6 +50,7 @@ pub(crate) fn slot_tables(plan: &SlotPlan) -> String {
         .replace("%WORKLOAD_GUEST%", &WORKLOAD_GUEST.to_string())
         .replace("%GATEWAY%", &WORKLOAD_GATEWAY.to_string())
         .replace("%CHANNEL_MAC%", CHANNEL_GUEST_MAC)
+        .replace("%CHANNEL_HOST%", &CHANNEL_HOST.to_string())
         .replace("%CHANNEL_GUEST%", &CHANNEL_GUEST.to_string())
         .replace("%SLOT_ADDRESS%", &plan.slot_address.to_string())
 }

@@ -49,7 +49,7 @@ pub(crate) fn apply_slot() -> Result<(), NetworkError> {
 /// Settings of the root namespace's end of a slot's veth: no IPv6 on it, no redirects, no foreign ARP.
 pub(crate) fn apply_veth(veth: &str) -> Result<(), NetworkError> {
     write_if_there(Path::new(&format!("/proc/sys/net/ipv6/conf/{veth}/disable_ipv6")), "1")?;
-    for (name, value) in [("send_redirects", "0"), ("accept_redirects", "0"), ("arp_ignore", "1"), ("rp_filter", "1")] {
+    for (name, value) in [("send_redirects", "0"), ("accept_redirects", "0"), ("arp_ignore", "1")] {
         write(Path::new(&format!("/proc/sys/net/ipv4/conf/{veth}/{name}")), value)?;
     }
     Ok(())

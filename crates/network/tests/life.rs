@@ -2,15 +2,16 @@
 
 mod support;
 
-use leapbox_network::{CHANNEL_GUEST, HostTable, Network, NetworkConfig, NetworkError};
+use leapbox_network::{CHANNEL_GUEST, HostTable, Network, NetworkConfig, NetworkError, WORKLOAD_GUEST};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::frames::{GUEST_MAC, HOST_MAC, IPV4, ethernet, udp};
 use support::guest::Guest;
-use support::internet::{TCP_PORT, query};
-use support::{PATIENCE, PUBLIC, config, eventually, in_world, network_and_slot, slot_veths};
+use support::internet::{PRIVATE, TCP_PORT, UDP_PORT, query};
+use support::{PATIENCE, PUBLIC, SILENCE, config, eventually, in_world, network_and_slot, slot_veths};
 use tokio::io::AsyncReadExt;
 
 /// A second descriptor of a slot's namespace, as the VMM's process gives a restarted server.
@@ -110,6 +111,7 @@ fn a_socket_into_the_slot_reaches_the_guest_over_the_channel() {
                 }
             });
         });
+        let slot = std::sync::Arc::new(slot);
         let connector = slot.connector();
         for _ in 0..3 {
             let address = SocketAddrV4::new(CHANNEL_GUEST, 1024);
@@ -122,7 +124,7 @@ fn a_socket_into_the_slot_reaches_the_guest_over_the_channel() {
         let refused = slot.connect(SocketAddrV4::new(CHANNEL_GUEST, 9), PATIENCE).await.expect_err("nobody listens");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         drop(guest);
-        slot.close().await;
+        std::sync::Arc::into_inner(slot).expect("the only one").close().await;
         let closed = connector.connect(SocketAddrV4::new(CHANNEL_GUEST, 1024), PATIENCE).await.expect_err("closed");
         assert_eq!(closed.kind(), std::io::ErrorKind::NotConnected);
     });
@@ -176,6 +178,48 @@ fn a_restarted_server_adopts_a_running_sandbox_without_breaking_its_connections(
         });
         assert!(resolved, "the adopted slot's name server answers");
         assert_ne!(network.take().await.expect("new slot").index(), index);
+    });
+}
+
+#[test]
+fn replacing_the_hosts_table_opens_no_gap_and_closes_none() {
+    in_world(|world| async move {
+        let (network, slot) = network_and_slot().await;
+        let (index, vmm) = (slot.index(), duplicate(&slot));
+        let guest = Guest::attach(&slot);
+        let frame = |to, word| ethernet(HOST_MAC, GUEST_MAC, IPV4, &udp(WORKLOAD_GUEST, to, UDP_PORT, word));
+        let (evil, good) = (frame(PRIVATE, b"evil"), frame(PUBLIC, b"good"));
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let flood = scope.spawn(|| {
+                let mut sent = 0;
+                while !stop.load(std::sync::atomic::Ordering::Acquire) {
+                    guest.inject(&evil);
+                    guest.inject(&good);
+                    sent += 1;
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                sent
+            });
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    drop((network, slot));
+                    for _ in 0..10 {
+                        let network = eventually_started().await;
+                        let vmm = vmm.try_clone().expect("descriptor");
+                        drop(network.adopt(index, vmm).await.expect("adopt"));
+                        network.stop(HostTable::Keep).await.expect("stop");
+                    }
+                })
+            });
+            stop.store(true, std::sync::atomic::Ordering::Release);
+            flood.join().expect("flood")
+        });
+        world.internet.wait_for(b"good");
+        tokio::time::sleep(SILENCE).await;
+        let arrived = |word: &[u8]| world.internet.arrivals().iter().filter(|arrival| arrival.bytes == word).count();
+        assert_eq!(arrived(b"evil"), 0);
+        assert_eq!(arrived(b"good"), sent, "datagrams of the running sandbox");
     });
 }
 

@@ -58,7 +58,7 @@ impl DebianArchive {
 
     /// Fetches the package lists.
     pub(crate) fn update(&self, step: &Step) -> Result<(), ArtifactError> {
-        let command = self.apt("apt-get").args(["update", "--error-on=any"]);
+        let command = self.apt("apt-get").args(["update", "--error-on=any"]).in_namespaces();
         command.run(step).map_err(ArtifactError::command("fetch Debian's package lists")).map(|_| ())
     }
 
@@ -75,7 +75,7 @@ impl DebianArchive {
 
     /// Downloads a package into `dir`; apt checks its signature chain. Returns the file.
     pub(crate) fn download(&self, package: &str, dir: &Path, step: &Step) -> Result<PathBuf, ArtifactError> {
-        let command = self.apt("apt-get").args(["download", package]).dir(dir).tied();
+        let command = self.apt("apt-get").args(["download", package]).dir(dir).in_namespaces();
         command.run(step).map_err(ArtifactError::command("download a package"))?;
         let entries = std::fs::read_dir(dir).map_err(ArtifactError::file("list downloads", dir))?;
         let mut files = entries.flatten().map(|e| e.path());

@@ -218,7 +218,8 @@ fn keep_end(pipe: impl Read, mut show: impl FnMut(&str)) -> String {
         kept.push_str(text);
         kept.push('\n');
         if kept.len() > 2 * KEPT {
-            let cut = kept.ceil_char_boundary(kept.len() - KEPT);
+            let beyond = kept.len() - KEPT;
+            let cut = (beyond..kept.len()).find(|at| kept.is_char_boundary(*at)).unwrap_or(kept.len());
             kept.drain(..cut);
         }
         line.clear();

@@ -106,6 +106,9 @@ pub enum ProxyError {
     /// The gateway could not use the certificate.
     #[error("could not set up TLS")]
     Tls(#[source] leapbox_gateway::tls::TlsError),
+    /// The gateway could not start.
+    #[error("could not start the gateway")]
+    Serve(#[source] leapbox_gateway::ServeError),
     /// TLS for the load generator could not be set up.
     #[error("could not set up the load generator's TLS")]
     ClientTls(#[source] rustls::Error),

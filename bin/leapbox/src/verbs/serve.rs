@@ -21,7 +21,7 @@ use leapbox_api::ApiState;
 use leapbox_auth::{Auth, RateLimit};
 use leapbox_db::Db;
 use leapbox_gateway::Gateway;
-use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits};
+use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, chain};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_templates::Artifacts;
 use leapbox_vmm::{Qemu, QemuConfig, Vmm};
@@ -159,7 +159,11 @@ async fn serve_all(
     servers.spawn(serve_http(metrics_listener, metrics, stopped.clone()));
     servers.spawn(close_ended(lifecycle.clone(), gateway.clone(), stopped.clone()));
     let until = stopped.clone();
-    servers.spawn(async move { gateway.serve(gateway_listeners, tls, when(until)).await });
+    servers.spawn(async move {
+        if let Err(error) = gateway.serve(gateway_listeners, tls, when(until)).await {
+            tracing::error!(error = %chain(&error), "the gateway ended");
+        }
+    });
     terminated().await?;
     tracing::info!("stopping; sandboxes keep running");
     stop.send_replace(true);

@@ -146,7 +146,7 @@ impl Site {
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = gateway.clone();
         let served = tokio::spawn(async move {
-            serving.serve(vec![listener], tls, async { drop(stopped.await) }).await;
+            serving.serve(vec![listener], tls, async { drop(stopped.await) }).await.expect("served");
         });
         let client = client_config(&CertificateDer::from_pem_file(&certificate).expect("a certificate"));
         let (stop, _folder) = (Some(stop), folder);
@@ -167,7 +167,9 @@ impl Site {
     }
 
     pub fn listens(&self, port: u16, address: SocketAddr) {
-        self.change(|known| drop(known.applications.insert(port, address)));
+        self.change(|known| {
+            known.applications.insert(port, address);
+        });
     }
 
     /// The host name of a port in the sandbox.

@@ -11,9 +11,9 @@ pub(super) const MAX_QUERY: usize = 1024;
 /// Largest answer over UDP in bytes that never needs fragments (DNS flag day 2020).
 pub(super) const MAX_UDP_ANSWER: u16 = 1232;
 /// Queries under way over all slots; each holds a socket or two to the upstream.
-pub(super) const MAX_QUERIES: usize = 512;
+pub(super) const MAX_QUERIES: usize = 1024;
 /// Queries under way of one slot.
-const SLOT_QUERIES: usize = 64;
+const SLOT_QUERIES: usize = 32;
 /// TCP connections of one slot.
 const SLOT_CONNECTIONS: usize = 8;
 /// Queries a second of one slot, and how many may come at once.

@@ -19,9 +19,14 @@ pub fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
 
 /// A UDP packet in IPv4. The UDP checksum is left out, which IPv4 allows.
 pub fn udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    udp_from_port(40000, from, to, port, payload)
+}
+
+/// The same from a port of choice.
+pub fn udp_from_port(source: u16, from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     let length = (8 + payload.len()) as u16;
     let udp =
-        [&40000u16.to_be_bytes()[..], &port.to_be_bytes()[..], &length.to_be_bytes()[..], &[0, 0], payload].concat();
+        [&source.to_be_bytes()[..], &port.to_be_bytes()[..], &length.to_be_bytes()[..], &[0, 0], payload].concat();
     ipv4(from, to, 17, &[], &udp)
 }
 

@@ -25,6 +25,9 @@ pub const FORBIDDEN: &[&str] = &[
     "203.0.113.7",
 ];
 
+/// The one of these where datagrams are remembered too.
+pub const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 3);
+
 /// TCP port of the server that greets with the address it sees, then echoes.
 pub const TCP_PORT: u16 = 80;
 /// UDP port of the server that remembers what it gets, and echoes.
@@ -61,9 +64,11 @@ impl Internet {
                 ip(&format!("addr add {address}/32 dev lo"));
             }
             let tcp = TcpListener::bind(("0.0.0.0", TCP_PORT)).expect("bind");
-            std::thread::spawn(move || tcp.incoming().flatten().for_each(|stream| greet(stream)));
-            let udp = UdpSocket::bind((PUBLIC, UDP_PORT)).expect("bind");
-            std::thread::spawn(move || remember(&udp, &log));
+            std::thread::spawn(move || tcp.incoming().flatten().for_each(greet));
+            for address in [PUBLIC, PRIVATE] {
+                let (udp, log) = (UdpSocket::bind((address, UDP_PORT)).expect("bind"), log.clone());
+                std::thread::spawn(move || remember(&udp, &log));
+            }
             // Bound to the one address, or the kernel would answer from another of this interface's.
             let udp = UdpSocket::bind((NAME_SERVER, 53)).expect("bind");
             let tcp = TcpListener::bind((NAME_SERVER, 53)).expect("bind");

@@ -1,6 +1,7 @@
 //! The command line. Every descriptor has a fixed number, so that the line is the same for every clone of a shape and
 //! can be hashed into the compatibility key.
 
+use super::runtime::PROGRAM;
 use crate::machine::Shape;
 use std::os::fd::RawFd;
 
@@ -24,7 +25,7 @@ pub mod fd {
     pub const WORKLOAD_TAP: RawFd = 16;
     /// The guest channel's tap.
     pub const CHANNEL_TAP: RawFd = 17;
-    /// Device state, written at a snapshot or read at a restore.
+    /// Device state, read at a restore.
     pub const STATE: RawFd = 18;
 }
 
@@ -68,7 +69,7 @@ pub struct Macs<'a> {
 pub fn command_line(shape: Shape, macs: Macs<'_>, tsc_khz: u64, start: Start) -> Vec<String> {
     let share = if start == Start::Boot { "on" } else { "off" };
     let memory = shape.memory_mib;
-    let mut argv: Vec<String> = vec!["/qemu-system-x86_64".to_owned()];
+    let mut argv: Vec<String> = vec![PROGRAM.to_owned()];
     let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
     option("name", "leapbox".to_owned());
     option("machine", "microvm,rtc=on,memory-backend=ram".to_owned());

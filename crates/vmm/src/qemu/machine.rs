@@ -1,6 +1,7 @@
 //! One living QEMU.
 
 use super::args::{CONSOLE_BYTES, fd};
+use super::file_error;
 use super::qmp::Qmp;
 use super::ram::log_text;
 use super::start::SocketPath;
@@ -12,7 +13,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,11 +86,13 @@ impl QemuMachine {
         .await
     }
 
-    async fn save_state(&self) -> Result<(), VmmError> {
+    async fn save_state(&self, state: &File) -> Result<(), VmmError> {
         self.while_alive("saving its state", async {
             self.qmp.run("stop", json!({})).await?;
             self.ignore_shared_memory().await?;
-            self.qmp.run("migrate", json!({"uri": format!("fd:{}", fd::STATE)})).await?;
+            // Going out, QEMU takes no inherited number, only a descriptor that it was given by name.
+            self.qmp.give_fd("state", state.as_fd()).await?;
+            self.qmp.run("migrate", json!({"uri": "fd:state"})).await?;
             self.qmp.migrated("migrate").await
         })
         .await
@@ -131,14 +134,19 @@ impl Machine for QemuMachine {
     }
 
     async fn into_warm_snapshot(mut self: Box<Self>) -> Result<WarmSnapshot, VmmError> {
-        let saved = self.save_state().await;
-        let destroyed = self.destroy().await;
-        saved?;
-        destroyed?;
         let snapshot = self.snapshot.take().ok_or(VmmError::Refused {
             command: "snapshot".to_owned(),
             message: "only a machine that was booted for it has a RAM file".to_owned(),
-        })?;
+        });
+        let saved = async {
+            let snapshot = snapshot?;
+            let path = &snapshot.state;
+            let state = File::create(path).map_err(|source| file_error("creating", path, source))?;
+            self.save_state(&state).await.map(|()| snapshot)
+        };
+        let saved = saved.await;
+        self.destroy().await?;
+        let snapshot = saved?;
         tokio::task::spawn_blocking(move || keep(&snapshot).map(|()| snapshot))
             .await
             .map_err(|e| VmmError::System { step: "writing the snapshot to disk", source: e.into() })?

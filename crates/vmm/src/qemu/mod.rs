@@ -102,7 +102,7 @@ impl Qemu {
             confinement: &spec.confinement,
             disk: &spec.disk,
             ram: Ram { fd, bytes: 0 },
-            state,
+            state: Some(state),
             start: Start::Restore,
             walls,
         };
@@ -141,9 +141,8 @@ impl Vmm for Qemu {
 
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError> {
         let memory = spec.snapshot_dir.join("memory");
-        let state_path = spec.snapshot_dir.join("state");
+        let state = spec.snapshot_dir.join("state");
         let ram = boot_ram(&memory, spec.shape, spec.confinement.uid)?;
-        let state = File::create(&state_path).map_err(|source| file_error("creating", &state_path, source))?;
         let plan = Plan {
             shape: spec.shape,
             image: &spec.image,
@@ -151,7 +150,7 @@ impl Vmm for Qemu {
             confinement: &spec.confinement,
             disk: &spec.disk,
             ram,
-            state,
+            state: None,
             start: Start::Boot,
             walls: Walls::Confined,
         };
@@ -159,7 +158,7 @@ impl Vmm for Qemu {
         let snapshot = WarmSnapshot {
             shape: spec.shape,
             memory,
-            state: state_path,
+            state,
             disk: spec.disk,
             compatibility_key: self.compatibility_key(spec.shape, &spec.image),
         };

@@ -4,10 +4,13 @@
 
 use crate::error::VmmError;
 use crate::machine::CONTROL_DEADLINE;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -70,17 +73,31 @@ impl Qmp {
 
     /// Runs one command and gives its `return` value.
     pub async fn run(&self, command: &str, arguments: Value) -> Result<Value, VmmError> {
+        self.exchange(command, arguments, None).await
+    }
+
+    /// Gives QEMU a descriptor under a name.
+    pub async fn give_fd(&self, name: &str, fd: BorrowedFd<'_>) -> Result<(), VmmError> {
+        self.exchange("getfd", json!({"fdname": name}), Some(fd)).await.map(drop)
+    }
+
+    async fn exchange(
+        &self,
+        command: &str,
+        arguments: Value,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, VmmError> {
         let mut commands = self.commands.lock().await;
         if commands.out_of_step {
             return Err(VmmError::Hung { command: command.to_owned(), seconds: 0 });
         }
         let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
         commands.out_of_step = true;
-        commands
-            .to
-            .write_all(line.as_bytes())
-            .await
-            .map_err(|source| VmmError::System { step: "writing to the control socket", source })?;
+        let written = match fd {
+            None => commands.to.write_all(line.as_bytes()).await,
+            Some(fd) => send_with_fd(&commands.to, line.as_bytes(), fd).await,
+        };
+        written.map_err(|source| VmmError::System { step: "writing to the control socket", source })?;
         let answer = next(&mut commands.answers, command, CONTROL_DEADLINE).await?;
         commands.out_of_step = false;
         drop(commands);
@@ -114,6 +131,18 @@ impl Qmp {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// A line is far smaller than the socket's buffer and goes whole or not at all.
+async fn send_with_fd(to: &OwnedWriteHalf, line: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let stream = to.as_ref();
+    let send = || {
+        let control = [ControlMessage::ScmRights(&fds)];
+        let sent = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(line)], &control, MsgFlags::MSG_DONTWAIT, None)?;
+        if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    };
+    stream.async_io(Interest::WRITABLE, send).await
 }
 
 fn hung(command: &str, deadline: Duration) -> VmmError {

@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The host's QEMU.
+/// QEMU, on the host and in its own root alike: it finds its modules and firmware relative to where it lies.
 pub(super) const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 const INSTALL_HINT: &str = "install it with `apt-get install qemu-system-x86`, or run `leapbox setup`";
 /// Where Debian's dynamic loader looks without a cache.
@@ -50,7 +50,7 @@ impl Runtime {
         let parts = parts()?;
         let digest = digest(&version, &parts)?;
         let root = dir.join(format!("qemu-{}", &digest[..12]));
-        if !root.join(PROGRAM.trim_start_matches("/usr/bin/")).exists() {
+        if !root.exists() {
             build(dir, &root, &parts)?;
         }
         Ok(Self { root, digest, version })
@@ -76,7 +76,7 @@ fn run(command: &mut Command) -> Result<String, VmmError> {
 fn parts() -> Result<Vec<Part>, VmmError> {
     let module = format!("/{MODULE}");
     let mut parts = vec![
-        Part { source: PROGRAM.into(), place: "qemu-system-x86_64".to_owned() },
+        Part { source: PROGRAM.into(), place: PROGRAM.trim_start_matches('/').to_owned() },
         Part { source: format!("/{LOADER}").into(), place: LOADER.to_owned() },
     ];
     let mut programs = vec![PROGRAM];

@@ -50,7 +50,8 @@ pub(super) struct Plan<'a> {
     pub confinement: &'a Confinement,
     pub disk: &'a Path,
     pub ram: Ram,
-    pub state: File,
+    /// Device state to load: of a restore.
+    pub state: Option<File>,
     pub start: Start,
     pub walls: Walls,
 }
@@ -117,15 +118,15 @@ impl Qemu {
     ) -> Result<i32, VmmError> {
         let macs = Macs { workload: &network.workload_mac, channel: &network.channel_mac };
         let argv = command_line(plan.shape, macs, self.tsc_khz, plan.start);
-        let passed = [
+        let mut passed = vec![
             PassedFd { fd: files.kernel.as_fd(), number: fd::KERNEL },
             PassedFd { fd: files.initramfs.as_fd(), number: fd::INITRAMFS },
             PassedFd { fd: files.rootfs.as_fd(), number: fd::ROOTFS },
             PassedFd { fd: files.disk.as_fd(), number: fd::DISK },
             PassedFd { fd: plan.ram.fd.as_fd(), number: fd::RAM },
             PassedFd { fd: control.as_fd(), number: fd::CONTROL },
-            PassedFd { fd: plan.state.as_fd(), number: fd::STATE },
         ];
+        passed.extend(plan.state.iter().map(|state| PassedFd { fd: state.as_fd(), number: fd::STATE }));
         let taps = vec![
             TapFd { name: network.workload_tap.clone(), fd: fd::WORKLOAD_TAP },
             TapFd { name: network.channel_tap.clone(), fd: fd::CHANNEL_TAP },

@@ -97,6 +97,5 @@ pub async fn bench_gateway(args: GatewayArgs) -> Result<(), ProxyError> {
             tracing::debug!(%error, "standard input broke off");
         }
     };
-    gateway.serve(vec![listener], tls, parent_has_gone).await;
-    Ok(())
+    gateway.serve(vec![listener], tls, parent_has_gone).await.map_err(ProxyError::Serve)
 }

@@ -24,10 +24,11 @@ pub(super) fn checks(config: &Config, root: &Path) -> Vec<Check> {
 fn cgroups(root: &Path) -> Check {
     const NAME: &str = "cgroups";
     let mount = root.join("sys/fs/cgroup");
-    let (version, has): (_, Box<dyn Fn(&str) -> bool>) = match std::fs::read_to_string(mount.join("cgroup.controllers"))
-    {
-        Ok(text) => ("v2", Box::new(move |c| text.split_whitespace().any(|word| word == c))),
-        Err(_) => ("v1", Box::new(|c| mount.join(c).join("cgroup.procs").exists())),
+    let v2 = std::fs::read_to_string(mount.join("cgroup.controllers")).ok();
+    let version = if v2.is_some() { "v2" } else { "v1" };
+    let has = |controller: &str| match &v2 {
+        Some(text) => text.split_whitespace().any(|word| word == controller),
+        None => mount.join(controller).join("cgroup.procs").exists(),
     };
     let (enforced, lost): (Vec<_>, Vec<_>) = CONTROLLERS.iter().partition(|(name, _)| has(name));
     let words = |list: &[&(&str, &str)]| list.iter().map(|(_, what)| *what).collect::<Vec<_>>().join(", ");

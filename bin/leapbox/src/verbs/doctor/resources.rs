@@ -54,11 +54,13 @@ fn disk(data_dir: &Path) -> Check {
 fn room(path: &Path, free: u64) -> Check {
     const NAME: &str = "disk";
     let found = format!("{} GiB free at {}", free / GIB, path.display());
-    match free {
-        ..GIB => Check::red(NAME, found, "kernel, template and warm snapshots need more than 1 GiB"),
-        ..10_737_418_240 => Check::yellow(NAME, found, "every sandbox may write up to 10 GiB"),
-        _ => Check::green(NAME, found),
+    if free < GIB {
+        return Check::red(NAME, found, "kernel, template and warm snapshots need more than 1 GiB");
     }
+    if free < 10 * GIB {
+        return Check::yellow(NAME, found, "every sandbox may write up to 10 GiB");
+    }
+    Check::green(NAME, found)
 }
 
 fn port(name: &'static str, address: SocketAddr) -> Check {

@@ -1,0 +1,54 @@
+//! The two tasks of a network: one keeps slots ready, one frees indices. Started by [`Network`].
+
+use crate::links;
+use crate::network::{Network, Shared};
+use crate::plan::veth_name;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often a slot that is being released is looked at, at first and at last.
+const RELEASE_CHECK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// How long the pool rests after a slot could not be prepared.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The pool's task. It does not keep the network alive.
+pub(crate) async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
+    loop {
+        let Some(living) = network.upgrade() else { return };
+        let filled = living.fill_one().await;
+        drop(living);
+        match filled {
+            Ok(true) => {}
+            Ok(false) => shared.refill.notified().await,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a network slot could not be prepared");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
+}
+
+/// Frees indices whose veth is gone: then no process and no socket is left in the namespace.
+pub(crate) async fn watch_releases(shared: Arc<Shared>) {
+    let mut pause = RELEASE_CHECK.0;
+    loop {
+        let waiting: Vec<u32> = shared.stock().releasing().iter().copied().collect();
+        let gone = |index: &u32| links::is_gone(&veth_name(&shared.config.instance, *index));
+        let released: Vec<u32> = waiting.iter().copied().filter(gone).collect();
+        for index in &released {
+            shared.stock().released(*index, shared.config.max_slots);
+        }
+        if !released.is_empty() {
+            shared.refill.notify_one();
+        }
+        if released.len() == waiting.len() {
+            shared.releasing.notified().await;
+            pause = RELEASE_CHECK.0;
+            continue;
+        }
+        if tokio::time::timeout(pause, shared.releasing.notified()).await.is_ok() {
+            pause = RELEASE_CHECK.0;
+        }
+        pause = (pause * 2).min(RELEASE_CHECK.1);
+    }
+}
