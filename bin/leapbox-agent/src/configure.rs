@@ -106,14 +106,11 @@ impl Identity {
     /// but a full disk must not keep a sandbox from waking.
     fn set_hostname(&self, hostname: &str) -> io::Result<()> {
         nix::unistd::sethostname(hostname)?;
-        let name_file = self.etc.join("hostname");
-        if fs::read_to_string(&name_file).is_ok_and(|name| name.trim_end() == hostname) {
-            return Ok(());
-        }
-        let hosts_file = self.etc.join("hosts");
+        let (hosts_file, name_file) = (self.etc.join("hosts"), self.etc.join("hostname"));
         let hosts = fs::read_to_string(&hosts_file).unwrap_or_default();
-        let written = replace(&hosts_file, &hosts_with(&hosts, hostname))
-            .and_then(|()| replace(&name_file, &format!("{hostname}\n")));
+        let name = fs::read_to_string(&name_file).unwrap_or_default();
+        let written = rewrite(&hosts_file, &hosts, &hosts_with(&hosts, hostname))
+            .and_then(|()| rewrite(&name_file, &name, &format!("{hostname}\n")));
         if let Err(error) = written {
             crate::log::line(format_args!("cannot write the host name to /etc: {error}"));
         }
@@ -160,8 +157,16 @@ impl Bound {
     }
 }
 
-/// Writes a file beside the old one and renames it over it: on a full disk the old one stays whole.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces a file's text. Of the same length, as one sandbox's name is to another's, it goes over the old one in place:
+/// no block is allocated, no journal written, and a full disk does not matter. Of another length, it is written beside
+/// the old one and renamed over it: on a full disk the old one stays whole.
+fn rewrite(path: &Path, old: &str, text: &str) -> io::Result<()> {
+    if old == text {
+        return Ok(());
+    }
+    if old.len() == text.len() {
+        return OpenOptions::new().write(true).open(path)?.write_all_at(text.as_bytes(), 0);
+    }
     let new = path.with_extension("leapbox-new");
     let replaced = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
     if replaced.is_err() {

@@ -153,7 +153,12 @@ impl Drop for Client {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, socket: TcpStream, tls: TlsAcceptor) {
+pub(crate) async fn serve<B: Backends>(
+    shared: Arc<Shared<B>>,
+    client: Arc<Client>,
+    socket: TcpStream,
+    tls: TlsAcceptor,
+) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY on a client's connection");
     }

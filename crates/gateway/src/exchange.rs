@@ -51,7 +51,7 @@ pub(crate) async fn exchange<B: Backend>(
         let again = replay(&request);
         match send(&mut upstream, request, upload.as_deref(), app.limits.response_head).await {
             Ok(answer) => return app.pass(answer, upstream, upload.as_deref(), slot, client).await,
-            Err(Failure::Send(SendError { unsent: Some(unsent), .. })) => request = unsent,
+            Err(Failure::Send(SendError { unsent: Some(unsent), .. })) => request = *unsent,
             Err(failure) => match again {
                 Some(again) if failure.is_dead_connection() => request = again,
                 _ => return Err(app.explain(failure, upload.as_deref())),

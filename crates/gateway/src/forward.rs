@@ -3,7 +3,7 @@
 use crate::answer;
 use crate::backends::{Backend, Backends};
 use crate::body::GatewayBody;
-use crate::connection::Client;
+use crate::connection::{Client, Order};
 use crate::exchange::{Application, exchange, too_long};
 use crate::headers;
 use crate::host::{self, HostError, Target};
@@ -35,6 +35,7 @@ impl<B: Backends> Shared<B> {
 
     async fn route(&self, client: &Arc<Client>, request: Request<Incoming>) -> Result<Response<GatewayBody>, ApiError> {
         if client.is_refused() {
+            client.order(Order::Finish);
             return Err(ApiError::Unavailable {
                 message: "too many connections are open to this gateway".to_owned(),
                 retry_after_s: 1,

@@ -10,10 +10,8 @@
 use http::header::HOST;
 use http::{HeaderMap, Uri, Version};
 use leapbox_api_types::ApiError;
+use leapbox_guest_protocol::net::AGENT_PORT;
 use leapbox_ids::SandboxId;
-
-/// Where the agent listens inside every sandbox: no application, and not reachable from outside.
-const AGENT_PORT: u16 = 52052;
 
 /// What a host name means.
 #[derive(Debug, Clone, PartialEq, Eq)]

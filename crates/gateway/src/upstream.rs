@@ -43,12 +43,12 @@ pub(crate) struct Upstream {
 pub(crate) struct SendError {
     pub(crate) error: hyper::Error,
     /// The request again, if not a byte of it was sent.
-    pub(crate) unsent: Option<Request<RequestBody>>,
+    pub(crate) unsent: Option<Box<Request<RequestBody>>>,
 }
 
 impl From<TrySendError<Request<RequestBody>>> for SendError {
     fn from(mut failed: TrySendError<Request<RequestBody>>) -> Self {
-        let unsent = failed.take_message();
+        let unsent = failed.take_message().map(Box::new);
         Self { error: failed.into_error(), unsent }
     }
 }

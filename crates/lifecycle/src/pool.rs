@@ -6,10 +6,10 @@
 
 use crate::capacity::Capacity;
 use crate::catalog::Template;
-use crate::error::chain;
+use crate::error::{LaunchError, chain};
 use crate::vm::{Launcher, Vm};
 use futures::FutureExt;
-use leapbox_ids::TemplateId;
+use leapbox_ids::{SandboxId, TemplateId};
 use leapbox_vmm::Shape;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -152,7 +152,7 @@ impl Pool {
             return self.back_off(&key);
         };
         match launcher.launch(template, shape, permit).await {
-            Ok(vm) => match vm.guest.warm().await {
+            Ok(vm) => match rehearse(&vm).await {
                 Ok(()) => self.put(&key, vm),
                 Err(error) => {
                     tracing::warn!(%shape, error = %chain(&error), "a pooled clone did not warm up");
@@ -215,6 +215,13 @@ impl Pool {
             .max_by_key(|(_, shelf)| lacking(shelf))
             .map(|((_, shape), shelf)| (Arc::clone(&shelf.template), *shape))
     }
+}
+
+/// Lets the clone do once what handing it over and a first command will make it do: under emulation the first time is
+/// several times slower. The identity is thrown away: the clone gets its own when it is handed over.
+async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
+    vm.become_sandbox(&SandboxId::generate(), Vec::new()).await?;
+    vm.guest.warm().await.map_err(|source| LaunchError::Agent { stage: "warming up", source })
 }
 
 fn new_shelf(template: &Arc<Template>, now: Instant) -> Shelf {

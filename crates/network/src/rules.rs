@@ -25,7 +25,7 @@ pub(crate) const BLOCKED: &[&str] = &[
     "240.0.0.0/4",
 ];
 
-/// The host-wide table: replaces an older one of the same installation in one transaction.
+/// The host-wide table; takes the place of an older one of the same installation between two packets.
 pub(crate) fn host_table(config: &NetworkConfig) -> String {
     let block = config.link_block.to_string();
     let mut blocked: Vec<&str> = BLOCKED.to_vec();
@@ -43,7 +43,7 @@ pub(crate) fn no_host_table(instance: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
-/// A slot's own rules: replaces older ones in one transaction.
+/// A slot's own rules; take the place of older ones between two packets.
 pub(crate) fn slot_tables(plan: &SlotPlan) -> String {
     include_str!("rules/slot.nft")
         .replace("%WORKLOAD_MAC%", WORKLOAD_GUEST_MAC)

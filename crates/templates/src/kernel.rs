@@ -79,7 +79,7 @@ fn unpack(
     step.note("unpacking the kernel");
     let (tree, out) = (scratch.join("tree"), scratch.join("out"));
     std::fs::create_dir(&out).map_err(ArtifactError::file("create", &out))?;
-    let unpacking = HostCommand::new("dpkg-deb").arg("-x").arg(package).arg(&tree).tied();
+    let unpacking = HostCommand::new("dpkg-deb").arg("-x").arg(package).arg(&tree).in_namespaces();
     unpacking.run(step).map_err(ArtifactError::command("unpack the kernel package"))?;
 
     let (vmlinuz, version) = find_vmlinuz(&tree)?;

@@ -6,8 +6,9 @@ use leapbox_guest_protocol::net;
 use std::fs;
 use std::path::Path;
 
-/// The name before the guest knows which sandbox it is.
-const FIRST_NAME: &str = "leapbox";
+/// The name before the guest knows which sandbox it is; as long as a sandbox's id, so that this can be written over it in
+/// place.
+const FIRST_NAME: &str = "leapbox-is-not-yet-named";
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Writes the name server, and a host name for now.
@@ -22,6 +23,7 @@ pub(super) fn write() -> Result<(), BootError> {
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let hosts = if hosts.trim().is_empty() { HOSTS } else { &hosts };
     write_new(Path::new("/etc/hosts"), &hosts_with(hosts, FIRST_NAME))?;
+    write_new(Path::new("/etc/hostname"), &format!("{FIRST_NAME}\n"))?;
     nix::unistd::sethostname(FIRST_NAME).map_err(BootError::path("setting the host name", FIRST_NAME))
 }
 

@@ -21,8 +21,11 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 /// Bytes of the log shown when the server ends unasked.
 const LOG_TAIL: usize = 4096;
-/// Apart from those of a server that may be running on this host.
-const LINK_BLOCK: &str = "10.252.0.0/16";
+/// Apart from that of a server that may be running on this host, and from the one measured before, whose links the
+/// kernel may still be taking down.
+fn link_block(pool: u32) -> &'static str {
+    if pool == 0 { "10.252.0.0/16" } else { "10.250.0.0/16" }
+}
 const BASE_UID: &str = "3000000";
 
 /// A running server. Its folder is removed by [`Server::stop`].
@@ -146,7 +149,7 @@ fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> 
         .arg(&config.artifacts_dir)
         .args(["--api", &api, "--gateway", &gateway, "--metrics", &metrics])
         .args(["--pool-size", &pool.to_string(), "--rate-limit", "0"])
-        .args(["--link-block", LINK_BLOCK, "--base-uid", BASE_UID])
+        .args(["--link-block", link_block(pool), "--base-uid", BASE_UID])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(output)

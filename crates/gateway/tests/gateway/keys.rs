@@ -5,8 +5,11 @@ use http::Request;
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
 
+/// Header lines, names and values.
+type Lines = &'static [(&'static str, &'static str)];
+
 /// What a client sends, and which `authorization` the application then sees. `K` stands for the key.
-const TABLE: &[(&[(&str, &str)], &[&str])] = &[
+const TABLE: &[(Lines, &[&str])] = &[
     (&[("authorization", "K")], &[]),
     (&[("authorization", "Bearer K")], &[]),
     (&[("Authorization", "bearer  K")], &[]),
@@ -86,7 +89,7 @@ async fn case_32_a_request_that_is_refused_does_not_reach_the_application_at_all
     let site = Site::start().await;
     let (address, seen) = scripted(ANSWER).await;
     let host = site.app(address);
-    let combinations: &[&[(&str, &str)]] = &[
+    let combinations: &[Lines] = &[
         &[],
         &[("leap0-authorization", "wrong"), ("authorization", "K")],
         &[("authorization", "K"), ("authorization", "other")],

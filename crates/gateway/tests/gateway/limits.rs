@@ -139,6 +139,7 @@ async fn too_many_connections_are_told_so() {
         assert_eq!(answer.headers()["retry-after"], "1");
     }
     assert_eq!(site.gateway.stats().connections_refused, 2);
+    until("they are let go", || site.gateway.stats().connections_open == 2).await;
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ async fn messages_pass_both_ways_and_the_close_too() {
     while let Some(Ok(message)) = soon(socket.next()).await {
         assert!(message.is_close() || message.is_ping(), "{message:?}");
     }
+    drop(socket);
     until("the tunnel has gone", || site.gateway.stats().connections_open == 0).await;
     let stats = site.gateway.stats();
     assert_eq!((stats.tunnels, stats.tunnels_idle), (1, 0));
@@ -87,12 +88,13 @@ async fn case_33_an_idle_websocket_is_closed_in_order_and_a_busy_one_is_not() {
     let host = site.app(echo().await);
     let mut socket = open(&site, &host).await;
     let begin = Instant::now();
+    let mut last = begin;
     while begin.elapsed() < 2 * idle {
+        last = Instant::now();
         soon(socket.send(Message::text("x"))).await.expect("sent");
         soon(socket.next()).await.expect("a message").expect("a message");
         tokio::time::sleep(idle / 8).await;
     }
-    let last = Instant::now();
     let mut stream = socket.into_inner();
     // An orderly end: close_notify, not a reset.
     let read = soon(stream.read(&mut [0; 1])).await;

@@ -182,8 +182,7 @@ pub(super) async fn clean_up(group: &Cgroup, dir: &Path) {
     group.kill();
     let removed = tokio::time::timeout(KILL_DEADLINE, async {
         // A group can go only when its last process has been gone for a moment.
-        while let Err(error) = group.remove() {
-            tracing::trace!(%error, "control group still busy");
+        while group.remove().is_err() {
             tokio::time::sleep(KILL_POLL).await;
         }
     });
