@@ -65,18 +65,16 @@ impl Identity {
         set_clock(configure.wall_clock_unix_ns).map_err(step("setting the clock"))?;
         self.set_hostname(&configure.hostname).map_err(step("setting the host name"))?;
         let machine_id = format!("{}\n", hex(&configure.machine_id));
-        self.machine_id.set(&machine_id).map_err(step("writing the machine id"))?;
+        let machine_id = self.machine_id.set(&machine_id).map_err(step("writing the machine id"))?;
         let boot_id = format!("{}\n", uuid(&configure.boot_id));
-        self.boot_id.set(&boot_id).map_err(step("writing the boot id"))?;
+        let boot_id = self.boot_id.set(&boot_id).map_err(step("writing the boot id"))?;
+        let hostname = nix::unistd::gethostname().map_err(io::Error::from);
         Ok(Configured {
             reseeded: true,
             wall_clock_unix_ns: wall_clock_ns().map_err(step("reading the clock"))?,
-            hostname: fs::read_to_string("/proc/sys/kernel/hostname")
-                .map_err(step("reading the host name"))?
-                .trim_end()
-                .to_owned(),
-            machine_id: self.machine_id.get().map_err(step("reading the machine id"))?,
-            boot_id: self.boot_id.get().map_err(step("reading the boot id"))?,
+            hostname: hostname.map_err(step("reading the host name"))?.to_string_lossy().into_owned(),
+            machine_id,
+            boot_id,
         })
     }
 
@@ -133,28 +131,31 @@ impl Bound {
         Ok(())
     }
 
-    /// Writes the text, all of it the same length each time, and binds again if the guest's root took the mount away.
-    fn set(&self, text: &str) -> io::Result<()> {
+    /// Writes the text, all of it the same length each time, and returns the id that a process of the guest's now reads
+    /// there. Binds again if the guest's root took the mount away.
+    fn set(&self, text: &str) -> io::Result<[u8; 16]> {
         self.file.write_all_at(text.as_bytes(), 0)?;
-        if !fs::read(&self.path).is_ok_and(|shown| shown == text.as_bytes()) {
-            self.bind()?;
+        match fs::read_to_string(&self.path) {
+            Ok(shown) if shown == text => id_in(&shown),
+            _ => {
+                self.bind()?;
+                id_in(&fs::read_to_string(&self.path)?)
+            }
         }
-        Ok(())
     }
+}
 
-    /// What a process of the guest's reads there.
-    fn get(&self) -> io::Result<[u8; 16]> {
-        let text = fs::read_to_string(&self.path)?;
-        let mut nibbles = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
-        let mut id = [0u8; 16];
-        for byte in &mut id {
-            let (Some(high), Some(low)) = (nibbles.next(), nibbles.next()) else {
-                return Err(io::Error::from(io::ErrorKind::InvalidData));
-            };
-            *byte = u8::try_from(high * 16 + low).unwrap_or_default();
-        }
-        Ok(id)
+/// The sixteen bytes a machine id or boot id shows.
+fn id_in(text: &str) -> io::Result<[u8; 16]> {
+    let mut nibbles = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+    let mut id = [0u8; 16];
+    for byte in &mut id {
+        let (Some(high), Some(low)) = (nibbles.next(), nibbles.next()) else {
+            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        };
+        *byte = u8::try_from(high * 16 + low).unwrap_or_default();
     }
+    Ok(id)
 }
 
 /// Replaces a file's text. Of the same length, as one sandbox's name is to another's, it goes over the old one in place:

@@ -64,10 +64,10 @@ fn read_call(stream: &mut TcpStream, lease: &mut Lease<'_>) -> io::Result<Result
         Ok(len) => len,
         Err(error) => return Ok(Err(refusal(&CallError::Frame(error)))),
     };
-    if len > SMALL_FRAME {
-        if let Err(busy) = lease.grow(len) {
-            return Ok(Err(busy));
-        }
+    if len > SMALL_FRAME
+        && let Err(busy) = lease.grow(len)
+    {
+        return Ok(Err(busy));
     }
     let mut body = vec![0; len];
     read_exact_by(stream, &mut body, Instant::now() + BODY_PATIENCE)?;

@@ -84,7 +84,7 @@ async fn a_missing_or_closed_working_directory_is_named() {
         }
         other => panic!("{other:?}"),
     }
-    request.cwd = Some(sandbox.root_only().into());
+    request.cwd = Some(sandbox.root_only());
     assert_eq!(fault_of(sandbox.guest.exec(request.clone()).await), FaultKind::PermissionDenied);
     request.cwd = Some("/dev/null".into());
     assert_eq!(fault_of(sandbox.guest.exec(request).await), FaultKind::NotADirectory);
@@ -252,7 +252,7 @@ async fn what_only_root_may_read_write_or_enter_is_denied() {
     assert_eq!(fault_of(sandbox.read("/proc/1/environ").await), FaultKind::PermissionDenied);
     let sysctl = guest.write_file("/proc/sys/kernel/hostname", None, b"x").await;
     assert_eq!(fault_of(sysctl), FaultKind::PermissionDenied);
-    let list = List { path: sandbox.root_only().into(), recursive: false, exclude: vec![] };
+    let list = List { path: sandbox.root_only(), recursive: false, exclude: vec![] };
     assert_eq!(fault_of(guest.list(list).await), FaultKind::PermissionDenied);
 }
 

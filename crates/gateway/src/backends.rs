@@ -1,6 +1,6 @@
 //! What the gateway needs from the rest of the house: who asks, and a byte stream to the application meant.
 //!
-//! `Sandboxes` implements it over keys and lifecycle; tests and the benchmark implement it over a plain TCP address.
+//! `leapbox serve` implements it over keys and lifecycle; tests and the benchmark implement it over a plain TCP address.
 
 use http::HeaderMap;
 use leapbox_api_types::ApiError;

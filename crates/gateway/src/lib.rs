@@ -8,13 +8,13 @@
 //!                                           └─► `<domain>`, `api.<domain>`: the control plane's router
 //! ```
 //!
-//! The binary builds a [`Gateway`] over [`Sandboxes`] and calls [`Gateway::serve`]; whoever ends or pauses a sandbox
+//! The binary builds a [`Gateway`] over its [`Backends`] and calls [`Gateway::serve`]; whoever ends or pauses a sandbox
 //! calls [`Gateway::forget`]. Nothing here buffers a body: a response is read from the application only as fast as the
 //! client takes it, in the client's own task, and an upload the other way round.
 //!
 //! Both sides are untrusted. The client is held to [`Limits`], and what it says about itself (`X-Forwarded-*`,
 //! `Connection`) is not believed. The guest's answer is parsed under caps, and it can neither speak in our name nor set
-//! cookies for its neighbours (see [`headers`]).
+//! cookies for its neighbours (see `headers.rs`).
 
 #![forbid(unsafe_code)]
 

@@ -110,10 +110,7 @@ impl Interface {
     fn ioctl<T>(&self, number: libc::c_ulong, argument: &T, step: &'static str) -> Result<(), BootError> {
         // SAFETY: each of the requests above reads one structure of the type it is called with, and writes none.
         let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), number, std::ptr::from_ref(argument)) };
-        Errno::result(result)
-            .map(drop)
-            .map_err(|error| io::Error::from(error))
-            .map_err(BootError::network(step, &self.name))
+        Errno::result(result).map(drop).map_err(io::Error::from).map_err(BootError::network(step, &self.name))
     }
 }
 

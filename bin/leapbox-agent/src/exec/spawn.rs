@@ -152,7 +152,7 @@ extern "C" fn run_child(plan: *mut Plan<'static>) -> ! {
 
 /// Comes back only with the stage that failed, and `errno` set.
 fn become_program(launch: &Launch<'_>) -> Stage {
-    // SAFETY (whole block): system calls without effect on this process's shared memory; pointers come from live Rust
+    // SAFETY: system calls without effect on this process's shared memory; pointers come from live Rust
     // values of the suspended parent. Ids are set with raw calls, because the C library's would signal the agent's threads.
     unsafe {
         reset_oom_score();

@@ -85,8 +85,10 @@ async fn what_an_application_sends_beyond_its_answer_reaches_nobody() {
     })
     .await;
     let host = site.app(address);
+    let mut sender = site.h1().await;
     for _ in 0..4 {
-        assert_eq!(read(site.get(&host, "/").await).await, "true");
+        let request = site.request("GET", &host, "/").body(none()).expect("a request");
+        assert_eq!(read(sender.send_request(request).await.expect("an answer")).await, "true");
     }
 }
 

@@ -48,8 +48,10 @@ async fn a_safe_request_survives_a_kept_connection_that_dies_under_it() {
     let site = Site::start().await;
     let (address, requests) = forgetful().await;
     let host = site.app(address);
+    let mut sender = site.h1().await;
     for _ in 0..3 {
-        assert_eq!(read(site.get(&host, "/").await).await, "keep");
+        let request = site.request("GET", &host, "/").body(none()).expect("a request");
+        assert_eq!(read(sender.send_request(request).await.expect("an answer")).await, "keep");
     }
     assert_eq!(site.gateway.stats().upstream_retried, 2);
     assert_eq!(requests.load(Ordering::SeqCst), 5);
@@ -60,9 +62,11 @@ async fn a_request_that_may_have_had_its_effect_is_not_sent_twice() {
     let site = Site::start().await;
     let (address, requests) = forgetful().await;
     let host = site.app(address);
-    assert_eq!(read(site.get(&host, "/").await).await, "keep");
+    let mut sender = site.h1().await;
+    let request = site.request("GET", &host, "/").body(none()).expect("a request");
+    assert_eq!(read(sender.send_request(request).await.expect("an answer")).await, "keep");
     let request = site.request("POST", &host, "/").body(none()).expect("a request");
-    let answer = site.h1().await.send_request(request).await.expect("an answer");
+    let answer = sender.send_request(request).await.expect("an answer");
     assert_eq!(answer.status(), 502);
     assert_eq!((requests.load(Ordering::SeqCst), site.gateway.stats().upstream_retried), (2, 0));
 }
@@ -72,9 +76,10 @@ async fn a_kept_connection_the_application_closed_is_not_used() {
     let site = Site::start().await;
     let (address, seen) = scripted("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
     let host = site.app(address);
+    let mut sender = site.h1().await;
     for n in 1..=3 {
         let request = site.request("POST", &host, "/").body(none()).expect("a request");
-        let answer = site.h1().await.send_request(request).await.expect("an answer");
+        let answer = sender.send_request(request).await.expect("an answer");
         assert_eq!(answer.status(), 200, "request {n}");
         assert_eq!(read(answer).await, "ok");
         assert_eq!(heads(&seen).len(), n);
