@@ -31,7 +31,7 @@ build: ## target/release/leapbox and the static agent beside it
 	@.ci/prepare build
 	cargo build --locked --release -p leapbox
 	# Static, because it is PID 1 of guests that may have no C library; --target keeps the flag off build scripts.
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static -C strip=symbols" \
 	    cargo build --locked --release -p leapbox-agent --target $(AGENT_TARGET)
 	install -C -m 755 $(TARGET)/$(AGENT_TARGET)/release/leapbox-agent $(TARGET)/release/leapbox-agent
 

@@ -18,6 +18,10 @@ const BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// after they have sent everything; what goes beyond is cut off.
 const DRAIN_MAX: usize = 64 << 20;
 
+/// What is read of a body whose sender is refused.
+const DISCARD_MAX: usize = 64 << 10;
+const DISCARD_DEADLINE: Duration = Duration::from_secs(1);
+
 /// A body of any bytes, at most [`BODY_MAX`].
 pub(crate) struct RawBody(pub Bytes);
 
@@ -71,6 +75,21 @@ fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
 
 async fn read(body: Body) -> Result<Bytes, ApiError> {
     tokio::time::timeout(BODY_DEADLINE, collect(body)).await.unwrap_or(Err(ApiError::RequestTimeout))
+}
+
+/// A body that was not wanted is larger, or slower, than is read for politeness.
+pub(crate) struct NotEmptied;
+
+/// Reads a body of somebody who is refused, if it is small and comes at once.
+pub(crate) async fn discard(body: Body) -> Result<(), NotEmptied> {
+    if body.is_end_stream() {
+        return Ok(());
+    }
+    let limited = http_body_util::Limited::new(body, DISCARD_MAX).collect();
+    match tokio::time::timeout(DISCARD_DEADLINE, limited).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(NotEmptied),
+    }
 }
 
 async fn collect(mut body: Body) -> Result<Bytes, ApiError> {

@@ -1,10 +1,12 @@
 //! What every request passes: request id, span, key, rate limit. One layer, so that its order can be read here.
 
 use crate::answer::Failure;
-use crate::request_id;
+use crate::{body, request_id};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
+use http::header::CONNECTION;
 use leapbox_api_types::ApiError;
 use leapbox_auth::{Auth, AuthError};
 use std::sync::Arc;
@@ -43,13 +45,24 @@ async fn admitted(auth: &Auth, mut request: Request, next: Next) -> Response {
             if let AuthError::Unchecked { source } = &error {
                 tracing::error!(error = source as &dyn std::error::Error, "keys cannot be checked");
             }
-            return Failure::from(error).into_response();
+            return refuse(Failure::from(error), request).await;
         }
     };
     Span::current().record("organisation", caller.organisation.as_str());
     if let Err(retry_after_s) = auth.check(&caller.organisation) {
-        return Failure(ApiError::RateLimited { retry_after_s }).into_response();
+        return refuse(Failure(ApiError::RateLimited { retry_after_s }), request).await;
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Answers without a handler. A small body is read first, so that the connection can be used again; otherwise the client
+/// is told that it cannot.
+async fn refuse(failure: Failure, request: Request) -> Response {
+    let emptied = body::discard(request.into_body()).await;
+    let mut response = failure.into_response();
+    if emptied.is_err() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }

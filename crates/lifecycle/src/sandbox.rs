@@ -71,6 +71,16 @@ impl Handle {
         }
     }
 
+    /// Waits until it cannot be used any more, and says why.
+    pub async fn ended(&self) -> LifecycleError {
+        let mut published = self.published.clone();
+        let gone = |now: &Published| matches!(decide(now.row.state, Action::Use), Decision::Refuse(_));
+        match published.wait_for(gone).await {
+            Ok(now) => refused(&now.row, Refusal::Gone),
+            Err(_) => self.gone(),
+        }
+    }
+
     fn check(&self, action: Action) -> Result<(), LifecycleError> {
         let published = self.published.borrow();
         match decide(published.row.state, action) {

@@ -14,7 +14,7 @@ use leapbox_api_types::sandbox::{
     SandboxListQuery, SandboxState,
 };
 use leapbox_db::{Db, SandboxRow};
-use leapbox_guest_client::GuestClient;
+use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_ids::{OrganisationId, SandboxId};
 use leapbox_network::Network;
 use leapbox_templates::{Artifacts, ImageConfig, WarmSnapshots};
@@ -22,7 +22,7 @@ use leapbox_vmm::{Shape, Vmm};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,7 +62,34 @@ pub struct RunningSandbox {
     pub guest: GuestClient,
     /// User, folders, environment and port of its template.
     pub image: Arc<ImageConfig>,
+    handle: Handle,
 }
+
+impl RunningSandbox {
+    /// Runs a call into the guest. If the sandbox ends first, so does the call, at once and with the sandbox's own
+    /// reason: a dead guest's connections would only time out.
+    pub async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, GuestError>>,
+    ) -> Result<Result<T, GuestError>, LifecycleError> {
+        tokio::select! {
+            biased;
+            answer = call => match answer {
+                Err(error) if !matches!(error, GuestError::Fault(_)) => self.explain(error).await,
+                answer => Ok(answer),
+            },
+            ended = self.handle.ended() => Err(ended),
+        }
+    }
+
+    /// A connection that broke may be the first sign of a death that is told a moment later.
+    async fn explain<T>(&self, error: GuestError) -> Result<Result<T, GuestError>, LifecycleError> {
+        tokio::time::timeout(DEATH_NOTICE, self.handle.ended()).await.map_or(Ok(Err(error)), Err)
+    }
+}
+
+/// From a VMM's death to the word of it.
+const DEATH_NOTICE: Duration = Duration::from_millis(50);
 
 /// Everything that can be done with sandboxes. Cheap to clone.
 #[derive(Clone)]
@@ -269,7 +296,7 @@ impl Lifecycle {
         let Some(guest) = published.guest else {
             return Err(refused(&published.row, Refusal::Gone));
         };
-        Ok(RunningSandbox { id: id.clone(), guest, image: published.image })
+        Ok(RunningSandbox { id: id.clone(), guest, image: published.image, handle })
     }
 
     /// Ids of sandboxes whose machines are about to go, from now on: connections into them should be closed.

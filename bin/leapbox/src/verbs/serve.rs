@@ -7,6 +7,7 @@
 
 mod backends;
 mod error;
+mod http;
 mod metrics;
 mod tls;
 
@@ -154,9 +155,9 @@ async fn serve_all(
     let (stop, stopped) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for listener in api_listeners {
-        servers.spawn(serve_http(listener, api.clone(), stopped.clone()));
+        servers.spawn(http::serve(listener, api.clone(), stopped.clone()));
     }
-    servers.spawn(serve_http(metrics_listener, metrics, stopped.clone()));
+    servers.spawn(http::serve(metrics_listener, metrics, stopped.clone()));
     servers.spawn(close_ended(lifecycle.clone(), gateway.clone(), stopped.clone()));
     let until = stopped.clone();
     servers.spawn(async move {
@@ -185,17 +186,6 @@ async fn bind(address: SocketAddr) -> Result<Vec<TcpListener>, ServeError> {
 
 async fn bind_one(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(listen(address))
-}
-
-async fn serve_http(listener: TcpListener, router: axum::Router, stopped: watch::Receiver<bool>) {
-    use axum::serve::ListenerExt;
-    let listener = listener.tap_io(|stream| {
-        // Small answers must not wait for an acknowledgement; a socket that refuses still works.
-        let _ = stream.set_nodelay(true);
-    });
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(when(stopped)).await {
-        tracing::error!(%error, "a listener ended");
-    }
 }
 
 async fn when(mut stopped: watch::Receiver<bool>) {

@@ -52,7 +52,7 @@ pub(crate) async fn ls(
 ) -> Result<Json<LsResponse>, Failure> {
     let request = validate::filesystem::list(&body)?;
     let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-    let entries = sandbox.guest.list(request).await.map_err(refused)?;
+    let entries = sandbox.call(sandbox.guest.list(request)).await?.map_err(refused)?;
     Ok(Json(LsResponse { items: entries.into_iter().map(file_info).collect() }))
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn stat(
 ) -> Result<Json<FileInfo>, Failure> {
     let path = validate::filesystem::path(&body)?;
     let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-    Ok(Json(file_info(sandbox.guest.stat(path).await.map_err(refused)?)))
+    Ok(Json(file_info(sandbox.call(sandbox.guest.stat(path)).await?.map_err(refused)?)))
 }
 
 #[utoipa::path(
@@ -98,7 +98,7 @@ pub(crate) async fn mkdir(
     let request = validate::filesystem::mkdir(&body)?;
     detached(async move {
         let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-        sandbox.guest.mkdir(request).await.map_err(refused)
+        sandbox.call(sandbox.guest.mkdir(request)).await?.map_err(refused)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -127,7 +127,7 @@ pub(crate) async fn write_file(
     let write = validate::filesystem::write_file(&query)?;
     detached(async move {
         let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-        sandbox.guest.write_file(write.path, write.permissions, &content).await.map_err(refused)
+        sandbox.call(sandbox.guest.write_file(write.path, write.permissions, &content)).await?.map_err(refused)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -152,7 +152,7 @@ pub(crate) async fn read_file(
 ) -> Result<Response, Failure> {
     let request = validate::filesystem::read_file(&body)?;
     let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-    let content = sandbox.guest.read_file(request).await.map_err(refused)?;
+    let content = sandbox.call(sandbox.guest.read_file(request)).await?.map_err(refused)?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], content).into_response())
 }
 
@@ -175,7 +175,7 @@ pub(crate) async fn exists(
 ) -> Result<Json<ExistsResponse>, Failure> {
     let path = validate::filesystem::path(&body)?;
     let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-    Ok(Json(ExistsResponse { exists: sandbox.guest.exists(path).await.map_err(refused)? }))
+    Ok(Json(ExistsResponse { exists: sandbox.call(sandbox.guest.exists(path)).await?.map_err(refused)? }))
 }
 
 #[utoipa::path(
@@ -198,7 +198,7 @@ pub(crate) async fn delete(
     let request = validate::filesystem::delete(&body)?;
     detached(async move {
         let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-        sandbox.guest.delete(request).await.map_err(refused)
+        sandbox.call(sandbox.guest.delete(request)).await?.map_err(refused)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)

@@ -39,7 +39,7 @@ pub(crate) async fn execute(
     let timeout_s = request.timeout_ms / 1000;
     let output = detached(async move {
         let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
-        sandbox.guest.exec(request).await.map_err(guest_errors::refused)
+        sandbox.call(sandbox.guest.exec(request)).await?.map_err(guest_errors::refused)
     })
     .await?;
     Ok(Json(answer(output, timeout_s)))

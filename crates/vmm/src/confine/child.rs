@@ -144,16 +144,25 @@ fn become_vmm(socket: &mut UnixStream, spec: &ConfineSpec, fds: Vec<OwnedFd>, ta
     Ok(())
 }
 
-/// A read-only root with nothing but the VMM's own files, and a /proc of its own pid namespace.
+/// A read-only root of its own with nothing but the VMM's files, and a /proc of its own pid namespace.
 fn enter_root(spec: &ConfineSpec) -> Step<()> {
     let none: Option<&str> = None;
     let root = &spec.root;
+    let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let again = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     step("making mounts private", mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))?;
-    step("binding the root", mount(Some(root), root, none, MsFlags::MS_BIND, none))?;
-    let sealed = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    step("making the root read-only", mount(none, root, none, sealed, none))?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
-    step("mounting /proc", mount(Some("proc"), &root.join("proc"), Some("proc"), flags, none))?;
+    let room = Some("size=64k,nr_inodes=64,mode=0755");
+    step("mounting the root", mount(Some("leapbox"), root, Some("tmpfs"), locked, room))?;
+    for entry in step("listing the VMM's files", std::fs::read_dir(&spec.files))?.flatten() {
+        let (from, to) = (entry.path(), root.join(entry.file_name()));
+        step("making a folder in the root", std::fs::create_dir(&to))?;
+        step("binding the VMM's files", mount(Some(&from), &to, none, MsFlags::MS_BIND, none))?;
+        step("protecting the VMM's files", mount(none, &to, none, MsFlags::MS_BIND | again | locked, none))?;
+    }
+    let (proc, flags) = (root.join("proc"), locked | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY);
+    step("making /proc", std::fs::create_dir(&proc))?;
+    step("mounting /proc", mount(Some("proc"), &proc, Some("proc"), flags, none))?;
+    step("making the root read-only", mount(none, root, none, again | locked, none))?;
     step("entering the root", chdir(root))?;
     // Both arguments the same: the old root lies over the new one and is taken off (pivot_root(2), NOTES).
     step("pivot_root", pivot_root(".", "."))?;

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 /// Everything about one launch but the descriptors themselves.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ConfineSpec {
-    /// Folder that becomes the read-only root: the VMM, its libraries, an empty `proc`.
+    /// Folder whose folders are bound into the root: the VMM, its libraries.
+    pub files: PathBuf,
+    /// The machine's own folder: where its root, a read-only file system in memory, is mounted in its own namespace.
     pub root: PathBuf,
     /// The VMM inside that root, and its arguments.
     pub argv: Vec<String>,

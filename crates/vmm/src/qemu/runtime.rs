@@ -1,5 +1,5 @@
 //! QEMU's own root: the program, its libraries and its firmware, copied once into a folder that becomes the read-only
-//! root of every QEMU process.
+//! root of every QEMU process, bound folder by folder.
 //!
 //! Nothing else of the host can be named from inside it, and an upgrade of the host's package changes neither running
 //! machines nor the snapshots made with the old build: each build has a folder of its own.
@@ -120,8 +120,6 @@ fn build(dir: &Path, root: &Path, parts: &[Part]) -> Result<(), VmmError> {
         let mode = fs::Permissions::from_mode(0o555);
         fs::set_permissions(&target, mode).map_err(|source| file("setting the mode of", &target, source))?;
     }
-    let proc = temporary.join("proc");
-    fs::create_dir(&proc).map_err(|source| file("creating", &proc, source))?;
     fs::rename(&temporary, root).map_err(|source| file("moving into place", root, source))
 }
 

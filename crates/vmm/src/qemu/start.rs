@@ -138,7 +138,8 @@ impl Qemu {
             return bare::spawn(PROGRAM, &argv, netns, cloned.into(), &taps, &passed);
         }
         let spec = ConfineSpec {
-            root: self.runtime.root.clone(),
+            files: self.runtime.root.clone(),
+            root: plan.confinement.dir.clone(),
             argv,
             uid: plan.confinement.uid,
             cgroups: self.make_group(plan)?.procs_files(),
@@ -152,7 +153,9 @@ impl Qemu {
 
     fn make_group(&self, plan: &Plan<'_>) -> Result<Cgroup, VmmError> {
         let limits = Limits {
-            memory_bytes: (u64::from(plan.shape.memory_mib) << 20) + OVERHEAD_BYTES,
+            // Twice: the first clone to touch a page of the shared image that was never written is charged for that
+            // page of the image as well as for its own copy.
+            memory_bytes: 2 * (u64::from(plan.shape.memory_mib) << 20) + OVERHEAD_BYTES,
             tasks: u32::from(plan.shape.vcpus) + EXTRA_TASKS,
             cpus: u32::from(plan.shape.vcpus),
         };
