@@ -71,6 +71,11 @@ pub(crate) async fn within<T>(
 /// Asks over a fresh connection. Has no deadline of its own.
 pub(crate) async fn ask(mut stream: TcpStream, request: &Request<'_>) -> Result<(Reply, TcpStream), GuestError> {
     stream.set_nodelay(true).map_err(|source| GuestError::Dial { source })?;
+    if !matches!(request, Request::Connect { .. }) {
+        // Everything has been said when we close, so a reset loses nothing. An orderly close to a guest that is stopped
+        // or killed meanwhile would leave a socket behind that keeps the sandbox's network namespace for a minute.
+        stream.set_zero_linger().map_err(|source| GuestError::Dial { source })?;
+    }
     let frame = encode_call(request)?;
     // An agent that is busy answers without having read everything: what it said counts more than the failed write.
     let written = stream.write_all(&frame).await;

@@ -22,6 +22,11 @@ pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, listener: TcpL
                 continue;
             }
         };
+        // We close only what is idle or over: a reset loses nothing, and leaves no socket that keeps the namespace.
+        if let Err(error) = stream.set_zero_linger() {
+            tracing::debug!(%error, "a connection to a slot's name server could not be set up");
+            continue;
+        }
         while connections.try_join_next().is_some() {}
         let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
             Counters::count(&dns.counters.dropped);
