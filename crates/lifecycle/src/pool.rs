@@ -1,7 +1,7 @@
 //! Clones kept ready for the shapes in use.
 //!
 //! A pooled clone runs, has executed once what a first command executes, and is nobody's. How many are kept follows
-//! demand: every create counts, and a count fades by half in a minute. A pooled clone holds a share of the host's
+//! demand: every create counts, and a count fades by half in a minute; of the default shape one is always kept. A pooled clone holds a share of the host's
 //! capacity like any other and is given up when a create needs that share.
 
 use crate::capacity::Capacity;
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// After this long half of a shape's demand is forgotten.
@@ -43,6 +43,8 @@ struct Shelf {
     template: Arc<Template>,
     ready: Vec<Vm>,
     demand: f64,
+    /// At least so many are kept, whatever the demand.
+    least: usize,
     counted_at: Instant,
     not_before: Option<Instant>,
 }
@@ -54,9 +56,10 @@ impl Shelf {
         self.counted_at = now;
     }
 
-    /// How many to keep: one more than the recent creates, within the bound; none once they have faded.
+    /// How many to keep: one more than the recent creates, within the bound; the least once they have faded.
     fn wanted(&self, per_shape: usize) -> usize {
-        if self.demand < FADED { 0 } else { per_shape.min(1 + self.demand.round() as usize) }
+        let recent = if self.demand < FADED { 0 } else { 1 + self.demand.round() as usize };
+        per_shape.min(recent.max(self.least))
     }
 }
 
@@ -67,6 +70,8 @@ pub(crate) struct Pool {
     changed: Notify,
     /// Creates that are launching a clone of their own right now: they go first.
     busy: AtomicUsize,
+    /// A clone is being made for the pool, and holds a share of the capacity.
+    filling: watch::Sender<bool>,
 }
 
 /// Holds the pool's refilling back while a create launches.
@@ -81,31 +86,46 @@ impl Drop for Busy<'_> {
 
 impl Pool {
     pub fn new(limits: PoolLimits) -> Self {
-        Self { limits, shelves: Mutex::default(), changed: Notify::new(), busy: AtomicUsize::new(0) }
+        Self { limits, shelves: Mutex::default(), changed: Notify::new(), busy: AtomicUsize::new(0), filling: watch::Sender::new(false) }
     }
 
     fn shelves(&self) -> MutexGuard<'_, HashMap<Key, Shelf>> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a create and gives a ready clone if there is one.
-    pub fn take(&self, template: &Arc<Template>, shape: Shape) -> Option<Vm> {
+    /// Keeps one clone of this shape ready whatever the demand.
+    pub fn keep_one(&self, template: &Arc<Template>, shape: Shape) {
+        let now = Instant::now();
+        self.shelves().entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now)).least = 1;
+        self.changed.notify_one();
+    }
+
+    /// Counts a create.
+    pub fn count(&self, template: &Arc<Template>, shape: Shape) {
         let now = Instant::now();
         let mut shelves = self.shelves();
         let shelf = shelves.entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now));
         shelf.fade(now);
         shelf.demand += 1.0;
-        let vm = shelf.ready.iter().position(is_alive).map(|index| shelf.ready.remove(index));
         drop(shelves);
         self.changed.notify_one();
-        vm
     }
 
-    /// Marks a shape as in use before anybody has asked for it.
-    pub fn expect(&self, template: &Arc<Template>, shape: Shape) {
-        let now = Instant::now();
-        self.shelves().entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now)).demand += 1.0;
-        self.changed.notify_one();
+    /// A ready clone, if there is one.
+    pub fn take(&self, template: &Template, shape: Shape) -> Option<Vm> {
+        let mut shelves = self.shelves();
+        let shelf = shelves.get_mut(&(template.id.clone(), shape))?;
+        let index = shelf.ready.iter().position(is_alive)?;
+        Some(shelf.ready.remove(index))
+    }
+
+    /// If a clone is being made for the pool right now, waits until it is there; false if none is.
+    pub async fn being_filled(&self) -> bool {
+        let mut filling = self.filling.subscribe();
+        let was_filling = *filling.borrow();
+        // The sender is our own.
+        let _ = filling.wait_for(|filling| !filling).await;
+        was_filling
     }
 
     /// Gives up one ready clone, if there is any, so that a create has its share.
@@ -132,7 +152,11 @@ impl Pool {
             }
             let next = if self.busy.load(Ordering::Relaxed) == 0 { self.most_wanted() } else { None };
             match next {
-                Some((template, shape)) => self.add_one(&template, shape, launcher, capacity).await,
+                Some((template, shape)) => {
+                    self.filling.send_replace(true);
+                    self.add_one(&template, shape, launcher, capacity).await;
+                    self.filling.send_replace(false);
+                }
                 None => tokio::select! {
                     () = stop.cancelled() => {}
                     () = self.changed.notified() => {}
@@ -194,7 +218,7 @@ impl Pool {
                 surplus.push(shelf.ready.remove(dead));
             }
         }
-        shelves.retain(|_, shelf| shelf.demand >= FADED || !shelf.ready.is_empty());
+        shelves.retain(|_, shelf| shelf.demand >= FADED || shelf.least > 0 || !shelf.ready.is_empty());
         surplus
     }
 
@@ -225,7 +249,7 @@ async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
 }
 
 fn new_shelf(template: &Arc<Template>, now: Instant) -> Shelf {
-    Shelf { template: Arc::clone(template), ready: Vec::new(), demand: 0.0, counted_at: now, not_before: None }
+    Shelf { template: Arc::clone(template), ready: Vec::new(), demand: 0.0, least: 0, counted_at: now, not_before: None }
 }
 
 fn is_alive(vm: &Vm) -> bool {

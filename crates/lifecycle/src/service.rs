@@ -145,21 +145,28 @@ impl Inner {
             .ok_or_else(|| LifecycleError::NotFound { id: id.clone() })
     }
 
+    /// Takes a share of the capacity back from the pool; the error if the pool has none.
+    async fn make_room(&self, error: LifecycleError) -> Result<(), LifecycleError> {
+        if let Some(vm) = self.pool.give_up_one() {
+            vm.destroy().await;
+            return Ok(());
+        }
+        if self.pool.being_filled().await { Ok(()) } else { Err(error) }
+    }
+
     /// A machine for a new sandbox: from the pool, or launched now.
     async fn obtain(self: Arc<Self>, template: Arc<Template>, shape: Shape) -> Result<Vm, LifecycleError> {
         let asked = Instant::now();
-        if let Some(vm) = self.pool.take(&template, shape) {
-            self.stats.obtained(Source::Pool, asked.elapsed());
-            return Ok(vm);
-        }
+        self.pool.count(&template, shape);
         let _first = self.pool.busy();
         let permit = loop {
+            if let Some(vm) = self.pool.take(&template, shape) {
+                self.stats.obtained(Source::Pool, asked.elapsed());
+                return Ok(vm);
+            }
             match self.capacity.admit(shape) {
                 Ok(permit) => break permit,
-                Err(error) => match self.pool.give_up_one() {
-                    Some(vm) => vm.destroy().await,
-                    None => return Err(error),
-                },
+                Err(error) => self.make_room(error).await?,
             }
         };
         let _turn = self.launches.acquire().await.map_err(|_| LifecycleError::ShuttingDown)?;
@@ -207,7 +214,7 @@ impl Lifecycle {
         let inner = Arc::clone(&self.inner);
         let default = Shape { vcpus: DEFAULT_VCPU as u8, memory_mib: DEFAULT_MEMORY_MIB as u32 };
         if let Ok(template) = inner.catalog.by_name(DEFAULT_TEMPLATE) {
-            inner.pool.expect(&template, default);
+            inner.pool.keep_one(&template, default);
         }
         self.inner.tasks.spawn(async move { inner.pool.run(&inner.launcher, &inner.capacity, &inner.stop).await });
     }

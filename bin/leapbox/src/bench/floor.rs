@@ -67,7 +67,6 @@ impl Floor {
         let machine = self.qemu.restore_unconfined(spec).await?;
         let answered = async {
             // An unconfigured guest runs nothing for anybody.
-            guest.wait_ready(std::time::Duration::from_secs(30)).await?;
             guest.configure(identity()).await?;
             guest.exec(first_command()).await?;
             Ok::<_, BenchError>(ms_since(start))
@@ -87,7 +86,8 @@ impl Floor {
 fn identity() -> Configure {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Configure {
-        hostname: "floor".to_owned(),
+        // As long as a sandbox's id, which the guest can then write in place.
+        hostname: "sbx-floor-floor-floor-fl".to_owned(),
         entropy: Entropy([7; 64]),
         wall_clock_unix_ns: now.as_nanos() as u64,
         machine_id: [1; 16],

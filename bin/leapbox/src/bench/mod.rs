@@ -23,7 +23,7 @@ pub use proxy::{GatewayArgs, LoadArgs, ProxyError};
 
 use crate::config::Config;
 use client::Client;
-use figures::{Millis, Report, ms_since};
+use figures::{Millis, Report, Samples, ms_since};
 use floor::Floor;
 use proxy::ProxyOptions;
 use server::Server;
@@ -46,8 +46,8 @@ pub struct Args {
     idle: u32,
 }
 
-/// Clones a pool of the measured server holds.
-const POOL: u32 = 4;
+/// Clones the pool of the measured server holds in steady use: the default.
+const POOL: u32 = 16;
 /// GETs measured.
 const GETS: u32 = 500;
 const POOL_DEADLINE: Duration = Duration::from_secs(120);
@@ -110,7 +110,7 @@ async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mu
     floor.close().await?;
     get_a_sandbox(&client, report).await?;
     eprintln!("{} creates at once …", args.burst);
-    burst(args, server, report).await?;
+    report.burst_without_pool = burst(args, server).await?;
     eprintln!("{} idle sandboxes …", args.idle);
     idle::measure(args.idle, server, report).await
 }
@@ -124,6 +124,10 @@ async fn with_pool(args: &Args, server: &Server, report: &mut Report) -> Result<
         report.pooled_create.push(timed.create);
         report.pooled_first_answer.push(timed.first_answer);
     }
+    // The creates so far are the demand that the pool has grown to.
+    server.pool_ready(POOL.min(args.runs), POOL_DEADLINE).await?;
+    eprintln!("{} creates at once …", args.burst);
+    report.burst = burst(args, server).await?;
     Ok(())
 }
 
@@ -153,7 +157,8 @@ async fn get_a_sandbox(client: &Client, report: &mut Report) -> Result<(), Bench
     client.delete(&id).await
 }
 
-async fn burst(args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+async fn burst(args: &Args, server: &Server) -> Result<Samples, BenchError> {
+    let mut samples = Samples::default();
     let mut creates = tokio::task::JoinSet::new();
     for _ in 0..args.burst {
         let client = server.client();
@@ -166,12 +171,12 @@ async fn burst(args: &Args, server: &Server, report: &mut Report) -> Result<(), 
     let mut ids = Vec::new();
     while let Some(created) = creates.join_next().await {
         let (elapsed, id) = created.map_err(BenchError::Task)??;
-        report.burst_create.push(elapsed);
+        samples.push(elapsed);
         ids.push(id);
     }
     let client = server.client();
     for id in ids {
         client.delete(&id).await?;
     }
-    Ok(())
+    Ok(samples)
 }
