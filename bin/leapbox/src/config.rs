@@ -82,10 +82,10 @@ pub struct Settings {
     /// more than there is: twice the host's memory.
     #[arg(long, env = "LEAPBOX_MEMORY_BUDGET_MIB", global = true, value_name = "MIB")]
     pub memory_budget_mib: Option<u64>,
-    /// Most sandboxes of one shape kept ready ahead of use; 0 is none [default: 4].
+    /// Most sandboxes of one shape kept ready ahead of use; 0 is none [default: 16].
     #[arg(long, env = "LEAPBOX_POOL_SIZE", global = true, value_name = "N")]
     pub pool_size: Option<u32>,
-    /// Nominal memory of the sandboxes kept ready, in MiB [default: a third of the memory budget].
+    /// Nominal memory of the sandboxes kept ready, in MiB [default: half of the memory budget].
     #[arg(long, env = "LEAPBOX_POOL_MEMORY_MIB", global = true, value_name = "MIB")]
     pub pool_memory_mib: Option<u64>,
     /// Addresses of the links between sandboxes and host; nothing else on this host may use them
@@ -231,7 +231,7 @@ impl Config {
             max_sandboxes: s.max_sandboxes.unwrap_or(1000),
             memory_budget_mib,
             pool_size: s.pool_size.unwrap_or(16),
-            pool_memory_mib: s.pool_memory_mib.unwrap_or(memory_budget_mib / 3),
+            pool_memory_mib: s.pool_memory_mib.unwrap_or(memory_budget_mib / 2),
             link_block: checked_link_block(s.link_block)?,
             base_uid: checked_base_uid(s.base_uid.unwrap_or(2_000_000))?,
             dns_upstreams: s.dns_upstreams,

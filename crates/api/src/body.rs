@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use leapbox_api_types::{ApiError, BODY_MAX};
 use serde_json::{Map, Value};
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a client may take to send a whole body: 10 MiB at 1.4 Mbit/s.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
@@ -21,6 +22,19 @@ const DRAIN_MAX: usize = 64 << 20;
 /// What is read of a body whose sender is refused.
 const DISCARD_MAX: usize = 64 << 10;
 const DISCARD_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What the bodies of all requests being served may be together, in KiB. One connection costs nothing; a thousand of
+/// them with 10 MiB each would be the host's memory.
+const ROOM_KIB: usize = 512 << 10;
+static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
+
+/// Room for a request's body, held until the request has been answered; `None` if there is none left. A body of unknown
+/// length is counted in full.
+pub(crate) fn room(body: &Body) -> Option<SemaphorePermit<'static>> {
+    let hint = body.size_hint();
+    let bytes = hint.upper().unwrap_or(u64::MAX).min(BODY_MAX as u64);
+    ROOM.try_acquire_many(u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)).ok()
+}
 
 /// A body of any bytes, at most [`BODY_MAX`].
 pub(crate) struct RawBody(pub Bytes);

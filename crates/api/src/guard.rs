@@ -52,6 +52,10 @@ async fn admitted(auth: &Auth, mut request: Request, next: Next) -> Response {
     if let Err(retry_after_s) = auth.check(&caller.organisation) {
         return refuse(Failure(ApiError::RateLimited { retry_after_s }), request).await;
     }
+    let Some(_room) = body::room(request.body()) else {
+        let message = "too many large requests are being served".to_owned();
+        return refuse(Failure(ApiError::Unavailable { message, retry_after_s: 1 }), request).await;
+    };
     request.extensions_mut().insert(caller);
     next.run(request).await
 }

@@ -69,10 +69,16 @@ impl Capacity {
             return Err(full(format!("all {} sandboxes it may run exist", self.limits.sandboxes)));
         }
         if taken.memory_mib + memory_mib > self.limits.memory_mib {
-            let left = self.limits.memory_mib - taken.memory_mib;
+            let left = self.limits.memory_mib.saturating_sub(taken.memory_mib);
             return Err(full(format!("it has {left} MiB of memory left to promise, not {memory_mib}")));
         }
         Ok(self.take(&mut taken, memory_mib))
+    }
+
+    /// Whether a machine would find enough promised memory if `freed_mib` more were given back.
+    pub fn would_fit(&self, shape: Shape, freed_mib: u64) -> bool {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.memory_mib.saturating_sub(freed_mib) + u64::from(shape.memory_mib) <= self.limits.memory_mib
     }
 
     /// A share for a machine that lives already, whatever the limits are by now.

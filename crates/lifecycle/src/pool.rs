@@ -86,7 +86,13 @@ impl Drop for Busy<'_> {
 
 impl Pool {
     pub fn new(limits: PoolLimits) -> Self {
-        Self { limits, shelves: Mutex::default(), changed: Notify::new(), busy: AtomicUsize::new(0), filling: watch::Sender::new(false) }
+        Self {
+            limits,
+            shelves: Mutex::default(),
+            changed: Notify::new(),
+            busy: AtomicUsize::new(0),
+            filling: watch::Sender::new(false),
+        }
     }
 
     fn shelves(&self) -> MutexGuard<'_, HashMap<Key, Shelf>> {
@@ -133,6 +139,11 @@ impl Pool {
         self.shelves().values_mut().find_map(|shelf| shelf.ready.pop())
     }
 
+    /// Memory promised to the clones ready now, in MiB.
+    pub fn promised_mib(&self) -> u64 {
+        self.shelves().iter().map(|((_, shape), shelf)| shelf.ready.len() as u64 * u64::from(shape.memory_mib)).sum()
+    }
+
     /// Clones ready now.
     pub fn ready(&self) -> usize {
         self.shelves().values().map(|shelf| shelf.ready.len()).sum()
@@ -172,11 +183,16 @@ impl Pool {
 
     async fn add_one(&self, template: &Arc<Template>, shape: Shape, launcher: &Launcher, capacity: &Capacity) {
         let key = (template.id.clone(), shape);
-        let Ok(permit) = capacity.admit(shape) else {
-            return self.back_off(&key);
+        let launched = async {
+            let snapshot = launcher.warm.get(&template.image, shape).await.map_err(LaunchError::Warm)?;
+            match capacity.admit(shape) {
+                Ok(permit) => launcher.launch(template, snapshot, permit).await.map(Some),
+                Err(_) => Ok(None),
+            }
         };
-        match launcher.launch(template, shape, permit).await {
-            Ok(vm) => match rehearse(&vm).await {
+        match launched.await {
+            Ok(None) => self.back_off(&key),
+            Ok(Some(vm)) => match rehearse(&vm).await {
                 Ok(()) => self.put(&key, vm),
                 Err(error) => {
                     tracing::warn!(%shape, error = %chain(&error), "a pooled clone did not warm up");
@@ -249,7 +265,14 @@ async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
 }
 
 fn new_shelf(template: &Arc<Template>, now: Instant) -> Shelf {
-    Shelf { template: Arc::clone(template), ready: Vec::new(), demand: 0.0, least: 0, counted_at: now, not_before: None }
+    Shelf {
+        template: Arc::clone(template),
+        ready: Vec::new(),
+        demand: 0.0,
+        least: 0,
+        counted_at: now,
+        not_before: None,
+    }
 }
 
 fn is_alive(vm: &Vm) -> bool {

@@ -9,6 +9,7 @@ use crate::error::{StartError, chain};
 use crate::sandbox::sandbox;
 use crate::service::Inner;
 use crate::vm::{StoredVm, Vm};
+use futures::stream::{self, StreamExt};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::SandboxRow;
 use leapbox_vmm::Shape;
@@ -16,14 +17,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+const ADOPTIONS_AT_ONCE: usize = 32;
 /// Failed sandboxes are shown this long.
 const KEEP_DELETED: Duration = Duration::from_secs(24 * 3600);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartError> {
     let mut owned = BTreeSet::new();
-    for row in inner.db.sandbox_unfinished().await? {
-        match adopt(inner, &row).await {
+    let rows = inner.db.sandbox_unfinished().await?;
+    // Side by side, because a guest that does not answer costs its whole deadline.
+    let mut adoptions = stream::iter(rows)
+        .map(|row| async {
+            let adopted = adopt(inner, &row).await;
+            (row, adopted)
+        })
+        .buffer_unordered(ADOPTIONS_AT_ONCE);
+    while let Some((row, adopted)) = adoptions.next().await {
+        match adopted {
             Ok(vm) => {
                 tracing::info!(sandbox = %row.id, "adopted a running sandbox");
                 owned.insert(vm.machine.record().name);
@@ -32,6 +42,7 @@ pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartError> {
             Err(lost) => bury(inner, row, lost).await?,
         }
     }
+    drop(adoptions);
     remove_leftovers(inner, &owned).await?;
     Ok(())
 }
@@ -54,11 +65,10 @@ async fn adopt(inner: &Arc<Inner>, row: &SandboxRow) -> Result<Vm, Lost> {
         return Err(Lost::Failed("its template does not exist any more".to_owned()));
     }
     let permit = inner.capacity.adopt(Shape { vcpus: row.vcpu, memory_mib: row.memory_mib });
-    inner
-        .launcher
-        .adopt(stored, permit)
-        .await
-        .map_err(|error| Lost::Failed(format!("it was lost while the server was down: {}", chain(&error))))
+    inner.launcher.adopt(stored, permit).await.map_err(|error| {
+        tracing::warn!(sandbox = %row.id, error = %chain(&error), "a sandbox could not be taken over");
+        Lost::Failed("its virtual machine was lost while the server was down".to_owned())
+    })
 }
 
 fn go_on(inner: &Arc<Inner>, row: SandboxRow, vm: Vm) {

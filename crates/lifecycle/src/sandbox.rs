@@ -3,7 +3,7 @@
 //! ```text
 //!   create ──► starting ──► running ──delete, timeout──► deleting ──► deleted
 //!                 │            └──── VMM dies ──────────────────────► deleted (with the reason)
-//!                 └──── launch fails ───────────────────────────────► deleted (with the reason)
+//!                 └──── launch fails: forgotten, its id was told to nobody
 //! ```
 //!
 //! Every change is written to the database first and published after; others read the published row or send a
@@ -133,8 +133,7 @@ impl Driver {
                 self.live(vm).await;
             }
             Err(error) => {
-                let reason = format!("it could not be started: {}", chain(&error));
-                self.deleted(Some(reason)).await;
+                self.never_was().await;
                 let _ = ready.send(Err(error));
             }
         }
@@ -216,6 +215,16 @@ impl Driver {
         self.enter(SandboxState::Deleting, None).await;
         vm.destroy().await;
         self.deleted(None).await;
+    }
+
+    /// Forgets a sandbox that could not be made: its id was told to nobody.
+    async fn never_was(&mut self) {
+        let id = self.row().id;
+        if let Err(error) = self.inner.db.sandbox_delete_row(&id).await {
+            tracing::error!(sandbox = %id, error = %chain(&error), "a row could not be removed");
+        }
+        self.publish.send_modify(|published| published.row.state = SandboxState::Deleted);
+        self.inner.forget(&id);
     }
 
     async fn deleted(&mut self, reason: Option<String>) {

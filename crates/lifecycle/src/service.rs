@@ -3,7 +3,7 @@
 use crate::capacity::{Capacity, CapacityLimits};
 use crate::catalog::{Catalog, Template};
 use crate::clock::now_ms;
-use crate::error::{LifecycleError, StartError};
+use crate::error::{LaunchError, LifecycleError, StartError};
 use crate::pool::{Pool, PoolLimits};
 use crate::sandbox::{Handle, refused, sandbox};
 use crate::stats::{LifecycleStats, Source, Stats};
@@ -146,18 +146,30 @@ impl Inner {
     }
 
     /// Takes a share of the capacity back from the pool; the error if the pool has none.
-    async fn make_room(&self, error: LifecycleError) -> Result<(), LifecycleError> {
-        if let Some(vm) = self.pool.give_up_one() {
-            vm.destroy().await;
+    async fn make_room(&self, shape: Shape, error: LifecycleError) -> Result<(), LifecycleError> {
+        // It is there now, or has given its share back.
+        if self.pool.being_filled().await {
             return Ok(());
         }
-        if self.pool.being_filled().await { Ok(()) } else { Err(error) }
+        // What can never fit does not cost the others their pool.
+        if !self.capacity.would_fit(shape, self.pool.promised_mib()) {
+            return Err(error);
+        }
+        let vm = self.pool.give_up_one().ok_or(error)?;
+        vm.destroy().await;
+        Ok(())
     }
 
     /// A machine for a new sandbox: from the pool, or launched now.
     async fn obtain(self: Arc<Self>, template: Arc<Template>, shape: Shape) -> Result<Vm, LifecycleError> {
         let asked = Instant::now();
         self.pool.count(&template, shape);
+        if let Some(vm) = self.pool.take(&template, shape) {
+            self.stats.obtained(Source::Pool, asked.elapsed());
+            return Ok(vm);
+        }
+        // Before anything is held: the first use of a shape boots it, which takes seconds.
+        let snapshot = self.launcher.warm.get(&template.image, shape).await.map_err(LaunchError::Warm)?;
         let _first = self.pool.busy();
         let permit = loop {
             if let Some(vm) = self.pool.take(&template, shape) {
@@ -166,11 +178,11 @@ impl Inner {
             }
             match self.capacity.admit(shape) {
                 Ok(permit) => break permit,
-                Err(error) => self.make_room(error).await?,
+                Err(error) => self.make_room(shape, error).await?,
             }
         };
         let _turn = self.launches.acquire().await.map_err(|_| LifecycleError::ShuttingDown)?;
-        let vm = self.launcher.launch(&template, shape, permit).await?;
+        let vm = self.launcher.launch(&template, snapshot, permit).await?;
         self.stats.obtained(Source::Restored, asked.elapsed());
         Ok(vm)
     }

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 /// From the VMM's start to the agent's first answer. A boot takes seconds under emulation; a busy host needs more.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
@@ -77,7 +77,17 @@ pub enum WarmError {
     },
 }
 
+/// Snapshots kept at once. Each costs disk, and memory while the server lives, and a tenant may ask for some thirty
+/// thousand shapes.
+const KEPT_MAX: usize = 16;
+
 type Cell = Arc<OnceCell<Arc<WarmSnapshot>>>;
+
+/// One snapshot and when it was last asked for.
+struct Kept {
+    asked: Instant,
+    cell: Cell,
+}
 
 /// All warm snapshots of one server.
 pub struct WarmSnapshots {
@@ -85,7 +95,9 @@ pub struct WarmSnapshots {
     disk_mib: u64,
     vmm: Arc<dyn Vmm>,
     network: Arc<Network>,
-    by_key: Mutex<HashMap<String, Cell>>,
+    by_key: Mutex<HashMap<String, Kept>>,
+    /// One boot at a time: it takes seconds of a CPU that sandboxes want, too.
+    boots: Semaphore,
 }
 
 impl WarmSnapshots {
@@ -93,7 +105,8 @@ impl WarmSnapshots {
     /// unfinished is removed.
     pub fn open(dir: &Path, disk_mib: u64, vmm: Arc<dyn Vmm>, network: Arc<Network>) -> Result<Self, WarmError> {
         std::fs::create_dir_all(dir).map_err(|source| file("creating", dir, source))?;
-        let warm = Self { dir: dir.to_path_buf(), disk_mib, vmm, network, by_key: Mutex::default() };
+        let warm =
+            Self { dir: dir.to_path_buf(), disk_mib, vmm, network, by_key: Mutex::default(), boots: Semaphore::new(1) };
         for entry in std::fs::read_dir(dir).map_err(|source| file("listing", dir, source))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 remove(&entry.path());
@@ -102,13 +115,17 @@ impl WarmSnapshots {
         Ok(warm)
     }
 
-    /// Removes the snapshots that fit none of `images` any more.
+    /// Removes the snapshots that fit none of `images` any more, and those beyond what is kept.
     pub fn remove_outdated(&self, images: &[GuestImage]) {
+        let mut kept = 0;
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let fits = read(&entry.path()).is_some_and(|snapshot| {
                 images.iter().any(|image| self.key(image, snapshot.shape) == entry.file_name().to_string_lossy())
             });
-            if !fits {
+            if fits {
+                kept += 1;
+            }
+            if !fits || kept > KEPT_MAX {
                 remove(&entry.path());
             }
         }
@@ -117,8 +134,34 @@ impl WarmSnapshots {
     /// The snapshot of `image` and `shape`, taken now if there is none. However many ask, one machine boots.
     pub async fn get(&self, image: &GuestImage, shape: Shape) -> Result<Arc<WarmSnapshot>, WarmError> {
         let key = self.key(image, shape);
-        let cell = Arc::clone(self.by_key.lock().await.entry(key.clone()).or_default());
+        let cell = self.cell(&key).await;
         cell.get_or_try_init(|| self.find_or_take(&key, image, shape)).await.cloned()
+    }
+
+    /// The place of a snapshot. A new one may push out the one that was not asked for the longest.
+    async fn cell(&self, key: &str) -> Cell {
+        let mut by_key = self.by_key.lock().await;
+        if !by_key.contains_key(key) && by_key.len() >= KEPT_MAX {
+            self.push_out(&mut by_key).await;
+        }
+        let kept =
+            by_key.entry(key.to_owned()).or_insert_with(|| Kept { asked: Instant::now(), cell: Cell::default() });
+        kept.asked = Instant::now();
+        Arc::clone(&kept.cell)
+    }
+
+    async fn push_out(&self, by_key: &mut HashMap<String, Kept>) {
+        // One that is in somebody's hands is being taken or restored right now.
+        let idle = |kept: &Kept| {
+            Arc::strong_count(&kept.cell) == 1
+                && kept.cell.get().is_none_or(|snapshot| Arc::strong_count(snapshot) == 1)
+        };
+        let oldest = by_key.iter().filter(|(_, kept)| idle(kept)).min_by_key(|(_, kept)| kept.asked);
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else { return };
+        if let Some(snapshot) = by_key.remove(&key).and_then(|kept| kept.cell.get().cloned()) {
+            self.vmm.forget(&snapshot).await;
+        }
+        remove(&self.dir.join(&key));
     }
 
     fn key(&self, image: &GuestImage, shape: Shape) -> String {
@@ -130,6 +173,8 @@ impl WarmSnapshots {
         if let Some(snapshot) = read(&dir) {
             return Ok(Arc::new(snapshot));
         }
+        // Closed by nobody.
+        let _turn = self.boots.acquire().await;
         let started = Instant::now();
         tracing::info!(%shape, "first use of this shape: booting it once for its warm snapshot");
         let unfinished = self.dir.join(format!(".{key}"));
@@ -152,7 +197,11 @@ impl WarmSnapshots {
     /// Boots a machine into `dir` and stops it there.
     async fn take(&self, key: &str, dir: &Path, image: &GuestImage, shape: Shape) -> Result<WarmSnapshot, WarmError> {
         let disk = dir.join("disk");
-        create_pristine_disk(&disk, self.disk_mib).map_err(|source| WarmError::Disk { shape, source })?;
+        let (path, size) = (disk.clone(), self.disk_mib);
+        tokio::task::spawn_blocking(move || create_pristine_disk(&path, size))
+            .await
+            .map_err(|e| file("making", &disk, e.into()))?
+            .map_err(|source| WarmError::Disk { shape, source })?;
         let slot = self.network.take().await.map_err(|source| WarmError::Network { shape, source })?;
         std::os::unix::fs::chown(&disk, Some(slot.uid()), Some(slot.uid()))
             .map_err(|source| file("giving away", &disk, source))?;

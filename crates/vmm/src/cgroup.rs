@@ -59,6 +59,11 @@ impl Cgroups {
         Self { unified: made.then_some(dir), v2_controllers: enabled, v1: Vec::new() }
     }
 
+    /// Whether processes can be grouped at all.
+    pub fn can_hold(&self) -> bool {
+        self.unified.is_some() || !self.v1.is_empty()
+    }
+
     /// Controllers whose limits are not enforced on this host.
     pub fn missing(&self) -> Vec<&'static str> {
         let has = |name: &str| self.v2_controllers || self.v1.iter().any(|(controller, _)| *controller == name);

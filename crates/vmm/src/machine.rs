@@ -157,6 +157,9 @@ pub trait Vmm: Send + Sync {
     /// Starts a copy-on-write clone. Returns once the guest runs.
     async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError>;
 
+    /// Lets go of what is kept in memory for a snapshot that will not be restored again.
+    async fn forget(&self, snapshot: &WarmSnapshot);
+
     /// Takes over a machine that a former server process started.
     async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError>;
 

@@ -125,7 +125,7 @@ async fn with_pool(args: &Args, server: &Server, report: &mut Report) -> Result<
         report.pooled_first_answer.push(timed.first_answer);
     }
     // The creates so far are the demand that the pool has grown to.
-    server.pool_ready(POOL.min(args.runs), POOL_DEADLINE).await?;
+    server.pool_ready(POOL.min(args.runs) - 1, POOL_DEADLINE).await?;
     eprintln!("{} creates at once …", args.burst);
     report.burst = burst(args, server).await?;
     Ok(())

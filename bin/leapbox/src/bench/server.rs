@@ -112,6 +112,19 @@ impl Server {
         Err(BenchError::NotReady { what: "its pool" })
     }
 
+    /// Sandboxes outlive their server, which a measurement that failed half-way must not mean for ever.
+    async fn end_machines(&self) {
+        let Ok(instance) = State::at(self.state_dir()).instance() else { return };
+        let groups = Cgroups::open(Path::new("/sys/fs/cgroup"), &instance);
+        let deadline = Instant::now() + STOP_DEADLINE;
+        for name in groups.names() {
+            groups.named(&name).kill();
+            while groups.named(&name).remove().is_err() && Instant::now() < deadline {
+                tokio::time::sleep(POLL).await;
+            }
+        }
+    }
+
     /// Process ids of its VMMs.
     pub fn vmm_pids(&self) -> Result<Vec<i32>, BenchError> {
         let instance =
@@ -129,6 +142,7 @@ impl Server {
         if tokio::time::timeout(STOP_DEADLINE, self.process.wait()).await.is_err() {
             let _ = self.process.start_kill();
         }
+        self.end_machines().await;
         std::fs::remove_dir_all(&self.dir).map_err(file("removing", &self.dir))
     }
 }

@@ -17,7 +17,7 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(config.gateway.to_string(), "127.0.0.1:8443");
     assert_eq!(config.domain, "sandbox.localhost");
     assert_eq!(config.artifacts_dir, Path::new("/data/artifacts"));
-    assert_eq!((config.memory_budget_mib, config.pool_memory_mib), (16384, 2048));
+    assert_eq!((config.memory_budget_mib, config.pool_memory_mib), (16384, 8192));
 }
 
 #[test]

@@ -22,6 +22,7 @@ use leapbox_api::ApiState;
 use leapbox_auth::{Auth, RateLimit};
 use leapbox_db::Db;
 use leapbox_gateway::Gateway;
+use leapbox_gateway::tls::Tls;
 use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, chain};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_templates::Artifacts;
@@ -78,6 +79,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let state = State::at(config.state_dir());
     let instance = state.instance()?;
     let db = Db::open(&state.database()).await?;
+    // Before any machine is touched: a port in use or a bad certificate must not leave pooled clones behind.
+    let entrances = Entrances::open(&config).await?;
     let auth = Arc::new(Auth::new(db.clone(), RateLimit { requests: config.rate_limit, period: RATE_PERIOD }));
     let vmm = open_driver(&config, &instance)?;
     let network = Network::start(network_config(&config, &instance)).await?;
@@ -88,12 +91,31 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         artifacts: Artifacts::open(&config.artifacts_dir)?,
     };
     let lifecycle = Lifecycle::start(lifecycle_config(&config, &instance), parts).await?;
-    serve_all(&config, &lifecycle, auth, &network).await?;
+    let served = serve_all(&config, entrances, &lifecycle, auth, &network).await;
     lifecycle.stop().await;
     // Sandboxes keep their network: the table stays until the next server replaces it.
     network.stop(HostTable::Keep).await?;
     db.close().await;
-    Ok(())
+    served
+}
+
+/// Everything that is listened on, and the gateway's certificate.
+struct Entrances {
+    api: Vec<TcpListener>,
+    gateway: Vec<TcpListener>,
+    metrics: TcpListener,
+    tls: Tls,
+}
+
+impl Entrances {
+    async fn open(config: &Config) -> Result<Self, ServeError> {
+        Ok(Self {
+            tls: tls::of(config)?,
+            api: bind(config.api).await?,
+            gateway: bind(config.gateway).await?,
+            metrics: bind_one(config.metrics).await?,
+        })
+    }
 }
 
 fn open_driver(config: &Config, instance: &str) -> Result<Arc<dyn Vmm>, ServeError> {
@@ -139,6 +161,7 @@ fn lifecycle_config(config: &Config, instance: &str) -> LifecycleConfig {
 /// Serves API, gateway and metrics until a signal, then until open requests are done.
 async fn serve_all(
     config: &Config,
+    entrances: Entrances,
     lifecycle: &Lifecycle,
     auth: Arc<Auth>,
     network: &Arc<Network>,
@@ -146,22 +169,19 @@ async fn serve_all(
     let api = leapbox_api::router(ApiState { lifecycle: lifecycle.clone(), auth: Arc::clone(&auth) });
     let backends = Sandboxes::new(auth, lifecycle.clone());
     let gateway = Gateway::new(backends, api.clone(), leapbox_gateway::Config::new(&config.domain));
-    let tls = tls::of(config)?;
-    let (api_listeners, gateway_listeners) = (bind(config.api).await?, bind(config.gateway).await?);
-    let metrics_listener = bind_one(config.metrics).await?;
     let metrics = metrics::router(lifecycle.clone(), gateway.clone(), Arc::clone(network));
     tracing::info!(api = %config.api, gateway = %config.gateway, domain = %config.domain, "serving");
 
     let (stop, stopped) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
-    for listener in api_listeners {
+    for listener in entrances.api {
         servers.spawn(http::serve(listener, api.clone(), stopped.clone()));
     }
-    servers.spawn(http::serve(metrics_listener, metrics, stopped.clone()));
+    servers.spawn(http::serve(entrances.metrics, metrics, stopped.clone()));
     servers.spawn(close_ended(lifecycle.clone(), gateway.clone(), stopped.clone()));
     let until = stopped.clone();
     servers.spawn(async move {
-        if let Err(error) = gateway.serve(gateway_listeners, tls, when(until)).await {
+        if let Err(error) = gateway.serve(entrances.gateway, entrances.tls, when(until)).await {
             tracing::error!(error = %chain(&error), "the gateway ended");
         }
     });

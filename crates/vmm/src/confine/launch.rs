@@ -2,6 +2,7 @@
 
 use super::spec::{ConfineSpec, PassedFd, Report};
 use crate::error::VmmError;
+use crate::process::Process;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -53,7 +54,18 @@ pub async fn launch(
         }
     };
     child.wait().await.map_err(system("waiting for the launcher"))?;
-    outcome(reports)
+    let (pid, failed) = outcome(reports);
+    match (pid, failed) {
+        (Some(pid), None) => Ok(Launched { pid }),
+        (pid, failed) => {
+            // What was to become the VMM has ended, or is about to; reaping it is up to us.
+            if let Some(process) = pid.and_then(|pid| Process::open(pid).ok()) {
+                let _ = tokio::time::timeout(DEADLINE, process.exited()).await;
+            }
+            let message = failed.unwrap_or_else(|| "the launcher ended without an answer".to_owned());
+            Err(VmmError::Launch { message })
+        }
+    }
 }
 
 /// The spec and its descriptors in one message. It fits the socket's buffer, so this never blocks.
@@ -86,14 +98,14 @@ async fn read_reports(socket: UnixStream) -> Result<Vec<Report>, VmmError> {
         .collect()
 }
 
-fn outcome(reports: Vec<Report>) -> Result<Launched, VmmError> {
-    let mut pid = None;
+/// The VMM's process id and what failed, as far as either was told.
+fn outcome(reports: Vec<Report>) -> (Option<i32>, Option<String>) {
+    let (mut pid, mut failed) = (None, None);
     for report in reports {
         match report {
-            Report::Failed(message) => return Err(VmmError::Launch { message }),
+            Report::Failed(message) => failed = Some(message),
             Report::Pid(number) => pid = Some(number),
         }
     }
-    pid.map(|pid| Launched { pid })
-        .ok_or_else(|| VmmError::Launch { message: "the launcher ended without an answer".to_owned() })
+    (pid, failed)
 }

@@ -82,12 +82,13 @@ pub fn command_line(shape: Shape, macs: Macs<'_>, tsc_khz: u64, start: Start) ->
     option("kernel", format!("/proc/self/fd/{}", fd::KERNEL));
     option("initrd", format!("/proc/self/fd/{}", fd::INITRAMFS));
     option("append", kernel_command_line(tsc_khz));
+    // A host disk that is full is an I/O error in the guest: by default QEMU would stop the machine, for good.
     for (name, fd, read_only) in [("root", fd::ROOTFS, "on"), ("disk", fd::DISK, "off")] {
         option("add-fd", format!("fd={fd},set={fd}"));
         let file = format!("driver=file,filename=/dev/fdset/{fd},locking=off,node-name={name}-file");
         option("blockdev", format!("{file},read-only={read_only},discard=unmap"));
         option("blockdev", format!("driver=raw,file={name}-file,node-name={name},read-only={read_only},discard=unmap"));
-        option("device", format!("virtio-blk-device,drive={name}"));
+        option("device", format!("virtio-blk-device,drive={name},werror=report,rerror=report"));
     }
     for (name, fd, mac) in [("workload", fd::WORKLOAD_TAP, macs.workload), ("channel", fd::CHANNEL_TAP, macs.channel)] {
         option("netdev", format!("tap,id={name},fd={fd}"));

@@ -60,6 +60,8 @@ impl QemuMachine {
                 let error = explain_early_death(error, &process, &log).await;
                 process.kill();
                 clean_up(&group, &record.dir).await;
+                // Reaps it.
+                let _ = tokio::time::timeout(KILL_DEADLINE, process.exited()).await;
                 return Err(error);
             }
         };

@@ -60,10 +60,15 @@ impl Qemu {
     /// Prepares QEMU's own root, the TSC rate and the installation's control groups. Blocking.
     pub fn open(config: QemuConfig) -> Result<Self, VmmError> {
         let dir = &config.dir;
+        let cgroups = Cgroups::open(Path::new("/sys/fs/cgroup"), &config.instance);
+        if !cgroups.can_hold() {
+            let hint = "mount the cgroup hierarchy read-write: without it a machine could not be found and ended";
+            return Err(VmmError::Missing { what: "a writable /sys/fs/cgroup".to_owned(), hint: hint.to_owned() });
+        }
         std::fs::create_dir_all(dir).map_err(|source| file_error("creating", dir, source))?;
         Ok(Self {
             runtime: Runtime::prepare(dir)?,
-            cgroups: Cgroups::open(Path::new("/sys/fs/cgroup"), &config.instance),
+            cgroups,
             launcher: config.launcher,
             tsc_khz: tsc::host_khz(&config.dir.join("tsc-khz"))?,
             images: ram::RamImages::default(),
@@ -167,6 +172,10 @@ impl Vmm for Qemu {
 
     async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
         self.restore_within(spec, Walls::Confined).await
+    }
+
+    async fn forget(&self, snapshot: &WarmSnapshot) {
+        self.images.forget(&snapshot.memory).await;
     }
 
     async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError> {

@@ -81,12 +81,7 @@ impl Qmp {
         self.exchange("getfd", json!({"fdname": name}), Some(fd)).await.map(drop)
     }
 
-    async fn exchange(
-        &self,
-        command: &str,
-        arguments: Value,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Result<Value, VmmError> {
+    async fn exchange(&self, command: &str, arguments: Value, fd: Option<BorrowedFd<'_>>) -> Result<Value, VmmError> {
         let mut commands = self.commands.lock().await;
         if commands.out_of_step {
             return Err(VmmError::Hung { command: command.to_owned(), seconds: 0 });

@@ -33,6 +33,11 @@ impl RamImages {
         };
         cell.get_or_try_init(make).await.cloned()
     }
+
+    /// Forgets the copy of `memory`; running clones keep theirs.
+    pub async fn forget(&self, memory: &Path) {
+        self.images.lock().await.remove(memory);
+    }
 }
 
 fn seal(memory: &Path) -> Result<OwnedFd, VmmError> {
@@ -61,10 +66,14 @@ pub fn bounded_log(bytes: u64) -> Result<File, VmmError> {
     Ok(log)
 }
 
+/// Bytes read of any log.
+const LOG_MAX: u64 = 64 * 1024;
+
 /// What a [`bounded_log`] holds by now.
 pub fn log_text(log: &File) -> String {
     use std::os::unix::fs::FileExt;
-    let length = log.metadata().map_or(0, |meta| meta.len());
+    // An adopted machine's log is whatever its VMM made of that descriptor.
+    let length = log.metadata().map_or(0, |meta| meta.len()).min(LOG_MAX);
     let mut bytes = vec![0; length as usize];
     let read = log.read_at(&mut bytes, 0).unwrap_or(0);
     let written = bytes[..read].iter().position(|b| *b == 0).unwrap_or(read);

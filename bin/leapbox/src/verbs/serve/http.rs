@@ -16,17 +16,16 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
-const STREAMS_MAX: u32 = 128;
 /// After a connection could not be taken (no descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop, then finishes what is open.
 pub(super) async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
-    let mut builder = Builder::new(TokioExecutor::new());
+    // HTTP/1.1 only: telling the versions apart has no deadline, so a silent client would stay for ever. HTTP/2 is spoken
+    // on the gateway, where TLS says which it is.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     let mut http1 = builder.http1();
     http1.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(HEADER_BYTES_MAX);
-    let mut http2 = builder.http2();
-    http2.timer(TokioTimer::new()).keep_alive_interval(HEADER_DEADLINE).max_concurrent_streams(STREAMS_MAX);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
