@@ -122,17 +122,22 @@ pub fn private_bytes(pid: i32) -> Result<u64, VmmError> {
 mod tests {
     use super::*;
 
+    /// Reaped by the code under test, as a VMM is.
+    #[allow(clippy::zombie_processes)]
+    fn start(program: &str, arguments: &[&str]) -> Process {
+        let child = std::process::Command::new(program).args(arguments).spawn().expect("it runs");
+        Process::open(child.id() as i32).expect("alive")
+    }
+
     #[tokio::test]
     async fn a_child_that_exits_is_told_with_its_code() {
-        let child = std::process::Command::new("sh").args(["-c", "sleep 0.1; exit 7"]).spawn().expect("sh runs");
-        let process = Process::open(child.id() as i32).expect("alive");
+        let process = start("sh", &["-c", "sleep 0.1; exit 7"]);
         assert_eq!(process.exited().await, ExitReason::Exited { code: 7, message: String::new() });
     }
 
     #[tokio::test]
     async fn a_killed_child_is_told_with_its_signal() {
-        let child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
-        let process = Process::open(child.id() as i32).expect("alive");
+        let process = start("sleep", &["60"]);
         process.kill();
         assert_eq!(process.exited().await, ExitReason::Signalled { signal: 9 });
     }
