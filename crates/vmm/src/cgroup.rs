@@ -59,6 +59,14 @@ impl Cgroups {
         Self { unified: made.then_some(dir), v2_controllers: enabled, v1: Vec::new() }
     }
 
+    /// Removes this installation's parent groups, unless machines still live in them.
+    pub fn remove_if_empty(&self) {
+        for dir in self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir)) {
+            // A group that still has groups in it refuses, and is in use.
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
     /// Whether processes can be grouped at all.
     pub fn can_hold(&self) -> bool {
         self.unified.is_some() || !self.v1.is_empty()
@@ -195,8 +203,9 @@ mod tests {
         group.remove().expect("empty groups can go");
         group.remove().expect("twice is fine");
         assert!(cgroups.names().is_empty());
+        cgroups.remove_if_empty();
         for dir in cgroups.unified.iter().chain(cgroups.v1.iter().map(|(_, dir)| dir)) {
-            fs::remove_dir(dir).expect("the parent is empty");
+            assert!(!dir.exists(), "{} is left", dir.display());
         }
     }
 

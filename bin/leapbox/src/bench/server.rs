@@ -123,6 +123,7 @@ impl Server {
                 tokio::time::sleep(POLL).await;
             }
         }
+        groups.remove_if_empty();
     }
 
     /// Process ids of its VMMs.

@@ -201,6 +201,12 @@ impl Vmm for Qemu {
     }
 }
 
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.cgroups.remove_if_empty();
+    }
+}
+
 /// The RAM file of a machine that boots: its VMM must be able to write it.
 fn boot_ram(path: &Path, shape: Shape, uid: u32) -> Result<Ram, VmmError> {
     let bytes = u64::from(shape.memory_mib) << 20;
