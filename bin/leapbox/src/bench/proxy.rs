@@ -15,15 +15,10 @@
 //! `leapbox bench` calls [`run`]; it starts this program again with the hidden verbs `bench-gateway` ([`bench_gateway`])
 //! and `bench-load` ([`bench_load`]).
 
-#[path = "proxy/application.rs"]
 mod application;
-#[path = "proxy/children.rs"]
 mod children;
-#[path = "proxy/gateway.rs"]
 mod gateway;
-#[path = "proxy/load.rs"]
 mod load;
-#[path = "proxy/nginx.rs"]
 mod nginx;
 
 pub use gateway::{GatewayArgs, bench_gateway};
