@@ -163,18 +163,23 @@ impl Inner {
     /// A machine for a new sandbox: from the pool, or launched now.
     async fn obtain(self: Arc<Self>, template: Arc<Template>, shape: Shape) -> Result<Vm, LifecycleError> {
         let asked = Instant::now();
+        let (vm, source) = self.find_machine(&template, shape).await?;
+        // Only what could be had is demand: creates that this host refuses must not fill its pool.
         self.pool.count(&template, shape);
-        if let Some(vm) = self.pool.take(&template, shape) {
-            self.stats.obtained(Source::Pool, asked.elapsed());
-            return Ok(vm);
+        self.stats.obtained(source, asked.elapsed());
+        Ok(vm)
+    }
+
+    async fn find_machine(&self, template: &Template, shape: Shape) -> Result<(Vm, Source), LifecycleError> {
+        if let Some(vm) = self.pool.take(template, shape) {
+            return Ok((vm, Source::Pool));
         }
         // Before anything is held: the first use of a shape boots it, which takes seconds.
         let snapshot = self.launcher.warm.get(&template.image, shape).await.map_err(LaunchError::Warm)?;
         let _first = self.pool.busy();
         let permit = loop {
-            if let Some(vm) = self.pool.take(&template, shape) {
-                self.stats.obtained(Source::Pool, asked.elapsed());
-                return Ok(vm);
+            if let Some(vm) = self.pool.take(template, shape) {
+                return Ok((vm, Source::Pool));
             }
             match self.capacity.admit(shape) {
                 Ok(permit) => break permit,
@@ -182,9 +187,7 @@ impl Inner {
             }
         };
         let _turn = self.launches.acquire().await.map_err(|_| LifecycleError::ShuttingDown)?;
-        let vm = self.launcher.launch(&template, snapshot, permit).await?;
-        self.stats.obtained(Source::Restored, asked.elapsed());
-        Ok(vm)
+        Ok((self.launcher.launch(template, snapshot, permit).await?, Source::Restored))
     }
 }
 

@@ -98,21 +98,27 @@ async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mu
     let client = server.client();
     report.cold = Some(create_and_use(&client).await?.first_answer);
     let floor = Floor::open(config, server).await?;
-    // Once unmeasured: page cache and translation caches of the host.
-    floor.once().await?;
-    eprintln!("{} floors and restored creates in turn …", args.runs);
-    for _ in 0..args.runs {
-        report.floor.push(floor.once().await?);
-        let timed = create_and_use(&client).await?;
-        report.restored_create.push(timed.create);
-        report.restored_first_answer.push(timed.first_answer);
-    }
+    let measured = beside_the_floor(args, &floor, &client, report).await;
     floor.close().await?;
+    measured?;
     get_a_sandbox(&client, report).await?;
     eprintln!("{} creates at once …", args.burst);
     report.burst_without_pool = burst(args, server).await?;
     eprintln!("{} idle sandboxes …", args.idle);
     idle::measure(args.idle, server, report).await
+}
+
+async fn beside_the_floor(args: &Args, floor: &Floor, client: &Client, report: &mut Report) -> Result<(), BenchError> {
+    // Once unmeasured: page cache and translation caches of the host.
+    floor.once().await?;
+    eprintln!("{} floors and restored creates in turn …", args.runs);
+    for _ in 0..args.runs {
+        report.floor.push(floor.once().await?);
+        let timed = create_and_use(client).await?;
+        report.restored_create.push(timed.create);
+        report.restored_first_answer.push(timed.first_answer);
+    }
+    Ok(())
 }
 
 async fn with_pool(args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {

@@ -34,6 +34,9 @@ fn cgroups(root: &Path) -> Check {
     let words = |list: &[&(&str, &str)]| list.iter().map(|(_, what)| *what).collect::<Vec<_>>().join(", ");
     match (version, lost.is_empty(), enforced.is_empty()) {
         ("v2", true, _) => Check::green(NAME, format!("v2: {} are enforced", words(&enforced))),
+        (_, true, _) if mount.join("unified/cgroup.procs").exists() => {
+            Check::green(NAME, format!("v1, with v2 beside it: {} are enforced", words(&enforced)))
+        }
         (_, true, _) => Check::yellow(
             NAME,
             format!("v1: {} are enforced; a VMM cannot be killed as a group in one step", words(&enforced)),
