@@ -22,10 +22,10 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 # Runs a command in namespaces of its own, whose only uplink is a fake internet: see tests/lab.
 LAB := $(SUDO) env PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m lab run --base $(TARGET)/lab --
 
-.PHONY: help build setup demo test unit e2e selftest soak bench lint format doc advisories clean
+.PHONY: help build setup demo test unit conformance e2e test-firecracker selftest soak bench lint format doc advisories clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## target/release/leapbox and the static agent beside it
 	@.ci/prepare build
@@ -42,7 +42,7 @@ setup: build ## kernel, initramfs and system template, for demo, tests and bench
 demo: setup $(VENV)/.done ## the main job in one go, with the official SDK
 	@$(LAB) $(PYTHON) demo/demo.py --data-dir $(TARGET)/demo-data
 
-test: selftest setup unit e2e ## everything that must hold, cheap first
+test: selftest setup unit conformance e2e test-firecracker ## everything that must hold, cheap first
 
 selftest: $(VENV)/.done ## the test lab itself
 	@.ci/prepare test
@@ -53,12 +53,26 @@ unit: $(VENV)/.done ## the crates' own tests, in a lab: no packet of theirs leav
 	cargo test --locked --workspace --no-run
 	$(LAB) cargo test --locked --offline --workspace --quiet
 
+conformance: setup $(VENV)/.done ## what every VMM driver must do, with QEMU here; ARGS=case_43 for some
+	@cargo test --locked -p leapbox-conformance --features vms --no-run
+	export LEAPBOX_CONFORMANCE_DRIVER=qemu LEAPBOX_CONFORMANCE_DIR=$(TARGET)/conformance LEAPBOX_LAUNCHER=$(LEAPBOX)
+	$(LAB) cargo test --locked --offline -p leapbox-conformance --features vms --quiet -- --test-threads 2 $(ARGS)
+
 e2e: setup $(VENV)/.done ## real VMs, driven by the official SDK; ARGS="-k case_8" for some
 	@$(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e $(ARGS)
 
+test-firecracker: setup $(VENV)/.done ## conformance and e2e with Firecracker and KVM, in an emulated machine; ARGS as for e2e, ONLY=e2e
+	@.ci/prepare kvmhost
+	cargo test --locked -p leapbox-conformance --features vms --no-run --message-format=json \
+	    >$(TARGET)/conformance-executables.json
+	# In one boot of a machine of its own; the end says what failed, and where its logs are.
+	$(SUDO) env PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m kvmhost suite --e2e="$${ARGS:--m production_driver}" $(if $(ONLY),--only $(ONLY)) \
+	    --conformance $(TARGET)/conformance-executables.json
+
 soak: setup $(VENV)/.done ## the rough tests, ten times as long
-	@LEAPBOX_TEST_CHURN=2000 LEAPBOX_TEST_KILL_ROUNDS=50 \
-	    $(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e/own -s --timeout 7200 $(ARGS)
+	@LEAPBOX_TEST_CHURN=2000 LEAPBOX_TEST_KILL_ROUNDS=50 LEAPBOX_TEST_ATTACK_SEEDS=1,2,3,4,5 \
+	    $(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e/own tests/e2e/shared/test_hostile_guest.py \
+	        -s --timeout 7200 $(ARGS)
 
 bench: setup $(VENV)/.done ## the promised numbers beside their floor; ARGS=--json for machines
 	@.ci/prepare bench
@@ -68,7 +82,7 @@ bench: setup $(VENV)/.done ## the promised numbers beside their floor; ARGS=--js
 lint: $(VENV)/.done ## format, clippy, licences, boundaries between crates, Python style
 	@.ci/prepare lint
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features leapbox-conformance/vms --quiet -- -D warnings
 	PATH=$(VENV)/bin:$$PATH cargo deny --locked check licenses bans sources
 	$(PYTHON) tests/lint/boundaries.py
 	$(VENV)/bin/ruff check --config tests/ruff.toml tests demo

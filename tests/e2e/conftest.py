@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import Server, current, footprint
+from lab import Server, current, footprint, patience
 from lab.clients import delete_all, sdk_client
 
 # Cheap ones first: what breaks everything breaks early. Servers of their own come after the shared one has ended.
-SHARED = "validation life process filesystem list auth gateway gateway_walls network isolation clones"
-ORDER = SHARED.split()
+BASICS = "validation life process filesystem list auth gateway gateway_walls network"
+ORDER = (BASICS + " walls floods hostile_guest clones doctor").split()
 _servers: list[Server] = []
 
 
@@ -26,6 +26,10 @@ def pytest_collection_modifyitems(items):
         return path.parent.name == "own", ORDER.index(name) if name in ORDER else len(ORDER)
 
     items.sort(key=rank)
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(patience(seconds)), append=False)
 
 
 @pytest.hookimpl(hookwrapper=True)

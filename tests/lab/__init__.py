@@ -14,6 +14,6 @@ Callers: the Makefile (``python -m lab run -- pytest``), the demo, the bench.
 
 from lab.current import Lab, current
 from lab.server import Server
-from lab.waiting import wait_until
+from lab.waiting import patience, wait_until
 
-__all__ = ["Lab", "Server", "current", "wait_until"]
+__all__ = ["Lab", "Server", "current", "patience", "wait_until"]

@@ -6,6 +6,7 @@ import httpx
 
 from lab.sdk import Leap0Client, Leap0NotFoundError
 from lab.server import Server
+from lab.waiting import patience
 
 
 def sdk_client(server: Server) -> Leap0Client:
@@ -22,7 +23,7 @@ def web_client(server: Server, **options) -> httpx.Client:
     """HTTPS to sandboxes' hostnames: with the key unless `headers` says otherwise."""
     exports = server.env()
     options.setdefault("headers", {"authorization": f"Bearer {exports['LEAP0_API_KEY']}"})
-    return httpx.Client(verify=trust(server), timeout=60, **options)
+    return httpx.Client(verify=trust(server), timeout=patience(60), **options)
 
 
 def trust(server: Server) -> ssl.SSLContext:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from lab import addresses
 from lab.waiting import wait_until
+
+# A port that nothing else uses: a packet to it from the host itself ends a capture.
+_MARKER_PORT = 61997
+_MARKER = f"(udp dst port {_MARKER_PORT} and dst host {addresses.INTERNET_UPLINK})"
 
 
 @dataclass
@@ -50,20 +56,32 @@ class Lab:
     def capture(self, packet_filter: str = "") -> Iterator[Capture]:
         """Records what arrives on the internet's side of the link: the judge of what left the host."""
         file, errors = self.run_dir / "capture.pcap", self.run_dir / "capture.stderr"
-        argv = ["tcpdump", "-i", "internet0", "-Z", "root", "--immediate-mode", "-U", "-w", str(file), packet_filter]
+        wanted = f"({packet_filter}) or {_MARKER}" if packet_filter else ""
+        argv = ["tcpdump", "-i", "internet0", "-Z", "root", "--immediate-mode", "-U", "-w", str(file), wanted]
         with errors.open("w") as stderr:
             process = subprocess.Popen(self.internet_command([part for part in argv if part]), stderr=stderr)
         capture = Capture()
         try:
             wait_until("tcpdump listens", lambda: "listening on" in errors.read_text())
             yield capture
+            # What left before the marker is in the file once the marker is: tcpdump may be far behind.
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as marker:
+                marker.sendto(b"end", (addresses.INTERNET_UPLINK, _MARKER_PORT))
+            wait_until("tcpdump has written everything", lambda: any(map(_is_marker, _shown(file))))
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=10)
-            shown = subprocess.run(
-                ["tcpdump", "-nn", "-e", "-r", str(file)], capture_output=True, text=True, check=True
-            )
-            capture.packets = [_without_link_layer(line) for line in shown.stdout.splitlines()]
+        capture.packets = [_without_link_layer(line) for line in _shown(file) if not _is_marker(line)]
+
+
+def _shown(file: Path) -> list[str]:
+    """The packets of a capture, a line each."""
+    shown = subprocess.run(["tcpdump", "-nn", "-e", "-r", str(file)], capture_output=True, text=True)
+    return shown.stdout.splitlines()
+
+
+def _is_marker(line: str) -> bool:
+    return f" > {addresses.INTERNET_UPLINK}.{_MARKER_PORT}: UDP" in line
 
 
 def _without_link_layer(line: str) -> str:

@@ -1,6 +1,7 @@
 """What a server and its sandboxes leave on the host, seen from outside: the judge of leaks.
 
-The lab has a pid namespace and a network namespace of its own, so that everything listed here is this run's.
+The lab has a pid namespace and a network namespace of its own, so that everything listed here is this run's. Control
+groups are the machine's: those of the run's installations count.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 # First 15 characters, as the kernel keeps them.
 VMM_COMMANDS = ("qemu-system-x86", "firecracker")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
-_MACHINE_FOLDERS = ("machines", "jails", "slots")
+_MACHINE_FOLDERS = ("machines", "disks")
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Footprint:
 
 
 def take(data_dir: Path) -> Footprint:
-    """The host's state now. `data_dir` is the server's."""
+    """The host's state now. `data_dir` is the server's, or a folder above it."""
     return Footprint(
         processes=frozenset(f"{pid} {command}" for pid, command in commands().items() if _is_ours(command)),
         network_namespaces=frozenset(_network_namespaces()),
         interfaces=frozenset(_interfaces()),
-        cgroups=frozenset(_machine_cgroups()),
+        cgroups=frozenset(_machine_cgroups(data_dir)),
         mounts=frozenset(_mount_points()),
         files=frozenset(_machine_files(data_dir)),
     )
@@ -82,17 +83,15 @@ def _interfaces() -> set[str]:
     return {link["ifname"] for link in json.loads(shown.stdout)}
 
 
-def installation_cgroups() -> set[str]:
-    """The parent group of every installation on this machine, in every hierarchy, v1 or v2."""
-    return {str(group) for depth in ("*", "*/*") for group in _CGROUP_ROOT.glob(depth) if _is_parent(group)}
+def installation_cgroups(data_dir: Path) -> set[str]:
+    """The parent groups of the installations below `data_dir`, in every hierarchy, v1 or v2."""
+    names = {f"leapbox-{file.read_text().strip()}" for file in data_dir.glob("**/state/instance")}
+    groups = (_CGROUP_ROOT / place / name for name in names for place in ("", *os.listdir(_CGROUP_ROOT)))
+    return {str(group) for group in groups if group.is_dir()}
 
 
-def _is_parent(group: Path) -> bool:
-    return group.name.startswith("leapbox-") and group.is_dir()
-
-
-def _machine_cgroups() -> set[str]:
-    parents = (Path(parent) for parent in installation_cgroups())
+def _machine_cgroups(data_dir: Path) -> set[str]:
+    parents = (Path(parent) for parent in installation_cgroups(data_dir))
     return {str(group) for parent in parents for group in parent.iterdir() if group.is_dir()}
 
 
@@ -125,13 +124,20 @@ def open_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def bytes_on_disk(folder: Path) -> int:
-    """Blocks in use below a folder: what sparse files really take."""
-    total = 0
-    for place, _, names in os.walk(folder):
+def bytes_on_disk(folder: Path, without: Path | None = None) -> int:
+    """Blocks in use below a folder: what sparse files really take. Links to what is below `without` do not count."""
+    blocks = _blocks_by_file(folder)
+    left_out = _blocks_by_file(without) if without else {}
+    return 512 * sum(used for file, used in blocks.items() if file not in left_out)
+
+
+def _blocks_by_file(folder: Path) -> dict[tuple[int, int], int]:
+    found = {}
+    for place, _, names in [*os.walk(folder), ("", [], [str(folder)])]:
         for name in names:
             try:
-                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+                info = os.lstat(os.path.join(place, name))
             except FileNotFoundError:
                 continue
-    return total
+            found[info.st_dev, info.st_ino] = info.st_blocks
+    return found

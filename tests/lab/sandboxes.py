@@ -42,10 +42,15 @@ def probe(sandbox, *targets: str) -> dict[str, str]:
 
 
 def vmm_pid(data_dir: Path, sandbox_id: str) -> int:
-    """The process id of a sandbox's VMM, from the machine record in the server's database."""
+    """The process id of a sandbox's VMM."""
+    return machine_record(data_dir, sandbox_id)["pid"]
+
+
+def machine_record(data_dir: Path, sandbox_id: str) -> dict:
+    """What the server's database says of a sandbox's VMM: `driver`, `name`, `pid`, `uid`, `shape` and more."""
     for database in data_dir.rglob("*.db"):
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            found = next(filter(None, map(_pid_in, _values_of(connection, sandbox_id))), None)
+            found = next(filter(None, map(_record_in, _values_of(connection, sandbox_id))), None)
             if found:
                 return found
     raise AssertionError(f"no machine record of {sandbox_id} below {data_dir}")
@@ -59,11 +64,10 @@ def _values_of(connection: sqlite3.Connection, sandbox_id: str):
                 yield from row
 
 
-def _pid_in(value: object) -> int | None:
-    """The `pid` of a machine record, however deep it stands in a column's JSON."""
+def _record_in(value: object) -> dict | None:
+    """The machine record, however deep it stands in a column's JSON."""
     if isinstance(value, (str, bytes)) and value[:1] in ("{", b"{"):
         value = json.loads(value)
     if not isinstance(value, dict):
         return None
-    pid = value.get("pid")
-    return pid if isinstance(pid, int) else next(filter(None, map(_pid_in, value.values())), None)
+    return value if isinstance(value.get("pid"), int) else next(filter(None, map(_record_in, value.values())), None)

@@ -13,7 +13,7 @@ import httpx
 from lab import addresses
 from lab.current import current
 from lab.footprint import installation_cgroups
-from lab.waiting import wait_until
+from lab.waiting import patience, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
@@ -53,18 +53,25 @@ class Server:
         return self
 
     def command(self, verb: str, *arguments: str, timeout: float = 120) -> str:
-        """Runs a verb of the command line on this data folder; returns its stdout."""
-        argv = [str(BINARY), verb, *arguments, "--data-dir", str(self.data_dir)]
-        done = subprocess.run(
-            argv, env=self._environment, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
-        )
+        """Runs a verb of the command line on this data folder, which must succeed; returns its stdout."""
+        done = self.run(verb, *arguments, timeout=timeout)
         if done.returncode != 0:
-            raise AssertionError(f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(f"{shlex.join(done.args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
+
+    def run(self, verb: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Runs a verb of the command line on this data folder to its end, whatever that is."""
+        return subprocess.run(
+            [str(BINARY), verb, *arguments, "--data-dir", str(self.data_dir)],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=patience(timeout),
+            stdin=subprocess.DEVNULL,
+        )
 
     def start(self, timeout: float = 120) -> "Server":
         """Starts the server and waits until it answers `GET /healthz`."""
-        cgroups_before = installation_cgroups()
         arguments = ["--data-dir", str(self.data_dir), "--api", self.api_address]
         arguments += ["--gateway", f"127.0.0.1:{self.gateway_port}"]
         with self.log.open("a") as log:
@@ -78,13 +85,13 @@ class Server:
             )
         wait_until(f"the server at {self.api_address} is ready", self._is_ready, timeout)
         with (current().run_dir / "cgroups.txt").open("a") as made:
-            made.writelines(f"{path}\n" for path in installation_cgroups() - cgroups_before)
+            made.writelines(f"{path}\n" for path in installation_cgroups(self.data_dir))
         return self
 
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
             raise SystemExit(f"the server ended with {self.process.returncode}; its log:\n{self.log_tail()}")
-        return httpx.get(f"http://{self.api_address}/healthz", timeout=2).status_code == 200
+        return httpx.get(f"http://{self.api_address}/healthz", timeout=patience(2)).status_code == 200
 
     @property
     def process(self) -> subprocess.Popen:
@@ -97,7 +104,7 @@ class Server:
         """Asks the server to end (SIGTERM) and waits. Sandboxes that run go on running."""
         if self._process and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(timeout)
+            self._process.wait(patience(timeout))
 
     def kill9(self) -> None:
         """`kill -9`, as a crash or the kernel's OOM killer would."""

@@ -18,7 +18,7 @@ LAYERS = [
     {"storage", "network", "guest-client", "db"},
     {"vmm"},
     {"templates"},
-    {"auth", "lifecycle"},
+    {"auth", "lifecycle", "conformance"},
     {"api", "gateway"},
     {"leapbox"},
 ]

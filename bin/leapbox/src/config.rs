@@ -25,6 +25,17 @@ pub enum DriverSetting {
     Firecracker,
 }
 
+impl DriverSetting {
+    /// As it is written in flags, environment and file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DriverSetting::Auto => "auto",
+            DriverSetting::Qemu => "qemu",
+            DriverSetting::Firecracker => "firecracker",
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -88,6 +99,15 @@ pub struct Settings {
     /// Nominal memory of the sandboxes kept ready, in MiB [default: half of the memory budget].
     #[arg(long, env = "LEAPBOX_POOL_MEMORY_MIB", global = true, value_name = "MIB")]
     pub pool_memory_mib: Option<u64>,
+    /// MiB per second one sandbox may read and write on its disk; 0 is no limit. Firecracker only [default: 0].
+    #[arg(long, env = "LEAPBOX_DISK_MIB_PER_S", global = true, value_name = "MIB")]
+    pub disk_mib_per_s: Option<u64>,
+    /// Operations per second on its disk; 0 is no limit. Firecracker only [default: 0].
+    #[arg(long, env = "LEAPBOX_DISK_OPS_PER_S", global = true, value_name = "N")]
+    pub disk_ops_per_s: Option<u64>,
+    /// MiB per second one sandbox may send, and as many receive; 0 is no limit. Firecracker only [default: 0].
+    #[arg(long, env = "LEAPBOX_NETWORK_MIB_PER_S", global = true, value_name = "MIB")]
+    pub network_mib_per_s: Option<u64>,
     /// Addresses of the links between sandboxes and host; nothing else on this host may use them
     /// [default: 10.253.0.0/16].
     #[arg(long, env = "LEAPBOX_LINK_BLOCK", global = true, value_name = "CIDR")]
@@ -122,6 +142,9 @@ impl Settings {
             memory_budget_mib: self.memory_budget_mib.or(below.memory_budget_mib),
             pool_size: self.pool_size.or(below.pool_size),
             pool_memory_mib: self.pool_memory_mib.or(below.pool_memory_mib),
+            disk_mib_per_s: self.disk_mib_per_s.or(below.disk_mib_per_s),
+            disk_ops_per_s: self.disk_ops_per_s.or(below.disk_ops_per_s),
+            network_mib_per_s: self.network_mib_per_s.or(below.network_mib_per_s),
             link_block: self.link_block.or(below.link_block),
             base_uid: self.base_uid.or(below.base_uid),
             dns_upstreams: self.dns_upstreams.or(below.dns_upstreams),
@@ -189,6 +212,9 @@ pub struct Config {
     pub memory_budget_mib: u64,
     pub pool_size: u32,
     pub pool_memory_mib: u64,
+    pub disk_mib_per_s: u64,
+    pub disk_ops_per_s: u64,
+    pub network_mib_per_s: u64,
     pub link_block: Ipv4Block,
     pub base_uid: u32,
     pub dns_upstreams: Option<Vec<SocketAddr>>,
@@ -232,6 +258,9 @@ impl Config {
             memory_budget_mib,
             pool_size: s.pool_size.unwrap_or(16),
             pool_memory_mib: s.pool_memory_mib.unwrap_or(memory_budget_mib / 2),
+            disk_mib_per_s: s.disk_mib_per_s.unwrap_or(0),
+            disk_ops_per_s: s.disk_ops_per_s.unwrap_or(0),
+            network_mib_per_s: s.network_mib_per_s.unwrap_or(0),
             link_block: checked_link_block(s.link_block)?,
             base_uid: checked_base_uid(s.base_uid.unwrap_or(2_000_000))?,
             dns_upstreams: s.dns_upstreams,

@@ -116,15 +116,22 @@ pub enum StartError {
     /// The driver failed.
     #[error("the VMM driver failed")]
     Vmm(#[from] VmmError),
-    /// A folder of the server's could not be made.
-    #[error("creating {path}")]
-    Folder {
-        /// The folder.
-        path: std::path::PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
+    /// Machines of another driver still run.
+    #[error(
+        "{count} sandbox(es) still run with {recorded}, and this server would use {own}: start it with \
+         driver = \"{recorded}\" (`leapbox doctor` tells why it was not picked), or delete them first"
+    )]
+    OtherDriver {
+        /// How many.
+        count: usize,
+        /// Whose they are.
+        recorded: String,
+        /// What was picked.
+        own: &'static str,
     },
+    /// A folder of the server's cannot be used.
+    #[error("preparing the folders of machines and disks")]
+    Folder(#[from] leapbox_storage::PrivateError),
 }
 
 impl From<LifecycleError> for ApiError {

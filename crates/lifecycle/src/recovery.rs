@@ -11,8 +11,8 @@ use crate::service::Inner;
 use crate::vm::{StoredVm, Vm};
 use futures::stream::{self, StreamExt};
 use leapbox_api_types::sandbox::SandboxState;
-use leapbox_db::SandboxRow;
-use leapbox_vmm::Shape;
+use leapbox_db::{Db, SandboxRow};
+use leapbox_vmm::{Shape, Vmm};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,21 @@ const ADOPTIONS_AT_ONCE: usize = 32;
 /// Failed sandboxes are shown this long.
 const KEEP_DELETED: Duration = Duration::from_secs(24 * 3600);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Refuses to start where another driver's machines still run: this one could not take them over and would end them.
+pub(crate) async fn check_driver(db: &Db, vmm: &dyn Vmm) -> Result<(), StartError> {
+    let mut others = Vec::new();
+    for row in db.sandbox_unfinished().await? {
+        let stored = row.machine.as_deref().and_then(|json| serde_json::from_str::<StoredVm>(json).ok());
+        others.extend(stored.filter(|vm| vm.machine.driver != vmm.name() && vm.machine.is_alive()));
+    }
+    match others.first() {
+        None => Ok(()),
+        Some(vm) => {
+            Err(StartError::OtherDriver { count: others.len(), recorded: vm.machine.driver.clone(), own: vmm.name() })
+        }
+    }
+}
 
 pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartError> {
     let mut owned = BTreeSet::new();

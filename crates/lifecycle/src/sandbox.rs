@@ -18,10 +18,15 @@ use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::SandboxRow;
 use leapbox_guest_client::GuestClient;
 use leapbox_templates::ImageConfig;
+use leapbox_vmm::VmmError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Clones that are tried for one sandbox: that one does not come up says little about the next.
+const CLONES_TRIED: usize = 2;
+/// Bytes of the console that are logged when a sandbox fails.
+const CONSOLE_LOGGED: usize = 1024;
 /// Requests that may wait for one sandbox's task.
 const REQUESTS_MAX: usize = 32;
 
@@ -119,14 +124,16 @@ pub(crate) fn sandbox(inner: Arc<Inner>, row: SandboxRow, image: Arc<ImageConfig
 }
 
 impl Driver {
-    /// Takes a sandbox from `starting` to its end. `launched` gives the machine.
-    pub async fn run(
+    /// Takes a sandbox from `starting` to its end. `obtain` gives a machine each time.
+    pub async fn run<F>(
         mut self,
-        launched: impl Future<Output = Result<Vm, LifecycleError>>,
+        obtain: impl Fn() -> F,
         env: Vec<(String, String)>,
         ready: oneshot::Sender<Result<(), LifecycleError>>,
-    ) {
-        match self.start(launched, env).await {
+    ) where
+        F: Future<Output = Result<Vm, LifecycleError>>,
+    {
+        match self.start(obtain, env).await {
             Ok(vm) => {
                 // A client that hung up does not undo its sandbox.
                 let _ = ready.send(Ok(()));
@@ -139,25 +146,40 @@ impl Driver {
         }
     }
 
-    async fn start(
-        &mut self,
-        launched: impl Future<Output = Result<Vm, LifecycleError>>,
-        env: Vec<(String, String)>,
-    ) -> Result<Vm, LifecycleError> {
-        let vm = launched.await?;
-        match self.hand_over(&vm, env).await {
-            Ok(()) => Ok(vm),
-            Err(error) => {
-                vm.destroy().await;
-                Err(error)
+    async fn start<F>(&mut self, obtain: impl Fn() -> F, env: Vec<(String, String)>) -> Result<Vm, LifecycleError>
+    where
+        F: Future<Output = Result<Vm, LifecycleError>>,
+    {
+        let mut tried = 1;
+        loop {
+            let vm = obtain().await?;
+            let error = match self.hand_over(&vm, env.clone()).await {
+                Ok(()) => return Ok(vm),
+                Err(error) => error,
+            };
+            let console = last_lines(&vm.machine.console_tail().await);
+            vm.destroy().await;
+            let unconfirmed = matches!(error, LifecycleError::Launch(_));
+            if !unconfirmed || tried == CLONES_TRIED {
+                return Err(error);
             }
+            let id = self.row().id;
+            tracing::warn!(sandbox = %id, error = %chain(&error), console, "a clone did not come up: trying another");
+            tried += 1;
         }
     }
 
     /// Gives the clone its identity and makes the sandbox `running`, durably.
     async fn hand_over(&mut self, vm: &Vm, env: Vec<(String, String)>) -> Result<(), LifecycleError> {
         let mut row = self.row();
-        vm.become_sandbox(&row.id, env).await?;
+        tokio::select! {
+            biased;
+            confirmed = vm.become_sandbox(&row.id, env) => confirmed?,
+            reason = vm.machine.exited() => {
+                let stage = "taking its identity";
+                return Err(LaunchError::Vmm(VmmError::Died { stage, reason }).into());
+            }
+        }
         let now = now_ms();
         row.state = SandboxState::Running;
         row.launched_at_ms = Some(now);
@@ -190,8 +212,10 @@ impl Driver {
         tokio::select! {
             biased;
             reason = vm.machine.exited() => {
+                let console = vm.machine.console_tail().await;
+                let console = last_lines(&console);
                 let reason = reason.to_string();
-                tracing::warn!(sandbox = %self.row().id, %reason, "a sandbox has failed");
+                tracing::warn!(sandbox = %self.row().id, %reason, console, "a sandbox has failed");
                 self.deleted(Some(reason)).await;
                 vm.destroy().await;
             }
@@ -253,4 +277,11 @@ impl Driver {
     fn row(&self) -> SandboxRow {
         self.publish.borrow().row.clone()
     }
+}
+
+/// The end of a guest's console, for the operator's log; the guest may have written anything there.
+fn last_lines(console: &str) -> String {
+    let start = console.len().saturating_sub(CONSOLE_LOGGED);
+    let start = (start..console.len()).find(|at| console.is_char_boundary(*at)).unwrap_or(console.len());
+    console[start..].escape_debug().to_string()
 }

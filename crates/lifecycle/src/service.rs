@@ -18,7 +18,7 @@ use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_ids::{OrganisationId, SandboxId};
 use leapbox_network::Network;
 use leapbox_templates::{Artifacts, ImageConfig, WarmSnapshots};
-use leapbox_vmm::{Shape, Vmm};
+use leapbox_vmm::{IoLimits, Shape, Vmm};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -37,6 +37,8 @@ pub struct LifecycleConfig {
     pub capacity: CapacityLimits,
     /// How much is kept ready.
     pub pool: PoolLimits,
+    /// How much one sandbox may move.
+    pub io_limits: IoLimits,
     /// Clones that may be launched at once: more only take each other's CPU time.
     pub launches_at_once: usize,
 }
@@ -195,13 +197,15 @@ impl Lifecycle {
     /// Starts the service: takes running sandboxes over, removes what is left of dead ones, starts filling the pools.
     pub async fn start(config: LifecycleConfig, parts: Parts) -> Result<Self, StartError> {
         let Parts { db, vmm, network, artifacts } = parts;
+        // First of all: everything below removes what is not this driver's.
+        recovery::check_driver(&db, vmm.as_ref()).await?;
         let catalog = Catalog::load(&artifacts, &db).await?;
         let warm =
             WarmSnapshots::open(&config.state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
         warm.remove_outdated(&catalog.images());
-        let launcher = Launcher::new(vmm, network, warm, &config.state_dir);
+        let launcher = Launcher::new(vmm, network, warm, config.io_limits, &config.state_dir);
         for dir in launcher.dirs() {
-            std::fs::create_dir_all(dir).map_err(|source| StartError::Folder { path: dir.to_path_buf(), source })?;
+            leapbox_storage::private_dir(dir)?;
         }
         let inner = Arc::new(Inner {
             capacity: Capacity::new(config.capacity, &config.state_dir),
@@ -255,8 +259,9 @@ impl Lifecycle {
         let (handle, driver) = sandbox(Arc::clone(&self.inner), row.clone(), Arc::clone(&template.config));
         self.inner.remember(row.id.clone(), handle.clone());
         let (ready, created) = oneshot::channel();
-        let obtained = Arc::clone(&self.inner).obtain(template, shape);
-        self.inner.tasks.spawn(driver.run(obtained, new.env_vars, ready));
+        let inner = Arc::clone(&self.inner);
+        let obtain = move || Arc::clone(&inner).obtain(Arc::clone(&template), shape);
+        self.inner.tasks.spawn(driver.run(obtain, new.env_vars, ready));
         created.await.map_err(|_| LifecycleError::ShuttingDown)??;
         self.inner.stats.created(started.elapsed());
         let details = view::details(&handle.published.borrow().row);

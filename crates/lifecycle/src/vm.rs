@@ -11,7 +11,7 @@ use leapbox_ids::SandboxId;
 use leapbox_network::{Network, Slot};
 use leapbox_storage::copy_sparse;
 use leapbox_templates::{WarmSnapshots, attachment, guest_of};
-use leapbox_vmm::{Confinement, Machine, MachineRecord, RestoreSpec, Vmm, WarmSnapshot};
+use leapbox_vmm::{Confinement, IoLimits, Machine, MachineRecord, RestoreSpec, Snapshot, Vmm};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,14 +97,21 @@ pub(crate) struct Launcher {
     pub vmm: Arc<dyn Vmm>,
     pub network: Arc<Network>,
     pub warm: WarmSnapshots,
+    io_limits: IoLimits,
     machines_dir: PathBuf,
     disks_dir: PathBuf,
 }
 
 impl Launcher {
-    pub fn new(vmm: Arc<dyn Vmm>, network: Arc<Network>, warm: WarmSnapshots, state_dir: &Path) -> Self {
+    pub fn new(
+        vmm: Arc<dyn Vmm>,
+        network: Arc<Network>,
+        warm: WarmSnapshots,
+        io_limits: IoLimits,
+        state_dir: &Path,
+    ) -> Self {
         let (machines_dir, disks_dir) = (state_dir.join("machines"), state_dir.join("disks"));
-        Self { vmm, network, warm, machines_dir, disks_dir }
+        Self { vmm, network, warm, io_limits, machines_dir, disks_dir }
     }
 
     /// The folders machines and disks live in.
@@ -122,7 +129,7 @@ impl Launcher {
     pub async fn launch(
         &self,
         template: &Template,
-        snapshot: Arc<WarmSnapshot>,
+        snapshot: Arc<Snapshot>,
         permit: Permit,
     ) -> Result<Vm, LaunchError> {
         let mut cleanup = Cleanup::default();
@@ -138,7 +145,7 @@ impl Launcher {
     async fn start(
         &self,
         template: &Template,
-        snapshot: Arc<WarmSnapshot>,
+        snapshot: Arc<Snapshot>,
         cleanup: &mut Cleanup,
     ) -> Result<(Arc<dyn Machine>, GuestClient, u32), LaunchError> {
         let name = machine_name();
@@ -153,6 +160,7 @@ impl Launcher {
             snapshot,
             image: template.image.clone(),
             disk,
+            limits: self.io_limits,
             network,
             confinement: Confinement { name, uid, dir },
         };

@@ -171,8 +171,8 @@ fn tcp_connections_to_the_name_server_are_few() {
         let served = guest.run(|| {
             let bytes = query(1, "www.example.test.", RecordType::A);
             let framed = [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
-            let mut streams: Vec<_> =
-                (0..20).map(|_| TcpStream::connect((WORKLOAD_GATEWAY, 53)).expect("connect")).collect();
+            // One too many is reset, and its reset may be here before the connection is.
+            let mut streams: Vec<_> = (0..20).filter_map(|_| TcpStream::connect((WORKLOAD_GATEWAY, 53)).ok()).collect();
             let answered = |stream: &mut TcpStream| {
                 stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
                 stream.write_all(&framed).is_ok() && stream.read_exact(&mut [0; 2]).is_ok()

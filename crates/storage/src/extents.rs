@@ -48,7 +48,7 @@ pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
 }
 
 /// The next run of data at or after `position`: `[start, end)`.
-fn next_extent(file: &File, position: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
+pub(crate) fn next_extent(file: &File, position: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
     if position >= length {
         return Ok(None);
     }

@@ -63,6 +63,14 @@ pub enum ArtifactError {
         /// What it should be.
         expected: String,
     },
+    /// A stored file is one that others could have put there, or could change.
+    #[error("{path} cannot be trusted: {found}; remove it and run `leapbox setup`")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// A Debian package does not look as expected.
     #[error("Debian's {package} cannot be used: {reason}")]
     Package {

@@ -4,6 +4,7 @@
 //! `unified` hierarchy beside them has no controllers but can still list and kill a group. What is not enforced is
 //! in [`Cgroups::missing`], which `doctor` shows.
 
+use crate::error::VmmError;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,16 @@ impl Cgroups {
         };
         let v1 = CONTROLLERS.into_iter().filter_map(|name| Some((name, make(mount.join(name))?))).collect();
         Self { unified: make(unified), v2_controllers: false, v1 }
+    }
+
+    /// The host's own hierarchies, where this installation's machines go; an error if they can't be grouped at all.
+    pub(crate) fn for_machines(instance: &str) -> Result<Self, VmmError> {
+        let cgroups = Self::open(Path::new("/sys/fs/cgroup"), instance);
+        if cgroups.can_hold() {
+            return Ok(cgroups);
+        }
+        let hint = "mount the cgroup hierarchy read-write: without it a machine could not be found and ended";
+        Err(VmmError::Missing { what: "a writable /sys/fs/cgroup".to_owned(), hint: hint.to_owned() })
     }
 
     fn open_v2(mount: &Path, parent: &str) -> Self {
@@ -135,6 +146,22 @@ impl Cgroup {
         self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
+    /// The same files, open.
+    pub(crate) fn open_procs(&self) -> io::Result<Vec<fs::File>> {
+        self.procs_files().iter().map(|file| fs::File::options().write(true).open(file)).collect()
+    }
+
+    /// Whether the kernel has ended a process of the group for the group's memory limit.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        // Version 2, version 1: lines of a name and a number.
+        let counts = ["memory.events", "memory.oom_control"];
+        let files = self.dirs.iter().flat_map(|dir| counts.map(|name| dir.join(name)));
+        files.filter_map(|file| fs::read_to_string(file).ok()).any(|text| {
+            let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+            kills.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0)
+        })
+    }
+
     /// Kills every process in the group.
     pub fn kill(&self) {
         for dir in &self.dirs {
@@ -198,6 +225,7 @@ mod tests {
         assert_eq!(group.pids(), vec![child.id() as i32]);
         assert_eq!(cgroups.names(), vec!["one".to_owned()]);
 
+        assert!(!group.ran_out_of_memory());
         group.kill();
         assert!(!child.wait().expect("reaped").success());
         group.remove().expect("empty groups can go");
@@ -207,6 +235,24 @@ mod tests {
         for dir in cgroups.unified.iter().chain(cgroups.v1.iter().map(|(_, dir)| dir)) {
             assert!(!dir.exists(), "{} is left", dir.display());
         }
+    }
+
+    #[test]
+    fn a_process_that_takes_more_memory_than_its_group_allows_is_told_apart() {
+        let cgroups = Cgroups::open(Path::new("/sys/fs/cgroup"), &format!("m{}", std::process::id()));
+        if cgroups.missing().contains(&"memory") {
+            // Such a host enforces no limit that could be hit; `doctor` says so.
+            cgroups.remove_if_empty();
+            return;
+        }
+        let limits = Limits { memory_bytes: 32 << 20, tasks: 8, cpus: 1 };
+        let group = cgroups.create("hog", limits).expect("this host lets root make groups");
+        let join = group.procs_files().iter().map(|file| format!("echo 0 >{};", file.display())).collect::<String>();
+        let hog = format!("{join} exec python3 -c 'b = bytearray(256 << 20)'");
+        let status = std::process::Command::new("sh").args(["-c", &hog]).status().expect("it runs");
+        assert!(!status.success() && group.ran_out_of_memory(), "{status}");
+        group.remove().expect("empty groups can go");
+        cgroups.remove_if_empty();
     }
 
     #[test]

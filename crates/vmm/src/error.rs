@@ -1,5 +1,6 @@
 //! Why a VMM did not do what was asked, and why one ended.
 
+use crate::spec::Shape;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -19,10 +20,17 @@ pub enum ExitReason {
         /// Signal number.
         signal: i32,
     },
+    /// The process used more memory than its control group allows, and the kernel ended it.
+    OutOfMemory,
     /// The guest shut down, rebooted or panicked.
     GuestShutdown {
         /// End of the guest's console.
         console: String,
+    },
+    /// The process did not answer its control socket any more and was killed for it.
+    Hung {
+        /// How long it did not answer, in seconds.
+        seconds: u64,
     },
     /// The process is gone, and who started it was not this server process, so its status is unknown.
     Gone,
@@ -35,15 +43,44 @@ impl fmt::Display for ExitReason {
                 write!(f, "the virtual machine monitor exited with code {code}")
             }
             ExitReason::Exited { code, message } => {
-                write!(f, "the virtual machine monitor exited with code {code}: {message}")
+                write!(f, "the virtual machine monitor exited with code {code}: {}", plain(message))
             }
             ExitReason::Signalled { signal } => {
                 write!(f, "the virtual machine monitor was killed by signal {signal}")
             }
-            ExitReason::GuestShutdown { .. } => f.write_str("the guest shut down"),
+            ExitReason::OutOfMemory => {
+                f.write_str("the virtual machine monitor used more memory than its control group allows")
+            }
+            ExitReason::GuestShutdown { console } => match panic_of(console) {
+                Some(panic) if panic.contains(DEADLOCK) => f.write_str("the guest ran out of memory"),
+                Some(panic) => write!(f, "the guest's kernel panicked: {panic}"),
+                None => f.write_str("the guest shut down"),
+            },
+            ExitReason::Hung { seconds } => {
+                write!(f, "the virtual machine monitor did not answer for {seconds} s and was killed")
+            }
             ExitReason::Gone => f.write_str("the virtual machine monitor is gone"),
         }
     }
+}
+
+/// Begins the kernel's message (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing: ";
+/// What it panics with when nothing is left that it could kill (mm/oom_kill.c).
+const DEADLOCK: &str = "deadlocked on memory";
+/// Characters that are told of what a guest or its VMM has written. It may be anything.
+const TOLD: usize = 200;
+
+/// The beginning of a text from the other side of the walls, fit for a line of a log.
+pub(crate) fn plain(text: &str) -> String {
+    let one_line = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
+    one_line.filter(|c| c.is_ascii_graphic() || *c == ' ').take(TOLD).collect()
+}
+
+/// What the last panic on a console was about.
+fn panic_of(console: &str) -> Option<String> {
+    let (_, after) = console.rsplit_once(PANIC)?;
+    after.lines().next().map(plain)
 }
 
 /// What a driver's operation failed at.
@@ -115,11 +152,99 @@ pub enum VmmError {
         /// What is wrong with the answer.
         message: String,
     },
+    /// A process's memory could not be read.
+    #[error("{step} of process {pid}")]
+    Memory {
+        /// What was done.
+        step: &'static str,
+        /// The VMM.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A process has not mapped its RAM as a clone does: all of its file, once, copy-on-write.
+    #[error("process {pid} has not mapped its RAM as a clone does: {found}")]
+    Mapping {
+        /// The VMM.
+        pid: i32,
+        /// What it has instead.
+        found: String,
+    },
+    /// A diff needs a file system that keeps every page that is not written as a hole, and every one that is as data.
+    #[error(
+        "the file system of {path} does not keep holes of single 4 KiB pages: have the data folder on ext4 or XFS \
+         with blocks of 4 KiB"
+    )]
+    Holes {
+        /// The file that was written.
+        path: PathBuf,
+    },
+    /// Base and diff are not of one machine.
+    #[error("{diff} ({diff_bytes} bytes) cannot be a diff of {base} ({base_bytes} bytes)")]
+    NoDiffOf {
+        /// The memory it should be laid over.
+        base: PathBuf,
+        /// Its length.
+        base_bytes: u64,
+        /// The diff.
+        diff: PathBuf,
+        /// Its length.
+        diff_bytes: u64,
+    },
+    /// The memory that a diff belongs to could not be copied.
+    #[error("copying the memory {path}")]
+    CopyMemory {
+        /// The memory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: leapbox_storage::StorageError,
+    },
+    /// A stored working set is damaged, or of another size or version.
+    #[error("{path} is no working set of this memory")]
+    WorkingSet {
+        /// Where.
+        path: PathBuf,
+    },
     /// The record is of a machine that no longer lives.
     #[error("process {pid} is not the recorded machine any more")]
     NotAlive {
         /// The recorded process id.
         pid: i32,
+    },
+    /// A folder of the driver's cannot be used.
+    #[error("preparing {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: leapbox_storage::PrivateError,
+    },
+    /// The record is of another driver's machine.
+    #[error("the machine is {recorded}'s, and this server runs {own}: start it with driver = \"{recorded}\"")]
+    OtherDriver {
+        /// Whose it is.
+        recorded: String,
+        /// Who was asked.
+        own: &'static str,
+    },
+    /// No machine has this size.
+    #[error("{shape} is no size of a machine: 1 to 8 vCPUs and 512 to 8192 MiB, an even number")]
+    Shape {
+        /// What was asked for.
+        shape: Shape,
+    },
+    /// A snapshot's memory is not as long as its machine's.
+    #[error("the snapshot's memory {path} is damaged: {found} bytes long, not {expected}")]
+    MemoryLength {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        found: u64,
+        /// The machine's memory in bytes.
+        expected: u64,
     },
     /// The snapshot was made for something else.
     #[error("the snapshot does not fit: it was made for {found}, this host is {expected}")]
@@ -129,4 +254,31 @@ pub enum VmmError {
         /// This host's key.
         expected: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shutdown(console: &str) -> String {
+        ExitReason::GuestShutdown { console: console.to_owned() }.to_string()
+    }
+
+    #[test]
+    fn a_guest_that_shut_down_is_told_apart_from_one_that_panicked() {
+        assert_eq!(shutdown("[ 1.0] reboot: Restarting system"), "the guest shut down");
+        let panic = "[ 1.0] Kernel panic - not syncing: sysrq triggered crash\n[ 1.1] CPU: 0";
+        assert_eq!(shutdown(panic), "the guest's kernel panicked: sysrq triggered crash");
+        let memory = "Kernel panic - not syncing: System is deadlocked on memory\n";
+        assert_eq!(shutdown(memory), "the guest ran out of memory");
+    }
+
+    #[test]
+    fn what_a_guest_writes_to_its_console_is_bounded_and_plain() {
+        let forged = format!("{PANIC}\x1b[31m{}", "x".repeat(100_000));
+        let told = shutdown(&forged);
+        assert!(told.len() < 300 && told.is_ascii() && !told.contains('\x1b'), "{told}");
+        let lines = ExitReason::Exited { code: 1, message: "one\ntwo\n".repeat(10_000) }.to_string();
+        assert!(lines.len() < 300 && !lines.contains('\n'), "{lines}");
+    }
 }

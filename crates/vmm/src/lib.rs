@@ -1,8 +1,8 @@
 //! The boundary to the virtual machine monitors: one small trait, a driver in a folder of its own beside the others.
 //!
 //! ```text
-//!            boot ──► Machine (template's own, RAM in a file) ──► into_warm_snapshot ──► WarmSnapshot
-//!    WarmSnapshot ──► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
+//!            boot ──► Machine (template's own, RAM in a file) ──► into_warm_snapshot ──► Snapshot
+//!    Snapshot ──► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
 //!          record ──► adopt   ──► Machine (after the server was restarted)
 //! ```
 //!
@@ -13,15 +13,25 @@
 mod cgroup;
 pub mod confine;
 mod error;
+mod firecracker;
+mod log;
 mod machine;
+mod memory;
 mod process;
 mod qemu;
+mod socket;
+mod spec;
+mod vessel;
+mod watchdog;
 
 pub use cgroup::Cgroups;
 pub use error::{ExitReason, VmmError};
-pub use machine::{
-    BootSpec, Capabilities, Confinement, GuestImage, Machine, MachineRecord, NetworkAttachment, RestoreSpec, Shape,
-    Vmm, WarmSnapshot,
-};
+pub use firecracker::binaries::{self, Binaries};
+pub use firecracker::{Firecracker, FirecrackerConfig, version};
+pub use machine::{Capabilities, Machine, MachineRecord, Vmm};
+pub use memory::compose_memory;
 pub use process::{become_subreaper, private_bytes};
 pub use qemu::{Qemu, QemuConfig};
+pub use spec::{
+    BootSpec, Confinement, DiffSnapshot, GuestImage, IoLimits, NetworkAttachment, RestoreSpec, Shape, Snapshot,
+};

@@ -1,114 +1,13 @@
-//! What every driver offers, and the plain data that goes in and out.
+//! What every driver offers.
 
 use crate::error::{ExitReason, VmmError};
+use crate::process::{Process, host_boot_id};
+use crate::spec::{BootSpec, Confinement, DiffSnapshot, GuestImage, RestoreSpec, Shape, Snapshot};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// The size of a machine: one warm snapshot per template and shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Shape {
-    /// Virtual CPUs, 1 to 8.
-    pub vcpus: u8,
-    /// Memory in MiB, 512 to 8192.
-    pub memory_mib: u32,
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}x{}MiB", self.vcpus, self.memory_mib)
-    }
-}
-
-/// Kernel, initramfs and root file system, all read-only and shared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestImage {
-    /// The ELF vmlinux.
-    pub kernel: PathBuf,
-    /// The initramfs with the agent as `/init`.
-    pub initramfs: PathBuf,
-    /// The template's EROFS image.
-    pub rootfs: PathBuf,
-    /// Hash over the three contents: part of every compatibility key.
-    pub digest: String,
-}
-
-/// Under which identity and limits a VMM runs.
-#[derive(Debug, Clone)]
-pub struct Confinement {
-    /// Names the cgroup and the jail folder; unique among living machines, `[a-z0-9-]`, at most 60 characters.
-    pub name: String,
-    /// User and group id of the VMM's own; no other process may have it.
-    pub uid: u32,
-    /// A new folder of the machine's own, made by the driver, gone after [`Machine::destroy`].
-    pub dir: PathBuf,
-}
-
-/// The prepared network of one machine. Both taps exist in the namespace and are persistent, owned by the
-/// confinement's uid.
-#[derive(Debug, Clone)]
-pub struct NetworkAttachment {
-    /// The network namespace the VMM runs in.
-    pub netns: Arc<OwnedFd>,
-    /// The workload's tap (`eth0` in the guest).
-    pub workload_tap: String,
-    /// MAC address the guest's `eth0` has.
-    pub workload_mac: String,
-    /// The guest channel's tap.
-    pub channel_tap: String,
-    /// MAC address of the guest's end of the channel.
-    pub channel_mac: String,
-}
-
-/// A machine to boot from the kernel on.
-#[derive(Debug)]
-pub struct BootSpec {
-    /// Size.
-    pub shape: Shape,
-    /// What it boots.
-    pub image: GuestImage,
-    /// Its writable disk: a file the driver opens read-write.
-    pub disk: PathBuf,
-    /// Its network.
-    pub network: NetworkAttachment,
-    /// Its walls.
-    pub confinement: Confinement,
-    /// Folder that receives the RAM file and, later, the snapshot. Exists.
-    pub snapshot_dir: PathBuf,
-}
-
-/// A stopped machine's memory and device state, from which any number of clones start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WarmSnapshot {
-    /// Size of the machine it was taken from.
-    pub shape: Shape,
-    /// Guest RAM: sparse, `memory_mib` long.
-    pub memory: PathBuf,
-    /// Device and CPU state.
-    pub state: PathBuf,
-    /// The writable disk as it was in that moment: clones get a copy each.
-    pub disk: PathBuf,
-    /// Which driver, build, arguments, kernel and CPU it fits; see [`Vmm::compatibility_key`].
-    pub compatibility_key: String,
-}
-
-/// A clone to start.
-#[derive(Debug)]
-pub struct RestoreSpec {
-    /// Where it starts from.
-    pub snapshot: Arc<WarmSnapshot>,
-    /// The same image the snapshot was booted with.
-    pub image: GuestImage,
-    /// A copy of the snapshot's disk, the clone's own.
-    pub disk: PathBuf,
-    /// Its network.
-    pub network: NetworkAttachment,
-    /// Its walls.
-    pub confinement: Confinement,
-}
 
 /// What finds a living VMM again after the server was restarted. Kept in the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,11 +30,52 @@ pub struct MachineRecord {
     pub dir: PathBuf,
 }
 
+impl MachineRecord {
+    /// The record of a process that has just been started.
+    pub(crate) fn of(
+        driver: &str,
+        process: &Process,
+        shape: Shape,
+        confinement: &Confinement,
+        host_boot_id: &str,
+    ) -> Self {
+        Self {
+            driver: driver.to_owned(),
+            pid: process.pid(),
+            start_ticks: process.start_ticks(),
+            host_boot_id: host_boot_id.to_owned(),
+            shape,
+            name: confinement.name.clone(),
+            uid: confinement.uid,
+            dir: confinement.dir.clone(),
+        }
+    }
+
+    /// Whether the recorded process still lives, whoever's driver it is.
+    pub fn is_alive(&self) -> bool {
+        let this_boot = host_boot_id().is_ok_and(|id| id == self.host_boot_id);
+        this_boot && Process::open_recorded(self.pid, self.start_ticks).is_ok()
+    }
+
+    /// The recorded process, if it still lives and is `driver`'s.
+    pub(crate) fn process(&self, driver: &'static str, host_boot_id: &str) -> Result<Process, VmmError> {
+        if self.driver != driver {
+            return Err(VmmError::OtherDriver { recorded: self.driver.clone(), own: driver });
+        }
+        if self.host_boot_id != host_boot_id {
+            return Err(VmmError::NotAlive { pid: self.pid });
+        }
+        Process::open_recorded(self.pid, self.start_ticks)
+    }
+}
+
 /// What a driver can and cannot do. The rest of the house asks here, never which driver it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Guest code runs on the CPU itself, behind hardware virtualisation.
     pub hardware_virtualisation: bool,
+    /// [`IoLimits`](crate::IoLimits) are enforced; otherwise they are ignored.
+    pub io_limits: bool,
 }
 
 /// A driver.
@@ -147,6 +87,9 @@ pub trait Vmm: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Limits that this host's control groups do not enforce on its machines.
+    fn unenforced_limits(&self) -> Vec<&'static str>;
+
     /// Everything a snapshot depends on (VMM build, argument list, kernel, CPU, TSC rate), as one hash. A snapshot
     /// with another key must not be restored.
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String;
@@ -157,14 +100,18 @@ pub trait Vmm: Send + Sync {
     /// Starts a copy-on-write clone. Returns once the guest runs.
     async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError>;
 
+    /// [`Vmm::restore`] as one would do it by hand, without any walls: the floor that `leapbox bench` compares with.
+    /// Never for a sandbox.
+    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError>;
+
     /// Lets go of what is kept in memory for a snapshot that will not be restored again.
-    async fn forget(&self, snapshot: &WarmSnapshot);
+    async fn forget(&self, snapshot: &Snapshot);
 
     /// Takes over a machine that a former server process started.
     async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError>;
 
     /// Kills whatever is left of a recorded machine and removes its cgroup and folder. Harmless when nothing is.
-    async fn reap(&self, name: &str, dir: &std::path::Path) -> Result<(), VmmError>;
+    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError>;
 
     /// Names (see [`Confinement::name`]) of all machines of this installation with a living process or a cgroup left.
     async fn leftovers(&self) -> Result<Vec<String>, VmmError>;
@@ -181,7 +128,18 @@ pub trait Machine: Send + Sync {
 
     /// Stops the guest and writes memory and device state into the folder it was booted with. The machine is
     /// destroyed in either case.
-    async fn into_warm_snapshot(self: Box<Self>) -> Result<WarmSnapshot, VmmError>;
+    async fn into_warm_snapshot(self: Box<Self>) -> Result<Snapshot, VmmError>;
+
+    /// Stops the guest's CPUs and lets its disk writes come to an end. Harmless when it is paused.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Lets a paused guest go on. Harmless when it runs.
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Writes what a paused machine has become since it was started from a snapshot into `dir` (`memory`, `state`;
+    /// both must be new). The cost follows the pages written since. The machine stays paused and unchanged: this may
+    /// fail, or be asked again, any number of times. Its disk is the caller's to copy meanwhile.
+    async fn snapshot_diff(&self, dir: &Path) -> Result<DiffSnapshot, VmmError>;
 
     /// Waits until the VMM is gone or its guest has shut down, and tells why. May be called by many and again.
     async fn exited(&self) -> ExitReason;

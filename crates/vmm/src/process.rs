@@ -5,6 +5,7 @@
 use crate::error::{ExitReason, VmmError};
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -52,6 +53,13 @@ impl Process {
     /// Clock ticks between the host's boot and its start.
     pub fn start_ticks(&self) -> u64 {
         self.start_ticks
+    }
+
+    /// Whether it lives at this moment. What was opened by its number before is its own, then.
+    pub fn is_alive(&self) -> bool {
+        let mut ended = libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd that lives over the call, which does not wait.
+        unsafe { libc::poll(&raw mut ended, 1, 0) == 0 }
     }
 
     /// Ends it at once.
@@ -102,20 +110,40 @@ pub fn become_subreaper() -> Result<(), VmmError> {
         .map_err(|errno| VmmError::System { step: "becoming the reaper of the VMMs", source: errno.into() })
 }
 
-/// Bytes of `pid`'s memory that no other process shares.
+/// Bytes of memory that `pid` costs beyond what is shared: what it has written, and its program, if it is a copy of its
+/// own (a jail's). Clean pages of other files are the page cache's, there for all clones whoever maps them right now.
 pub fn private_bytes(pid: i32) -> Result<u64, VmmError> {
-    let path = std::path::PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
-    let text = std::fs::read_to_string(&path).map_err(|source| VmmError::File {
-        step: "reading the memory use",
-        path,
-        source,
-    })?;
-    let kib: u64 = text
-        .lines()
-        .filter(|line| line.starts_with("Private_") || line.starts_with("Swap:"))
-        .filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
-        .sum();
-    Ok(kib * 1024)
+    let path = std::path::PathBuf::from(format!("/proc/{pid}/smaps"));
+    let read = std::fs::read_to_string(&path);
+    let text = read.map_err(|source| VmmError::File { step: "reading the memory use", path, source })?;
+    let program = std::fs::metadata(format!("/proc/{pid}/exe")).map_or(0, |meta| meta.ino());
+    Ok(own_kib(&text, program) * 1024)
+}
+
+/// Adds up what /proc/PID/smaps says (proc_pid_smaps(5)). `program` is an inode.
+fn own_kib(smaps: &str, program: u64) -> u64 {
+    let mut in_program = false;
+    let mut sum = 0;
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(first), Some(second)) = (words.next(), words.next()) else { continue };
+        if !first.ends_with(':') {
+            // 00400000-00452000 r-xp 00000000 08:02 173521  /usr/bin/dbus-daemon
+            let inode = words.nth(2).and_then(|inode| inode.parse::<u64>().ok());
+            in_program = inode == Some(program);
+            continue;
+        }
+        let counts = match first {
+            "Anonymous:" => !in_program,
+            "Private_Clean:" | "Private_Dirty:" => in_program,
+            "Swap:" => true,
+            _ => false,
+        };
+        if counts {
+            sum += second.parse::<u64>().unwrap_or(0);
+        }
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -138,8 +166,10 @@ mod tests {
     #[tokio::test]
     async fn a_killed_child_is_told_with_its_signal() {
         let process = start("sleep", &["60"]);
+        assert!(process.is_alive());
         process.kill();
         assert_eq!(process.exited().await, ExitReason::Signalled { signal: 9 });
+        assert!(!process.is_alive());
     }
 
     #[tokio::test]
@@ -148,5 +178,16 @@ mod tests {
         let process = Process::open(own).expect("we are alive");
         assert!(Process::open_recorded(own, process.start_ticks()).is_ok());
         assert!(matches!(Process::open_recorded(own, process.start_ticks() + 1), Err(VmmError::NotAlive { .. })));
+    }
+
+    #[test]
+    fn clean_pages_of_files_are_nobodys_own_but_for_a_program_of_its_own() {
+        let smaps = "00400000-00452000 r-xp 00000000 08:02 7      /firecracker\nPrivate_Clean:   100 kB\n\
+                     Private_Dirty:   20 kB\nAnonymous:   20 kB\nSwap:   0 kB\nVmFlags: rd\n\
+                     7f000000-7f100000 rw-p 00000000 08:02 9      /memory\nPrivate_Clean:   4000 kB\n\
+                     Private_Dirty:   300 kB\nAnonymous:   300 kB\nSwap:   4 kB\n\
+                     7f200000-7f300000 rw-p 00000000 00:00 0\nPrivate_Dirty:   50 kB\nAnonymous:   50 kB\n";
+        assert_eq!(own_kib(smaps, 7), 120 + 304 + 50);
+        assert_eq!(own_kib(smaps, 8), 20 + 304 + 50);
     }
 }

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from e2e.conftest import running_server
-from lab import Server
+from lab import Server, patience
 from lab.clients import delete_if_there, web_client
 from lab.sandboxes import start_app
 from lab.sdk import AsyncLeap0Client, Leap0Client
@@ -58,7 +58,7 @@ def api(server: Server):
     """Plain HTTP to the control plane, with the key."""
     exports = server.env()
     headers = {"authorization": f"Bearer {exports['LEAP0_API_KEY']}"}
-    with httpx.Client(base_url=exports["LEAP0_BASE_URL"], headers=headers, timeout=60) as made:
+    with httpx.Client(base_url=exports["LEAP0_BASE_URL"], headers=headers, timeout=patience(60)) as made:
         yield made
 
 

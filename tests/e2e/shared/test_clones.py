@@ -5,19 +5,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lab import patience
 from lab.sandboxes import sh
 from lab.sdk import Leap0Client
+
+pytestmark = pytest.mark.production_driver
 
 CLONES = 10
 
 IDENTITY = """
 echo kernel-uuid $(cat /proc/sys/kernel/random/uuid)
 echo urandom $(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n')
-echo getrandom $(python3 -c 'import os; print(os.getrandom(16).hex())')
-echo python-uuid $(python3 -c 'import uuid; print(uuid.uuid4())')
-echo python-random $(python3 -c 'import random; print(random.random())')
+python3 -c '
+import os, random, ssl, uuid
+print("getrandom", os.getrandom(16).hex())
+print("openssl", ssl.RAND_bytes(16).hex())
+print("python-uuid", uuid.uuid4())
+print("python-random", random.random())
+'
 echo machine-id $(cat /etc/machine-id)
 echo boot-id $(cat /proc/sys/kernel/random/boot_id)
+echo hostname $(hostname)
 """
 
 
@@ -32,12 +40,19 @@ def clones(server):
 
 def test_case_35_clones_made_at_once_have_randomness_and_identity_of_their_own(clones):
     with ThreadPoolExecutor(CLONES) as pool:
-        printed = list(pool.map(lambda sandbox: sh(sandbox, IDENTITY, timeout=60), clones))
+        printed = list(pool.map(lambda sandbox: sh(sandbox, IDENTITY, timeout=int(patience(60))), clones))
     identities = [dict(line.split(" ", 1) for line in text.split("\n") if line) for text in printed]
     for kind in identities[0]:
         values = [identity[kind] for identity in identities]
         assert all(values), f"{kind} is empty: {values}"
         assert len(set(values)) == CLONES, f"{kind} is shared: {sorted(values)}"
+
+
+def test_case_35_no_key_or_seed_that_clones_would_share_is_in_the_image(clones):
+    found = sh(
+        clones[0], "sudo find /etc/ssh /etc/ssl/private /var/lib/systemd /var/lib/dbus -type f 2>/dev/null || true"
+    )
+    assert [path for path in found.split() if "ssh_host" in path or "seed" in path or "private" in path] == []
 
 
 def test_case_35_a_clones_identity_stays_what_it_is(clones):

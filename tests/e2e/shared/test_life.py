@@ -11,6 +11,7 @@ from lab.sandboxes import sh, start_app
 from lab.sdk import Leap0Error, Leap0NotFoundError
 
 
+@pytest.mark.production_driver
 def test_a_sandbox_lives_its_whole_life_with_the_sync_client(client, web):
     sandbox = client.sandboxes.create(vcpu=1, memory=1024, timeout=300, env_vars={"GREETING": "hello"})
     assert sandbox.id.startswith("sbx-")

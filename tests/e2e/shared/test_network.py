@@ -48,6 +48,7 @@ def slot_networks() -> list[ipaddress.IPv4Network]:
     return [ipaddress.ip_network(route["dst"]) for route in routes]
 
 
+@pytest.mark.production_driver
 def test_names_are_resolved_and_web_servers_outside_are_reached(shared_sandbox):
     answer = json.loads(sh(shared_sandbox, "curl -sS --max-time 20 http://example.com/from-a-sandbox"))
     assert answer["server"] == addresses.EXAMPLE_COM

@@ -62,6 +62,8 @@ pub(super) struct Idle {
 /// Everything measured in one run.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
+    /// Guest code runs on the CPU itself: other promises hold than under emulation.
+    pub virtualised: bool,
     pub cold: Option<Millis>,
     pub floor: Samples,
     pub restored_create: Samples,
@@ -76,34 +78,61 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// The promised ratios: name, measured, bound, whether more is better.
-    fn goals(&self) -> Vec<(&'static str, f64, f64, Better)> {
+    /// The promises about what was measured.
+    fn goals(&self) -> Vec<Goal> {
         let floor = self.floor.p50();
+        // A jail costs the same few system calls wherever it is made; in the KVM test host those are emulated.
+        let restored = if self.virtualised { 1.5 } else { 1.3 };
+        let own_mib = if self.virtualised { 8.0 } else { 64.0 };
+        let burst = self.burst.percentile(0.95) / self.restored_create.p50();
         let mut goals = vec![
-            ("restored: first answer / floor", self.restored_first_answer.p50() / floor, 1.3, Better::Less),
-            ("pool: create, ms", self.pooled_create.p50(), 30.0, Better::Less),
-            ("pool: first answer / floor", self.pooled_first_answer.p50() / floor, 0.5, Better::Less),
-            (
-                "burst: p95 / single restored create",
-                self.burst.percentile(0.95) / self.restored_create.p50(),
-                6.0,
-                Better::Less,
-            ),
-            ("GET a sandbox, ms", self.get.p50(), 1.0, Better::Less),
+            Goal::at_most("restored: first answer / floor", self.restored_first_answer.p50() / floor, restored),
+            Goal::at_most("pool: create, ms", self.pooled_create.p50(), 30.0),
+            Goal::at_most("pool: first answer / floor", self.pooled_first_answer.p50() / floor, 0.5),
+            Goal::at_most("burst: p95 / single restored create", burst, 6.0),
+            Goal::at_most("GET a sandbox, ms", self.get.p50(), 1.0),
         ];
         if let Some(idle) = &self.idle {
-            goals.push(("idle sandbox, MiB of its own", idle.private_mib_max, 64.0, Better::Less));
+            goals.push(Goal::at_most("idle sandbox, MiB of its own", idle.private_mib_max, own_mib));
         }
         if let Some(proxy) = &self.proxy {
             let ratios =
                 [("gateway / nginx, 128 B answers", &proxy.small), ("gateway / nginx, 1 MiB answers", &proxy.bulk)];
-            goals.extend(ratios.into_iter().filter_map(|(name, c)| Some((name, c.ratio?, 0.8, Better::More))));
+            goals.extend(ratios.into_iter().filter_map(|(name, c)| Some(Goal::at_least(name, c.ratio?, 0.8))));
         }
+        // What was not measured is not a number.
+        goals.retain(|goal| !goal.measured.is_nan());
         goals
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// One promise and what was measured.
+#[derive(Debug, Clone, Copy)]
+struct Goal {
+    name: &'static str,
+    measured: f64,
+    bound: f64,
+    better: Better,
+}
+
+impl Goal {
+    fn at_most(name: &'static str, measured: f64, bound: f64) -> Self {
+        Self { name, measured, bound, better: Better::Less }
+    }
+
+    fn at_least(name: &'static str, measured: f64, bound: f64) -> Self {
+        Self { name, measured, bound, better: Better::More }
+    }
+
+    fn is_met(&self) -> bool {
+        match self.better {
+            Better::Less => self.measured <= self.bound,
+            Better::More => self.measured >= self.bound,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Better {
     Less,
     More,
@@ -122,7 +151,7 @@ impl fmt::Display for Report {
             ("create, in a burst, no pool", &self.burst_without_pool),
             ("GET a sandbox", &self.get),
         ];
-        for (name, samples) in rows {
+        for (name, samples) in rows.into_iter().filter(|(_, samples)| !samples.0.is_empty()) {
             let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| samples.percentile(share));
             writeln!(f, "{name:<38}{p50:>9.2}{p95:>9.2}{p99:>9.2}")?;
         }
@@ -150,17 +179,12 @@ impl fmt::Display for Report {
             rows_of(f, "1 MiB", &proxy.bulk)?;
         }
         writeln!(f, "\n{:<42}{:>9}{:>9}", "promise", "measured", "bound")?;
-        for (name, measured, bound, better) in self.goals() {
-            let (sign, met) = match better {
-                Better::Less => ("≤", measured <= bound),
-                Better::More => ("≥", measured >= bound),
-            };
-            writeln!(
-                f,
-                "{name:<42}{measured:>9.2}{:>9}  {}",
-                format!("{sign} {bound}"),
-                if met { "met" } else { "NOT MET" }
-            )?;
+        for goal in self.goals() {
+            let (name, measured) = (goal.name, goal.measured);
+            let sign = if goal.better == Better::Less { "≤" } else { "≥" };
+            let bound = format!("{sign} {}", goal.bound);
+            let verdict = if goal.is_met() { "met" } else { "NOT MET" };
+            writeln!(f, "{name:<42}{measured:>9.2}{bound:>9}  {verdict}")?;
         }
         Ok(())
     }
@@ -179,6 +203,15 @@ fn rows_of(f: &mut fmt::Formatter<'_>, answer: &str, compared: &Comparison) -> f
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_promise_about_what_was_not_measured_is_not_shown() {
+        let mut report = Report::default();
+        assert!(report.goals().is_empty());
+        report.get.push(5.0);
+        let [goal] = report.goals()[..] else { panic!("one promise is about GET") };
+        assert!(!goal.is_met() && goal.name.starts_with("GET"));
+    }
 
     #[test]
     fn percentiles_are_nearest_rank() {

@@ -4,11 +4,12 @@ use super::BenchError;
 use super::figures::{Millis, ms_since};
 use super::server::Server;
 use crate::config::Config;
+use crate::verbs::serve::vmm;
 use leapbox_guest_protocol::{Configure, Entropy, ExecRequest};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_storage::copy_sparse;
 use leapbox_templates::{Artifacts, SYSTEM_DEBIAN, attachment, guest_of};
-use leapbox_vmm::{Confinement, GuestImage, Qemu, QemuConfig, RestoreSpec, WarmSnapshot};
+use leapbox_vmm::{Confinement, GuestImage, IoLimits, RestoreSpec, Snapshot, Vmm};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,10 +20,10 @@ const SLOTS: u32 = 16;
 
 /// Everything needed to start the floor's VMM again and again.
 pub(super) struct Floor {
-    qemu: Qemu,
+    vmm: Arc<dyn Vmm>,
     network: Arc<Network>,
     image: GuestImage,
-    snapshot: Arc<WarmSnapshot>,
+    snapshot: Arc<Snapshot>,
     dir: PathBuf,
 }
 
@@ -30,10 +31,9 @@ impl Floor {
     /// Uses the snapshot that the server has just taken of the default shape.
     pub async fn open(config: &Config, server: &Server) -> Result<Self, BenchError> {
         let image = Artifacts::open(&config.artifacts_dir)?.guest_image(SYSTEM_DEBIAN)?;
-        let launcher = std::env::current_exe().map_err(super::error::file("finding", "our own program".as_ref()))?;
         let instance = format!("{:04x}", std::process::id() as u16);
-        let qemu =
-            Qemu::open(QemuConfig { dir: server.state_dir().join("qemu"), instance: instance.clone(), launcher })?;
+        let vmm = vmm::open(config, &server.state_dir(), &instance)
+            .map_err(|e| BenchError::Prepare { message: e.to_string() })?;
         let link_block = LINK_BLOCK.parse()?;
         let network = Network::start(NetworkConfig {
             instance,
@@ -47,7 +47,12 @@ impl Floor {
         let snapshot = Arc::new(server.warm_snapshot()?);
         let dir = server.state_dir().join("floor");
         std::fs::create_dir_all(&dir).map_err(super::error::file("creating", &dir))?;
-        Ok(Self { qemu, network, image, snapshot, dir })
+        Ok(Self { vmm, network, image, snapshot, dir })
+    }
+
+    /// Whether the driver is one with hardware virtualisation.
+    pub fn is_virtualised(&self) -> bool {
+        self.vmm.capabilities().hardware_virtualisation
     }
 
     /// One start to the first answer. Slot and disk are made before the clock starts.
@@ -60,11 +65,12 @@ impl Floor {
             snapshot: Arc::clone(&self.snapshot),
             image: self.image.clone(),
             disk: disk.clone(),
+            limits: IoLimits::default(),
             network: attachment(&slot),
             confinement: Confinement { name: "floor".to_owned(), uid: slot.uid(), dir },
         };
         let start = Instant::now();
-        let machine = self.qemu.restore_unconfined(spec).await?;
+        let machine = self.vmm.restore_unconfined(spec).await?;
         let answered = async {
             // An unconfigured guest runs nothing for anybody.
             guest.configure(identity()).await?;

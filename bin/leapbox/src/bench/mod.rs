@@ -44,6 +44,20 @@ pub struct Args {
     /// Idle sandboxes whose memory is measured.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
     idle: u32,
+    /// What is measured [default: everything].
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Create, Part::Pool, Part::Gateway])]
+    parts: Vec<Part>,
+}
+
+/// A part of the bench, with a server of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Without a pool: floor, restored creates, GET, a burst, idle sandboxes.
+    Create,
+    /// With a pool: pooled creates, a burst.
+    Pool,
+    /// The gateway beside nginx.
+    Gateway,
 }
 
 /// Clones the pool of the measured server holds in steady use: the default.
@@ -79,18 +93,24 @@ fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
 
 async fn measure(config: &Config, args: &Args) -> Result<Report, BenchError> {
     let mut report = Report::default();
-    eprintln!("a server without a pool: first boot of the shape …");
-    let server = Server::start(config, 0).await?;
-    let measured = without_pool(config, args, &server, &mut report).await;
-    server.stop().await?;
-    measured?;
-    eprintln!("a server with a pool of {POOL} …");
-    let server = Server::start(config, POOL).await?;
-    let measured = with_pool(args, &server, &mut report).await;
-    server.stop().await?;
-    measured?;
-    eprintln!("gateway and nginx …");
-    report.proxy = Some(proxy::run(ProxyOptions::default()).await?);
+    if args.parts.contains(&Part::Create) {
+        eprintln!("a server without a pool: first boot of the shape …");
+        let server = Server::start(config, 0).await?;
+        let measured = without_pool(config, args, &server, &mut report).await;
+        server.stop().await?;
+        measured?;
+    }
+    if args.parts.contains(&Part::Pool) {
+        eprintln!("a server with a pool of {POOL} …");
+        let server = Server::start(config, POOL).await?;
+        let measured = with_pool(args, &server, &mut report).await;
+        server.stop().await?;
+        measured?;
+    }
+    if args.parts.contains(&Part::Gateway) {
+        eprintln!("gateway and nginx …");
+        report.proxy = Some(proxy::run(ProxyOptions::default()).await?);
+    }
     Ok(report)
 }
 
@@ -98,6 +118,7 @@ async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mu
     let client = server.client();
     report.cold = Some(create_and_use(&client).await?.first_answer);
     let floor = Floor::open(config, server).await?;
+    report.virtualised = floor.is_virtualised();
     let measured = beside_the_floor(args, &floor, &client, report).await;
     floor.close().await?;
     measured?;

@@ -6,7 +6,7 @@ use super::error::file;
 use crate::config::Config;
 use crate::state::State;
 use crate::verbs::setup::{first_key, local_ca};
-use leapbox_vmm::{Cgroups, WarmSnapshot};
+use leapbox_vmm::{Cgroups, Snapshot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -88,13 +88,10 @@ impl Server {
     }
 
     /// The one warm snapshot it has taken by now.
-    pub fn warm_snapshot(&self) -> Result<WarmSnapshot, BenchError> {
+    pub fn warm_snapshot(&self) -> Result<Snapshot, BenchError> {
         let warm = self.state_dir().join("warm");
-        let dirs = std::fs::read_dir(&warm).map_err(file("listing", &warm))?;
-        let manifest = dirs.flatten().map(|entry| entry.path().join("snapshot.json")).find(|path| path.exists());
-        let manifest = manifest.ok_or(BenchError::NotReady { what: "its warm snapshot" })?;
-        let text = std::fs::read(&manifest).map_err(file("reading", &manifest))?;
-        serde_json::from_slice(&text).map_err(BenchError::Encode)
+        let mut stored = leapbox_templates::WarmSnapshots::stored(&warm).into_iter();
+        stored.next().ok_or(BenchError::NotReady { what: "its warm snapshot" })
     }
 
     /// Waits until at least `count` clones are ready in the pool.
@@ -163,6 +160,7 @@ fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> 
         .arg("--artifacts-dir")
         .arg(&config.artifacts_dir)
         .args(["--api", &api, "--gateway", &gateway, "--metrics", &metrics])
+        .args(["--driver", config.driver.as_str()])
         .args(["--pool-size", &pool.to_string(), "--rate-limit", "0"])
         .args(["--link-block", link_block(pool), "--base-uid", BASE_UID])
         .stdin(Stdio::null())

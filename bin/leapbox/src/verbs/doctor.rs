@@ -2,18 +2,26 @@
 //!
 //! ```text
 //! runtime, installation, host, resources, isolation ─► checks ─► text or JSON; exit code 1 if any is red
+//! firecracker (kvm, jails), where it is or could be the driver ─┘
 //! ```
 //!
 //! What is read from /proc and /sys is read below a root that tests replace.
 
 mod check;
+mod firecracker;
 mod host;
 mod installation;
 mod isolation;
+mod jails;
+mod kvm;
+#[cfg(test)]
+mod made_up;
+mod mounts;
 mod resources;
 mod runtime;
 
 use crate::config::Config;
+use crate::verbs::driver::{self, DriverFacts};
 use check::Level;
 use std::io::Write;
 use std::path::Path;
@@ -42,7 +50,12 @@ pub enum DoctorError {
 /// Looks at everything and prints what it found.
 pub fn run(config: &Config, args: &Args) -> Result<ExitCode, DoctorError> {
     let root = Path::new("/");
-    let mut checks = runtime::checks(config, root);
+    let facts = DriverFacts::read(root);
+    let choice = driver::choose(config.driver, &facts);
+    let mut checks = runtime::checks(&choice);
+    if let Some(relevance) = firecracker::Relevance::of(config.driver, &facts, &choice) {
+        checks.extend(firecracker::checks(relevance, &facts, &config.state_dir(), &config.artifacts_dir, root));
+    }
     checks.extend(installation::checks(config));
     checks.extend(host::checks(config, root));
     checks.extend(resources::checks(config, root));
@@ -52,4 +65,9 @@ pub fn run(config: &Config, args: &Args) -> Result<ExitCode, DoctorError> {
     std::io::stdout().write_all(text.as_bytes()).map_err(|source| DoctorError::Print { source })?;
     let red = checks.iter().any(|c| c.level == Level::Red);
     Ok(if red { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A file of /proc or /sys, trimmed; `None` where this kernel has none.
+fn read(root: &Path, path: &str) -> Option<String> {
+    std::fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned())
 }

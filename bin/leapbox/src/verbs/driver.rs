@@ -1,7 +1,7 @@
 //! Which VMM driver runs the sandboxes, and why. Asked by `setup`, `serve` and `doctor`.
 //!
 //! ```text
-//! auto ─► Firecracker, if it and its jailer are found, /dev/kvm opens, and the CPU shows vmx or svm
+//! auto ─► Firecracker, if /dev/kvm opens, the CPU shows vmx or svm, and firecracker and jailer are found and sound
 //!      └► else QEMU under emulation, which every host can run
 //! ```
 //!
@@ -9,38 +9,34 @@
 
 use crate::config::DriverSetting;
 use leapbox_templates::host_packages::find_program;
+use leapbox_vmm::binaries::{Binaries, BinariesRefused};
 use std::fmt;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-
-/// The Firecracker driver is not part of this version yet.
-const HAS_FIRECRACKER_DRIVER: bool = false;
+use std::path::Path;
 
 /// A driver that has been picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Driver {
     /// QEMU's microvm under emulation (TCG).
     Qemu,
-    /// Firecracker with its jailer, on KVM.
-    Firecracker,
+    /// Firecracker with its jailer, on KVM; these.
+    Firecracker(Binaries),
 }
 
 impl fmt::Display for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Driver::Qemu => "qemu",
-            Driver::Firecracker => "firecracker",
+            Driver::Firecracker(_) => "firecracker",
         })
     }
 }
 
 /// What decides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct DriverFacts {
-    /// Where the firecracker binary is.
-    pub firecracker: Option<PathBuf>,
-    /// Where its jailer is.
-    pub jailer: Option<PathBuf>,
+    /// The firecracker and jailer binaries, or what is wrong with them.
+    pub binaries: Result<Binaries, BinariesRefused>,
     /// /dev/kvm opens, or why not.
     pub kvm: Result<(), String>,
     /// The CPU's virtualisation flag: `vmx` or `svm`.
@@ -48,16 +44,21 @@ pub struct DriverFacts {
 }
 
 impl DriverFacts {
-    /// Looks at the host below `root` (`/`).
+    /// Looks at the host below `root` (`/`), and for the binaries in PATH.
     pub fn read(root: &Path) -> Self {
         let kvm = File::options().read(true).write(true).open(root.join("dev/kvm"));
         let cpuinfo = std::fs::read_to_string(root.join("proc/cpuinfo")).unwrap_or_default();
+        let (firecracker, jailer) = (find_program("firecracker"), find_program("jailer"));
         Self {
-            firecracker: find_program("firecracker"),
-            jailer: find_program("jailer"),
+            binaries: Binaries::inspect(firecracker.as_deref(), jailer.as_deref()),
             kvm: kvm.map(|_| ()).map_err(|e| e.to_string()),
             cpu_flag: virtualisation_flag(&cpuinfo),
         }
+    }
+
+    /// Whether this host has what no installation can add.
+    pub fn kvm_works(&self) -> bool {
+        self.kvm.is_ok() && self.cpu_flag.is_some()
     }
 
     /// What keeps Firecracker from being used here, in words.
@@ -69,15 +70,18 @@ impl DriverFacts {
         if self.cpu_flag.is_none() {
             found.push("the CPU shows neither vmx nor svm, without which KVM cannot run a stock guest".to_owned());
         }
-        for (name, path) in [("firecracker", &self.firecracker), ("jailer", &self.jailer)] {
-            if path.is_none() {
-                found.push(format!("no {name} in PATH"));
-            }
-        }
-        if !HAS_FIRECRACKER_DRIVER {
-            found.push("this version has no Firecracker driver yet".to_owned());
+        if let Err(refused) = &self.binaries {
+            found.extend(refused.faults.iter().map(ToString::to_string));
         }
         found
+    }
+
+    /// The binaries, or everything that stands against running them here.
+    fn firecracker(&self) -> Result<&Binaries, String> {
+        match &self.binaries {
+            Ok(binaries) if self.kvm_works() => Ok(binaries),
+            _ => Err(self.obstacles().join("; ")),
+        }
     }
 }
 
@@ -95,33 +99,31 @@ pub struct Choice {
     pub why: String,
 }
 
-/// The configured driver cannot be used on this host.
+/// Firecracker was asked for and cannot be used on this host. Every host can run QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("driver {driver} cannot be used here: {reasons}; set driver = \"auto\" or \"qemu\"")]
+#[error("driver firecracker cannot be used here: {reasons}; set driver = \"auto\" or \"qemu\"")]
 pub struct DriverRefused {
-    /// What was asked for.
-    pub driver: Driver,
-    /// What stands against it.
+    /// Everything that stands against it.
     pub reasons: String,
 }
 
 /// Picks the driver. Pure.
 pub fn choose(setting: DriverSetting, facts: &DriverFacts) -> Result<Choice, DriverRefused> {
-    let obstacles = facts.obstacles();
-    let usable = obstacles.is_empty();
     let flag = facts.cpu_flag.unwrap_or_default();
-    match setting {
-        DriverSetting::Qemu => Ok(Choice { driver: Driver::Qemu, why: "configured".to_owned() }),
-        DriverSetting::Firecracker if usable => {
-            Ok(Choice { driver: Driver::Firecracker, why: "configured".to_owned() })
+    let qemu = |why| Ok(Choice { driver: Driver::Qemu, why });
+    match (setting, facts.firecracker()) {
+        (DriverSetting::Qemu, _) => qemu("configured".to_owned()),
+        (DriverSetting::Firecracker, Ok(binaries)) => {
+            Ok(Choice { driver: Driver::Firecracker(binaries.clone()), why: "configured".to_owned() })
         }
-        DriverSetting::Firecracker => Err(DriverRefused { driver: Driver::Firecracker, reasons: obstacles.join("; ") }),
-        DriverSetting::Auto if usable => {
-            Ok(Choice { driver: Driver::Firecracker, why: format!("/dev/kvm opens and the CPU shows {flag}") })
+        (DriverSetting::Firecracker, Err(reasons)) => Err(DriverRefused { reasons }),
+        (DriverSetting::Auto, Ok(binaries)) => {
+            let version = &binaries.version;
+            let why = format!("/dev/kvm opens, the CPU shows {flag}, and Firecracker {version} is installed");
+            Ok(Choice { driver: Driver::Firecracker(binaries.clone()), why })
         }
-        DriverSetting::Auto => {
-            let why = format!("under emulation, because Firecracker cannot be used: {}", obstacles.join("; "));
-            Ok(Choice { driver: Driver::Qemu, why })
+        (DriverSetting::Auto, Err(reasons)) => {
+            qemu(format!("under emulation, because Firecracker cannot be used: {reasons}"))
         }
     }
 }
@@ -129,14 +131,28 @@ pub fn choose(setting: DriverSetting, facts: &DriverFacts) -> Result<Choice, Dri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use leapbox_vmm::binaries::{BinaryFault, Provenance};
+    use leapbox_vmm::version::Version;
+
+    fn binaries() -> Binaries {
+        Binaries {
+            firecracker: "/usr/bin/firecracker".into(),
+            jailer: "/usr/bin/jailer".into(),
+            version: Version { major: 1, minor: 16, patch: 1, label: String::new() },
+            digest: "0".repeat(64),
+            provenance: Provenance::Unknown,
+            warnings: Vec::new(),
+        }
+    }
 
     fn facts(kvm: bool, cpu_flag: Option<&'static str>) -> DriverFacts {
-        DriverFacts {
-            firecracker: Some("/usr/bin/firecracker".into()),
-            jailer: Some("/usr/bin/jailer".into()),
-            kvm: if kvm { Ok(()) } else { Err("no such file".to_owned()) },
-            cpu_flag,
-        }
+        let kvm = if kvm { Ok(()) } else { Err("no such file".to_owned()) };
+        DriverFacts { binaries: Ok(binaries()), kvm, cpu_flag }
+    }
+
+    fn without_binaries(facts: DriverFacts) -> DriverFacts {
+        let faults = ["firecracker", "jailer"].map(|name| BinaryFault::NotFound { name }).into();
+        DriverFacts { binaries: Err(BinariesRefused { faults }), ..facts }
     }
 
     #[test]
@@ -147,17 +163,33 @@ mod tests {
     }
 
     #[test]
-    fn firecracker_is_only_an_obstacle_free_choice() {
-        let facts = facts(true, Some("svm"));
-        let choice = choose(DriverSetting::Auto, &facts).expect("a driver");
-        let expected = if HAS_FIRECRACKER_DRIVER { Driver::Firecracker } else { Driver::Qemu };
-        assert_eq!(choice.driver, expected);
+    fn auto_picks_firecracker_where_nothing_stands_against_it() {
+        for setting in [DriverSetting::Auto, DriverSetting::Firecracker] {
+            let choice = choose(setting, &facts(true, Some("svm"))).expect("a driver");
+            assert_eq!(choice.driver, Driver::Firecracker(binaries()));
+        }
+    }
+
+    #[test]
+    fn auto_says_what_is_missing_when_it_falls_back() {
+        let choice = choose(DriverSetting::Auto, &without_binaries(facts(true, Some("vmx")))).expect("a driver");
+        assert_eq!(choice.driver, Driver::Qemu);
+        assert!(choice.why.contains("no firecracker in PATH; no jailer in PATH"), "{}", choice.why);
+    }
+
+    #[test]
+    fn qemu_is_picked_when_it_is_asked_for_whatever_else_there_is() {
+        let choice = choose(DriverSetting::Qemu, &facts(true, Some("svm"))).expect("a driver");
+        assert_eq!((choice.driver, choice.why.as_str()), (Driver::Qemu, "configured"));
     }
 
     #[test]
     fn a_driver_that_was_asked_for_and_cannot_run_is_refused_with_every_reason() {
-        let error = choose(DriverSetting::Firecracker, &facts(false, None)).expect_err("refused");
-        assert!(error.reasons.contains("/dev/kvm") && error.reasons.contains("vmx"), "{error}");
+        let facts = without_binaries(facts(false, None));
+        let error = choose(DriverSetting::Firecracker, &facts).expect_err("refused");
+        for reason in ["/dev/kvm", "vmx", "no firecracker", "no jailer"] {
+            assert!(error.reasons.contains(reason), "{error}");
+        }
     }
 
     #[test]

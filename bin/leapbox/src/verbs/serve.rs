@@ -10,12 +10,12 @@ mod error;
 mod http;
 mod metrics;
 mod tls;
+pub mod vmm;
 
 pub use error::ServeError;
 
 use crate::config::{Config, with_loopback_twin};
 use crate::state::State;
-use crate::verbs::driver::{Driver, DriverFacts, choose};
 use backends::Sandboxes;
 use error::{listen, system};
 use leapbox_api::ApiState;
@@ -26,10 +26,9 @@ use leapbox_gateway::tls::Tls;
 use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, chain};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_templates::Artifacts;
-use leapbox_vmm::{Qemu, QemuConfig, Vmm};
+use leapbox_vmm::IoLimits;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -82,7 +81,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     // Before any machine is touched: a port in use or a bad certificate must not leave pooled clones behind.
     let entrances = Entrances::open(&config).await?;
     let auth = Arc::new(Auth::new(db.clone(), RateLimit { requests: config.rate_limit, period: RATE_PERIOD }));
-    let vmm = open_driver(&config, &instance)?;
+    let vmm = vmm::open(&config, &config.state_dir(), &instance)?;
     let network = Network::start(network_config(&config, &instance)).await?;
     let parts = Parts {
         db: db.clone(),
@@ -118,23 +117,6 @@ impl Entrances {
     }
 }
 
-fn open_driver(config: &Config, instance: &str) -> Result<Arc<dyn Vmm>, ServeError> {
-    let choice = choose(config.driver, &DriverFacts::read(Path::new("/")))?;
-    tracing::info!(driver = %choice.driver, why = %choice.why, "driver picked");
-    let launcher = std::env::current_exe().map_err(system("finding our own program"))?;
-    match choice.driver {
-        Driver::Qemu => {
-            let dir = config.state_dir().join("qemu");
-            let qemu = Qemu::open(QemuConfig { dir, instance: instance.to_owned(), launcher })?;
-            for controller in qemu.unenforced_limits() {
-                tracing::warn!(controller, "this host has no such cgroup controller: that limit is not enforced");
-            }
-            Ok(Arc::new(qemu))
-        }
-        Driver::Firecracker => Err(ServeError::NoSuchDriver { driver: choice.driver }),
-    }
-}
-
 fn network_config(config: &Config, instance: &str) -> NetworkConfig {
     NetworkConfig {
         instance: instance.to_owned(),
@@ -153,8 +135,19 @@ fn lifecycle_config(config: &Config, instance: &str) -> LifecycleConfig {
         state_dir: config.state_dir(),
         capacity: CapacityLimits { sandboxes: config.max_sandboxes, memory_mib: config.memory_budget_mib },
         pool: PoolLimits { per_shape: config.pool_size as usize, memory_mib: config.pool_memory_mib },
+        io_limits: io_limits(config),
         // One waits for the disk or the guest while another computes.
         launches_at_once: cpus + 1,
+    }
+}
+
+/// Of one sandbox; 0 in the configuration is no limit.
+fn io_limits(config: &Config) -> IoLimits {
+    let limit = |value: u64, unit: u64| (value > 0).then(|| value.saturating_mul(unit));
+    IoLimits {
+        disk_bytes_per_s: limit(config.disk_mib_per_s, 1 << 20),
+        disk_ops_per_s: limit(config.disk_ops_per_s, 1),
+        network_bytes_per_s: limit(config.network_mib_per_s, 1 << 20),
     }
 }
 

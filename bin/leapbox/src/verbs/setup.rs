@@ -2,9 +2,10 @@
 //! in one move; so it can be interrupted anywhere and run again.
 //!
 //! ```text
-//! packages ─► kernel ─► initramfs ─► system template ─► local CA ─► first key
+//! Firecracker (only looked at) ─► packages ─► kernel ─► initramfs ─► system template ─► local CA ─► first key
 //! ```
 
+mod firecracker;
 pub mod first_key;
 pub use first_key::organisation;
 pub mod local_ca;
@@ -117,7 +118,9 @@ pub fn find_agent() -> Result<PathBuf, SetupError> {
 }
 
 fn host(config: &Config, progress: &Progress) -> Result<(), SetupError> {
-    let needs_qemu = driver::choose(config.driver, &DriverFacts::read(Path::new("/")))?.driver == Driver::Qemu;
+    let facts = DriverFacts::read(Path::new("/"));
+    firecracker::tell(config.driver, &facts, progress);
+    let needs_qemu = driver::choose(config.driver, &facts)?.driver == Driver::Qemu;
     host_packages::ensure(needs_qemu, progress.step("host packages"))
         .map_err(|source| SetupError::HostPackages { source })?;
     match host_packages::installed_version() {

@@ -2,15 +2,18 @@
 
 use crate::digest;
 use crate::error::ArtifactError;
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "current.json";
 /// Grows when the meaning of `current.json` changes.
 const FORMAT: u32 = 1;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// One artifact: a folder with one main file, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,10 +104,14 @@ impl StoredArtifact {
         artifacts.join(&self.dir).join(&self.file)
     }
 
-    /// Path of the main file if it is there in full length.
+    /// Path of the main file if it is there in full length, and nobody else could have put it there or change it.
     pub(crate) fn checked_file(&self, artifacts: &Path) -> Result<PathBuf, ArtifactError> {
         let path = self.path(artifacts);
-        let bytes = std::fs::metadata(&path).map_err(ArtifactError::file("look at an artifact", &path))?.len();
+        let meta = std::fs::symlink_metadata(&path).map_err(ArtifactError::file("look at an artifact", &path))?;
+        if let Some(found) = foreign(&meta) {
+            return Err(ArtifactError::Foreign { path, found });
+        }
+        let bytes = meta.len();
         if bytes != self.bytes {
             let (found, expected) = (format!("{bytes} bytes"), format!("{} bytes", self.bytes));
             return Err(ArtifactError::Damaged { path, found, expected });
@@ -122,4 +129,15 @@ impl StoredArtifact {
         }
         Ok(())
     }
+}
+
+/// What makes a file one that others could have put there, or could change.
+fn foreign(meta: &Metadata) -> Option<String> {
+    if !meta.is_file() {
+        return Some("it is no regular file".to_owned());
+    }
+    if meta.uid() != 0 && meta.uid() != Uid::effective().as_raw() {
+        return Some(format!("it belongs to uid {}", meta.uid()));
+    }
+    (meta.mode() & WRITABLE_BY_OTHERS != 0).then(|| "others may write it".to_owned())
 }

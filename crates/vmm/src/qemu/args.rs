@@ -2,7 +2,7 @@
 //! can be hashed into the compatibility key.
 
 use super::runtime::PROGRAM;
-use crate::machine::Shape;
+use crate::spec::Shape;
 use std::os::fd::RawFd;
 
 /// Numbers of the descriptors QEMU inherits.
@@ -72,7 +72,7 @@ pub fn command_line(shape: Shape, macs: Macs<'_>, tsc_khz: u64, start: Start) ->
     let mut argv: Vec<String> = vec![PROGRAM.to_owned()];
     let mut option = |name: &str, value: String| argv.extend([format!("-{name}"), value]);
     option("name", "leapbox".to_owned());
-    option("machine", "microvm,rtc=on,memory-backend=ram".to_owned());
+    option("machine", "microvm,rtc=on,memory-backend=ram,suppress-vmdesc=on".to_owned());
     option("accel", format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"));
     option("cpu", "max".to_owned());
     option("smp", shape.vcpus.to_string());
@@ -104,6 +104,10 @@ pub fn command_line(shape: Shape, macs: Macs<'_>, tsc_khz: u64, start: Start) ->
     option("sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned());
     if start == Start::Restore {
         option("incoming", "defer".to_owned());
+        // With `suppress-vmdesc` above: what is loaded is the devices' state and nothing around it.
+        option("global", "migration.send-configuration=off".to_owned());
+        // The state says that its machine was running: the guest still waits for `cont`.
+        argv.push("-S".to_owned());
     }
     argv.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(str::to_owned));
     argv

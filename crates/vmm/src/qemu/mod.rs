@@ -1,8 +1,9 @@
 //! The QEMU driver: the `microvm` machine under TCG, for hosts where no hardware virtualisation can be used.
 //!
 //! ```text
-//! boot:     RAM in a file (shared) ──QMP stop, migrate with x-ignore-shared──► state file; RAM is the file
-//! restore:  sealed memfd of that file, mapped privately ──migrate-incoming state, cont──► clone
+//! boot:     RAM in a file (shared) ──stop, devices' state──► warm snapshot: that file, and the state
+//! restore:  sealed memfd of that file, mapped privately ──devices' state, cont──► clone
+//! diff:     clone ──stop, devices' state, pages written since──► what makes the next snapshot of the last
 //! ```
 //!
 //! QEMU runs behind the walls of [`crate::confine`] and has no path of the host: kernel, disks, RAM, taps and its
@@ -10,26 +11,29 @@
 
 mod args;
 mod bare;
+mod console;
 mod machine;
 mod qmp;
 mod ram;
 mod runtime;
 mod start;
+mod state;
 mod tsc;
 
 use crate::cgroup::Cgroups;
 use crate::error::VmmError;
-use crate::machine::{
-    BootSpec, Capabilities, GuestImage, Machine, MachineRecord, RestoreSpec, Shape, Vmm, WarmSnapshot,
-};
-use crate::process::{Process, host_boot_id};
+use crate::machine::{Capabilities, Machine, MachineRecord, Vmm};
+use crate::process::host_boot_id;
+use crate::socket::SocketPath;
+use crate::spec::{BootSpec, GuestImage, RestoreSpec, Shape, Snapshot};
+use crate::vessel::{Started, clean_up};
 use args::{Macs, Start, command_line};
 use async_trait::async_trait;
-use machine::{Parts, QemuMachine};
+use machine::QemuMachine;
 use nix::unistd::{Gid, Uid, chown};
 use runtime::Runtime;
 use sha2::{Digest, Sha256};
-use start::{GREETING_DEADLINE, Plan, Ram, Walls, socket_path};
+use start::{CONTROL_SOCKET, GREETING_DEADLINE, Plan, Ram, Walls};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,11 +64,7 @@ impl Qemu {
     /// Prepares QEMU's own root, the TSC rate and the installation's control groups. Blocking.
     pub fn open(config: QemuConfig) -> Result<Self, VmmError> {
         let dir = &config.dir;
-        let cgroups = Cgroups::open(Path::new("/sys/fs/cgroup"), &config.instance);
-        if !cgroups.can_hold() {
-            let hint = "mount the cgroup hierarchy read-write: without it a machine could not be found and ended";
-            return Err(VmmError::Missing { what: "a writable /sys/fs/cgroup".to_owned(), hint: hint.to_owned() });
-        }
+        let cgroups = Cgroups::for_machines(&config.instance)?;
         std::fs::create_dir_all(dir).map_err(|source| file_error("creating", dir, source))?;
         Ok(Self {
             runtime: Runtime::prepare(dir)?,
@@ -81,23 +81,10 @@ impl Qemu {
         &self.runtime.version
     }
 
-    /// Limits that this host's control groups do not enforce.
-    pub fn unenforced_limits(&self) -> Vec<&'static str> {
-        self.cgroups.missing()
-    }
-
-    /// Restores a clone without any walls, as one would by hand: the floor that `leapbox bench` compares with. Never
-    /// for a sandbox.
-    pub async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
-        self.restore_within(spec, Walls::None).await
-    }
-
     async fn restore_within(&self, spec: RestoreSpec, walls: Walls) -> Result<Box<dyn Machine>, VmmError> {
         let snapshot = &spec.snapshot;
-        let expected = self.compatibility_key(snapshot.shape, &spec.image);
-        if snapshot.compatibility_key != expected {
-            return Err(VmmError::Incompatible { found: snapshot.compatibility_key.clone(), expected });
-        }
+        snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
+        snapshot.check_memory()?;
         let fd = self.images.sealed(&snapshot.memory).await?;
         let state = File::open(&snapshot.state).map_err(|source| file_error("opening", &snapshot.state, source))?;
         let plan = Plan {
@@ -129,7 +116,11 @@ impl Vmm for Qemu {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { hardware_virtualisation: false }
+        Capabilities { hardware_virtualisation: false, io_limits: false }
+    }
+
+    fn unenforced_limits(&self) -> Vec<&'static str> {
+        self.cgroups.missing()
     }
 
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
@@ -145,6 +136,7 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError> {
+        spec.shape.check()?;
         let memory = spec.snapshot_dir.join("memory");
         let state = spec.snapshot_dir.join("state");
         let ram = boot_ram(&memory, spec.shape, spec.confinement.uid)?;
@@ -160,7 +152,7 @@ impl Vmm for Qemu {
             walls: Walls::Confined,
         };
         let machine = self.start(plan).await?;
-        let snapshot = WarmSnapshot {
+        let snapshot = Snapshot {
             shape: spec.shape,
             memory,
             state,
@@ -174,25 +166,26 @@ impl Vmm for Qemu {
         self.restore_within(spec, Walls::Confined).await
     }
 
-    async fn forget(&self, snapshot: &WarmSnapshot) {
+    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        self.restore_within(spec, Walls::None).await
+    }
+
+    async fn forget(&self, snapshot: &Snapshot) {
         self.images.forget(&snapshot.memory).await;
     }
 
     async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError> {
-        if record.host_boot_id != self.host_boot_id {
-            return Err(VmmError::NotAlive { pid: record.pid });
-        }
-        let process = Process::open_recorded(record.pid, record.start_ticks)?;
+        let process = record.process(self.name(), &self.host_boot_id)?;
         let group = self.cgroups.named(&record.name);
         let log_path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
         let log = File::open(&log_path).map_err(|source| file_error("opening", &log_path, source))?;
-        let socket = socket_path(&record.dir)?;
-        let machine = QemuMachine::connect(Parts { record, process, group, log, socket }, GREETING_DEADLINE).await?;
-        Ok(Box::new(machine))
+        let socket = SocketPath::new(&record.dir, CONTROL_SOCKET)?;
+        let started = Started { record, process, group };
+        Ok(Box::new(QemuMachine::connect(started, log, socket, GREETING_DEADLINE).await?))
     }
 
     async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
-        machine::clean_up(&self.cgroups.named(name), dir).await;
+        clean_up(&self.cgroups.named(name), dir).await;
         Ok(())
     }
 
@@ -209,7 +202,7 @@ impl Drop for Qemu {
 
 /// The RAM file of a machine that boots: its VMM must be able to write it.
 fn boot_ram(path: &Path, shape: Shape, uid: u32) -> Result<Ram, VmmError> {
-    let bytes = u64::from(shape.memory_mib) << 20;
+    let bytes = shape.memory_bytes();
     let file = File::options()
         .read(true)
         .write(true)

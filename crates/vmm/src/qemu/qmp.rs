@@ -76,9 +76,9 @@ impl Qmp {
         self.exchange(command, arguments, None).await
     }
 
-    /// Gives QEMU a descriptor under a name.
-    pub async fn give_fd(&self, name: &str, fd: BorrowedFd<'_>) -> Result<(), VmmError> {
-        self.exchange("getfd", json!({"fdname": name}), Some(fd)).await.map(drop)
+    /// Gives QEMU a descriptor that it can open as `/dev/fdset/SET`, before any other of that set.
+    pub async fn add_fd(&self, set: i32, fd: BorrowedFd<'_>) -> Result<(), VmmError> {
+        self.exchange("add-fd", json!({"fdset-id": set}), Some(fd)).await.map(drop)
     }
 
     async fn exchange(&self, command: &str, arguments: Value, fd: Option<BorrowedFd<'_>>) -> Result<Value, VmmError> {

@@ -1,22 +1,27 @@
 //! One start of QEMU: its descriptors, its walls, its process.
 
 use super::args::{Macs, Start, command_line, fd};
-use super::machine::{self, Parts, QemuMachine};
+use super::machine::QemuMachine;
 use super::runtime::PROGRAM;
-use super::{Qemu, bare, file_error, ram};
+use super::{Qemu, bare, file_error};
 use crate::cgroup::{Cgroup, Limits};
 use crate::confine::{ConfineSpec, PassedFd, Rlimits, TapFd, launch};
 use crate::error::VmmError;
-use crate::machine::{Confinement, GuestImage, MachineRecord, NetworkAttachment, Shape, Vmm};
+use crate::log::bounded_log;
+use crate::machine::{MachineRecord, Vmm};
 use crate::process::Process;
+use crate::socket::SocketPath;
+use crate::spec::{Confinement, GuestImage, NetworkAttachment, Shape};
+use crate::vessel::{Started, clean_up, make_dir};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The control socket's name in the machine's folder.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 /// Bytes kept of what QEMU prints.
 const LOG_BYTES: u64 = 64 * 1024;
 /// Memory QEMU may use beside the guest's, in bytes: program, translation cache, buffers.
@@ -78,7 +83,7 @@ impl Files {
             rootfs: open(&image.rootfs)?,
             disk: disk_file,
             disk_bytes: meta.len(),
-            log: ram::bounded_log(LOG_BYTES)?,
+            log: bounded_log(LOG_BYTES)?,
         })
     }
 }
@@ -98,12 +103,12 @@ impl Qemu {
         };
         match started.await {
             Ok((process, socket)) => {
-                let record = self.record(&process, *shape, confinement);
-                let parts = Parts { record, process, group, log: files.log, socket };
-                QemuMachine::connect(parts, GREETING_DEADLINE).await
+                let record = MachineRecord::of(self.name(), &process, *shape, confinement, &self.host_boot_id);
+                let started = Started { record, process, group };
+                QemuMachine::connect(started, files.log, socket, GREETING_DEADLINE).await
             }
             Err(error) => {
-                machine::clean_up(&group, &confinement.dir).await;
+                clean_up(&group, &confinement.dir).await;
                 Err(error)
             }
         }
@@ -163,44 +168,10 @@ impl Qemu {
             .create(&plan.confinement.name, limits)
             .map_err(|source| VmmError::System { step: "making the control group", source })
     }
-
-    fn record(&self, process: &Process, shape: Shape, confinement: &Confinement) -> MachineRecord {
-        MachineRecord {
-            driver: self.name().to_owned(),
-            pid: process.pid(),
-            start_ticks: process.start_ticks(),
-            host_boot_id: self.host_boot_id.clone(),
-            shape,
-            name: confinement.name.clone(),
-            uid: confinement.uid,
-            dir: confinement.dir.clone(),
-        }
-    }
-}
-
-/// The machine's folder, new and root's alone.
-fn make_dir(dir: &Path) -> Result<(), VmmError> {
-    std::fs::DirBuilder::new().mode(0o700).create(dir).map_err(|source| file_error("creating", dir, source))
-}
-
-/// A path to the control socket that fits a socket address however deep the data folder lies: through a descriptor of
-/// the folder.
-pub(super) struct SocketPath {
-    dir: File,
-}
-
-impl SocketPath {
-    pub fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}/control.sock", self.dir.as_raw_fd()).into()
-    }
-}
-
-pub(super) fn socket_path(dir: &Path) -> Result<SocketPath, VmmError> {
-    File::open(dir).map(|dir| SocketPath { dir }).map_err(|source| file_error("opening", dir, source))
 }
 
 fn listen(dir: &Path) -> Result<(UnixListener, SocketPath), VmmError> {
-    let socket = socket_path(dir)?;
+    let socket = SocketPath::new(dir, CONTROL_SOCKET)?;
     let listener = UnixListener::bind(socket.path()).map_err(|source| file_error("listening in", dir, source))?;
     Ok((listener, socket))
 }

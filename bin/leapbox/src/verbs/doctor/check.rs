@@ -10,7 +10,7 @@ pub(super) enum Level {
     Green,
     /// It works, but something is weaker than it could be.
     Yellow,
-    /// Sandboxes cannot run.
+    /// Sandboxes cannot run, or their walls have a hole.
     Red,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn as_text(checks: &[Check]) -> String {
     text.push_str(&match (red, yellow) {
         (0, 0) => "\nEverything is as it should be.\n".to_owned(),
         (0, _) => format!("\nSandboxes can run; {yellow} things could be better.\n"),
-        _ => format!("\nSandboxes cannot run: {red} things are missing or broken.\n"),
+        _ => format!("\nSandboxes cannot run, or not safely: {red} things are missing or broken.\n"),
     });
     text
 }
@@ -78,7 +78,7 @@ mod tests {
     fn a_red_finding_says_what_to_do_and_decides_the_verdict() {
         let checks = [Check::green("a", "fine"), Check::red("b", "gone", "get it")];
         let text = as_text(&checks);
-        assert!(text.contains("→ get it") && text.contains("cannot run: 1"), "{text}");
+        assert!(text.contains("→ get it") && text.contains("not safely: 1"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&as_json(&checks)).expect("json");
         assert_eq!(json["ok"], false);
         assert_eq!(json["checks"][1]["level"], "red");

@@ -27,7 +27,7 @@ fn cgroups(root: &Path) -> Check {
     let v2 = std::fs::read_to_string(mount.join("cgroup.controllers")).ok();
     let version = if v2.is_some() { "v2" } else { "v1" };
     let has = |controller: &str| match &v2 {
-        Some(text) => text.split_whitespace().any(|word| word == controller),
+        Some(text) => text.split_whitespace().any(|word| word == controller) && reaches_below(&mount, controller),
         None => mount.join(controller).join("cgroup.procs").exists(),
     };
     let (enforced, lost): (Vec<_>, Vec<_>) = CONTROLLERS.iter().partition(|(name, _)| has(name));
@@ -50,9 +50,17 @@ fn cgroups(root: &Path) -> Check {
         (_, false, false) => Check::yellow(
             NAME,
             format!("{version}: {} are enforced, {} are NOT", words(&enforced), words(&lost)),
-            "enable the missing controllers",
+            "enable the missing controllers, and delegate them to leapbox's cgroup",
         ),
     }
+}
+
+/// Whether groups below the mounted one get this v2 controller: they do already, or `serve` can see to it. It can in
+/// the host's own root group, which alone has no type, and in one without processes (the kernel's cgroup-v2.rst).
+fn reaches_below(mount: &Path, controller: &str) -> bool {
+    let text = |file: &str| std::fs::read_to_string(mount.join(file)).unwrap_or_default();
+    let enabled = text("cgroup.subtree_control").split_whitespace().any(|word| word == controller);
+    enabled || !mount.join("cgroup.type").exists() || text("cgroup.procs").trim().is_empty()
 }
 
 /// Makes every kind of namespace a sandbox needs, around `true`.
@@ -145,6 +153,22 @@ mod tests {
         let mount = root.path().join("sys/fs/cgroup");
         fs::create_dir_all(&mount).expect("mkdir");
         fs::write(mount.join("cgroup.controllers"), "cpuset cpu io memory pids\n").expect("write");
+        assert_eq!(cgroups(root.path()).level, Level::Green);
+    }
+
+    #[test]
+    fn cgroups_v2_whose_controllers_are_not_delegated_enforces_nothing() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let mount = root.path().join("sys/fs/cgroup");
+        fs::create_dir_all(&mount).expect("mkdir");
+        let write = |file: &str, text: &str| fs::write(mount.join(file), text).expect("write");
+        write("cgroup.controllers", "cpu memory pids\n");
+        write("cgroup.type", "domain\n");
+        write("cgroup.procs", "1\n");
+        write("cgroup.subtree_control", "pids\n");
+        let check = cgroups(root.path());
+        assert!(check.found.contains("memory limits, CPU shares are NOT"), "{}", check.found);
+        write("cgroup.subtree_control", "cpu memory pids\n");
         assert_eq!(cgroups(root.path()).level, Level::Green);
     }
 

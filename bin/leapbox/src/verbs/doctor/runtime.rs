@@ -1,15 +1,12 @@
 //! What runs the sandboxes: driver, QEMU, packages.
 
 use super::check::Check;
-use crate::config::Config;
-use crate::verbs::driver::{self, Driver, DriverFacts};
+use crate::verbs::driver::{Choice, Driver, DriverRefused};
 use leapbox_templates::host_packages::{self, Need, QemuVersion, Requirement, Soundness};
-use std::path::Path;
 
 const BACKPORTS_HINT: &str = "apt-get install --allow-downgrades 'qemu-system-x86=1:7.2*'";
 
-pub(super) fn checks(config: &Config, root: &Path) -> Vec<Check> {
-    let choice = driver::choose(config.driver, &DriverFacts::read(root));
+pub(super) fn checks(choice: &Result<Choice, DriverRefused>) -> Vec<Check> {
     let mut checks = Vec::new();
     let needs_qemu = match choice {
         Ok(choice) => {

@@ -1,7 +1,7 @@
 //! Why the server could not start or go on.
 
 use crate::state::StateError;
-use crate::verbs::driver::{Driver, DriverRefused};
+use crate::verbs::driver::DriverRefused;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -41,12 +41,6 @@ pub enum ServeError {
     /// The configured driver cannot be used.
     #[error(transparent)]
     Driver(#[from] DriverRefused),
-    /// The driver is not part of this version.
-    #[error("this version has no {driver} driver; set driver = \"auto\" or \"qemu\"")]
-    NoSuchDriver {
-        /// The driver.
-        driver: Driver,
-    },
     /// The driver failed.
     #[error("starting the VMM driver")]
     Vmm(#[from] leapbox_vmm::VmmError),

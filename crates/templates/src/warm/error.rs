@@ -1,0 +1,81 @@
+//! Why there is no warm snapshot.
+
+use leapbox_guest_client::GuestError;
+use leapbox_network::NetworkError;
+use leapbox_storage::{PrivateError, SealError, StorageError};
+use leapbox_vmm::{Shape, VmmError};
+use std::path::{Path, PathBuf};
+
+/// Why there is no warm snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    /// The folder of all snapshots is not the server's alone.
+    #[error("the folder of the warm snapshots cannot be used")]
+    Folder {
+        /// Why not.
+        #[source]
+        source: PrivateError,
+    },
+    /// No network for the machine that boots.
+    #[error("no network for a machine of {shape}")]
+    Network {
+        /// The shape that was wanted.
+        shape: Shape,
+        /// Why not.
+        #[source]
+        source: NetworkError,
+    },
+    /// No disk.
+    #[error("no disk for a machine of {shape}")]
+    Disk {
+        /// The shape that was wanted.
+        shape: Shape,
+        /// Why not.
+        #[source]
+        source: StorageError,
+    },
+    /// The VMM failed.
+    #[error("booting a machine of {shape} failed")]
+    Vmm {
+        /// The shape that was wanted.
+        shape: Shape,
+        /// Why.
+        #[source]
+        source: VmmError,
+    },
+    /// The guest's agent never got ready.
+    #[error("the agent in a machine of {shape} did not get ready; its console ends: {console}")]
+    Agent {
+        /// The shape that was wanted.
+        shape: Shape,
+        /// End of the guest's console.
+        console: String,
+        /// Why.
+        #[source]
+        source: GuestError,
+    },
+    /// What was taken could not be stored.
+    #[error("the warm snapshot of {shape} could not be stored")]
+    Seal {
+        /// The shape that was wanted.
+        shape: Shape,
+        /// Why not.
+        #[source]
+        source: SealError,
+    },
+    /// A file operation failed.
+    #[error("{step}: {path}")]
+    File {
+        /// What was done.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+pub(super) fn file(step: &'static str, path: &Path, source: std::io::Error) -> WarmError {
+    WarmError::File { step, path: path.to_path_buf(), source }
+}

@@ -1,0 +1,42 @@
+//! Firecracker as one would start it by hand: no jailer, no walls. The bench's floor.
+
+#![allow(unsafe_code)]
+
+use super::files::SOCKET;
+use super::jail::{Jailed, Output, new_logs, wait_for_api};
+use crate::error::VmmError;
+use crate::process::Process;
+use nix::sched::{CloneFlags, setns};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+/// Starts `program` in the folder `dir` and waits for its API. On failure no process is left.
+pub(super) async fn start(program: &Path, dir: &Path, netns: &Arc<OwnedFd>) -> Result<Jailed, VmmError> {
+    let (logs, output) = new_logs()?;
+    let process = spawn(program, dir, netns, output)?;
+    match wait_for_api(&process, dir, &logs).await {
+        Ok(api) => Ok(Jailed { process, api, logs, root: dir.to_path_buf() }),
+        Err(error) => {
+            process.kill();
+            process.exited().await;
+            Err(error)
+        }
+    }
+}
+
+/// Starts `program` in the folder `dir` and the network namespace `netns`.
+fn spawn(program: &Path, dir: &Path, netns: &Arc<OwnedFd>, output: Output) -> Result<Process, VmmError> {
+    let system = |step| move |source| VmmError::System { step, source };
+    let mut command = std::process::Command::new(program);
+    command.args(["--api-sock", SOCKET, "--level", "Warn"]).current_dir(dir).env_clear().stdin(Stdio::null());
+    command.stdout(output.stdout).stderr(output.stderr);
+    use std::os::unix::process::CommandExt;
+    let netns = Arc::clone(netns);
+    // SAFETY: the closure makes one system call; that may be done between fork and exec.
+    unsafe { command.pre_exec(move || Ok(setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?)) };
+    // Reaped through its pidfd.
+    let child = command.spawn().map_err(system("starting Firecracker"))?;
+    Process::open(child.id() as i32)
+}

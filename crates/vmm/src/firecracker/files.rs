@@ -1,0 +1,151 @@
+//! What lies in a jail: names, hard links to shared artifacts, and who owns what.
+//!
+//! Paths are relative to the jail's root, where Firecracker runs: a snapshot names its drives by them and fits every
+//! jail.
+
+use crate::error::VmmError;
+use leapbox_storage::{copy_sparse, private_dir};
+use nix::unistd::{Gid, Uid};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::path::{Path, PathBuf};
+
+/// The API's socket.
+pub(super) const SOCKET: &str = "api.sock";
+/// The kernel's ELF image.
+pub(super) const KERNEL: &str = "kernel";
+/// The initramfs.
+pub(super) const INITRAMFS: &str = "initramfs";
+/// The template's root file system.
+pub(super) const ROOTFS: &str = "rootfs";
+/// The writable disk.
+pub(super) const DISK: &str = "disk";
+/// Guest RAM to start from.
+pub(super) const MEMORY: &str = "memory";
+/// Device and CPU state to start from.
+pub(super) const STATE: &str = "state";
+/// Guest RAM that is written.
+pub(super) const NEW_MEMORY: &str = "new-memory";
+/// Device and CPU state that is written.
+pub(super) const NEW_STATE: &str = "new-state";
+
+/// Longest device state taken from a machine, in bytes: real ones are some tens of KiB.
+const STATE_MAX: u64 = 16 << 20;
+
+/// Folders the jailer makes and gives to the sandbox's uid, the root first.
+const FOLDERS: [&str; 4] = ["", "dev", "dev/net", "run"];
+
+/// Makes the jail's folders root's again: what is in them can be used by the sandbox's uid, and nothing added.
+pub(super) fn take_back_folders(root: &Path) -> Result<(), VmmError> {
+    for folder in FOLDERS {
+        let path = root.join(folder);
+        let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&path);
+        let dir = match opened {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => continue,
+            Err(error) => return Err(file("opening", &path)(error)),
+        };
+        fchown(&dir, Some(0), Some(0)).map_err(file("taking back", &path))?;
+        dir.set_permissions(Permissions::from_mode(0o755)).map_err(file("protecting", &path))?;
+    }
+    Ok(())
+}
+
+/// Links the read-only `source` into `dir` as `name`. Where it lies on another file system, one copy of it is made in
+/// `copies` and linked from there. Blocking.
+pub(super) fn link(source: &Path, dir: &Path, name: &str, copies: &Path) -> Result<(), VmmError> {
+    let target = dir.join(name);
+    // By itself a failing link does not tell which of the two is missing.
+    fs::metadata(source).map_err(file("looking at", source))?;
+    match fs::hard_link(source, &target) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let copy = copy_near(source, copies)?;
+            fs::hard_link(&copy, &target).map_err(file("linking to", &target))
+        }
+        linked => linked.map_err(file("linking to", &target)),
+    }
+}
+
+/// The copy of `source` in `copies`, made unless it is there. A changed source is another copy.
+fn copy_near(source: &Path, copies: &Path) -> Result<PathBuf, VmmError> {
+    let meta = fs::metadata(source).map_err(file("looking at", source))?;
+    let changed = format!("{:x}.{:x}", meta.ctime(), meta.ctime_nsec());
+    let copy = copies.join(format!("{:x}-{:x}-{changed}", meta.dev(), meta.ino()));
+    if fs::symlink_metadata(&copy).is_ok_and(|there| there.is_file() && there.len() == meta.len()) {
+        return Ok(copy);
+    }
+    let unfinished = copies.join(format!(".{:?}", std::thread::current().id()));
+    remove(&unfinished);
+    copy_sparse(source, &unfinished).map_err(|source| VmmError::CopyMemory { path: copy.clone(), source })?;
+    fs::set_permissions(&unfinished, Permissions::from_mode(0o444)).map_err(file("protecting", &unfinished))?;
+    let synced = File::open(&unfinished).and_then(|file| file.sync_all());
+    synced.map_err(file("writing to disk", &unfinished))?;
+    fs::rename(&unfinished, &copy).map_err(file("moving into place", &copy))?;
+    Ok(copy)
+}
+
+/// Makes the folder of copies, root's alone, and empties it of what a former server made: jails keep their links.
+pub(super) fn empty_copies(copies: &Path) -> Result<(), VmmError> {
+    private_dir(copies).map_err(|source| VmmError::Folder { path: copies.to_path_buf(), source })?;
+    for entry in fs::read_dir(copies).map_err(file("listing", copies))?.flatten() {
+        remove(&entry.path());
+    }
+    Ok(())
+}
+
+/// Links the machine's own disk into `dir` and gives it to its uid.
+pub(super) fn link_disk(disk: &Path, dir: &Path, uid: u32) -> Result<(), VmmError> {
+    let target = dir.join(DISK);
+    fs::hard_link(disk, &target).map_err(file("linking to", &target))?;
+    give(&target, uid)
+}
+
+/// A new, empty file in the jail that the machine may write.
+pub(super) fn new_output(root: &Path, name: &str, uid: u32) -> Result<(), VmmError> {
+    let path = root.join(name);
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    made.map_err(file("creating", &path))?;
+    give(&path, uid)
+}
+
+/// Copies the device state a machine has written to the new file `target`, whatever the machine does meanwhile. On
+/// failure there is no file.
+pub(super) fn copy_state(root: &Path, target: &Path) -> Result<(), VmmError> {
+    let path = root.join(NEW_STATE);
+    let from = File::open(&path).map_err(file("opening", &path))?;
+    let opened = File::options().write(true).create_new(true).mode(0o600).open(target);
+    let mut to = opened.map_err(file("creating", target))?;
+    let copied = match io::copy(&mut io::Read::take(from, STATE_MAX), &mut to) {
+        Ok(copied) if copied < STATE_MAX => return Ok(()),
+        Ok(_) => Err(io::ErrorKind::FileTooLarge.into()),
+        Err(error) => Err(error),
+    };
+    remove(target);
+    copied.map_err(file("writing", target))
+}
+
+/// Removes what [`new_output`] made.
+pub(super) fn remove_outputs(root: &Path) {
+    for name in [NEW_MEMORY, NEW_STATE] {
+        remove(&root.join(name));
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a file could not be removed");
+    }
+}
+
+fn give(path: &Path, uid: u32) -> Result<(), VmmError> {
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    chown(path, Some(user.as_raw()), Some(group.as_raw())).map_err(file("giving away", path))
+}
+
+fn file(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
+    let path = path.to_path_buf();
+    move |source| VmmError::File { step, path, source }
+}

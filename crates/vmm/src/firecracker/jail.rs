@@ -1,0 +1,180 @@
+//! One jail: the folder a Firecracker is locked into, and its launch by the jailer.
+//!
+//! ```text
+//! server ─► new folder, root's alone ─► joins the control group, own ipc, uts and cgroup namespaces
+//!        ─► jailer: network namespace, rlimits, own mount and pid namespaces, chroot, own uid ─► firecracker
+//!        ─► the API answers: the jail's folders become root's again, then the guest's files are linked in
+//! ```
+//!
+//! Up to the last step nothing in the jail belongs to the sandbox's uid but what the jailer has just made, and no
+//! guest has run: what the jailer follows cannot have been planted (CVE-2026-1386). From then on the uid can create
+//! nothing there.
+
+#![allow(unsafe_code)]
+
+use super::api::Api;
+use super::binaries::Binaries;
+use super::console::Console;
+use super::exit::Logs;
+use super::files::{self, SOCKET};
+use crate::cgroup::Cgroup;
+use crate::error::VmmError;
+use crate::log::bounded_log;
+use crate::process::Process;
+use crate::socket::SocketPath;
+use crate::spec::Confinement;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Bytes kept of the VMM's standard error.
+const LOG_BYTES: u64 = 64 * 1024;
+/// Descriptors a Firecracker may have open: about 30 with eight vCPUs.
+const OPEN_FILES: u64 = 128;
+/// The jailer takes milliseconds; a busy host needs more.
+const JAILER_DEADLINE: Duration = Duration::from_secs(30);
+/// From the jailer's end to the first connection to the API, on a busy host.
+const API_DEADLINE: Duration = Duration::from_secs(30);
+const API_POLL: Duration = Duration::from_millis(1);
+/// The jailer names the jail's folder after the program.
+const PROGRAM: &str = "firecracker";
+const PID_FILE: &str = "firecracker.pid";
+
+/// A Firecracker in its jail whose API answers and which has no machine yet.
+pub(super) struct Jailed {
+    pub process: Process,
+    pub api: Api,
+    pub logs: Logs,
+    pub root: PathBuf,
+}
+
+/// The root of the jail of the machine `name` in its folder.
+pub(super) fn root_of(dir: &Path, name: &str) -> PathBuf {
+    dir.join(PROGRAM).join(name).join("root")
+}
+
+/// Launches a Firecracker in the machine's folder, which is new. `file_bytes` is the longest file it may write. On
+/// failure the caller removes group and folder.
+pub(super) async fn launch(
+    binaries: &Binaries,
+    confinement: &Confinement,
+    netns: &OwnedFd,
+    group: &Cgroup,
+    file_bytes: u64,
+) -> Result<Jailed, VmmError> {
+    let (logs, output) = new_logs()?;
+    let status = run_jailer(binaries, confinement, netns, group, file_bytes, &output).await?;
+    drop(output);
+    if !status.success() {
+        let errors = crate::log::log_text(&logs.errors);
+        return Err(VmmError::Launch { message: format!("the jailer ended with {status}: {errors}") });
+    }
+    let root = root_of(&confinement.dir, &confinement.name);
+    let process = Process::open(read_pid(&root.join(PID_FILE))?)?;
+    let api = wait_for_api(&process, &root, &logs).await?;
+    files::take_back_folders(&root)?;
+    Ok(Jailed { process, api, logs, root })
+}
+
+/// Where a process writes to.
+pub(super) struct Output {
+    pub stdout: File,
+    pub stderr: File,
+}
+
+/// What is kept of a process's output, and the ends it is to be given.
+pub(super) fn new_logs() -> Result<(Logs, Output), VmmError> {
+    let (console, stdout) = Console::new()?;
+    let errors = bounded_log(LOG_BYTES)?;
+    let shared = errors.try_clone();
+    let stderr = shared.map_err(|source| VmmError::System { step: "sharing the log", source })?;
+    Ok((Logs { console, errors }, Output { stdout, stderr }))
+}
+
+/// Waits until the API of `process` can be connected to.
+pub(super) async fn wait_for_api(process: &Process, dir: &Path, logs: &Logs) -> Result<Api, VmmError> {
+    let api = Api::new(SocketPath::new(dir, SOCKET)?);
+    let up = async {
+        while !api.is_up().await {
+            tokio::time::sleep(API_POLL).await;
+        }
+    };
+    let waited = tokio::select! {
+        biased;
+        waited = tokio::time::timeout(API_DEADLINE, up) => waited,
+        reason = process.exited() => {
+            return Err(VmmError::Died { stage: "starting", reason: logs.explain(reason).await });
+        }
+    };
+    waited.map_err(|_| VmmError::Hung { command: "its start".to_owned(), seconds: API_DEADLINE.as_secs() })?;
+    Ok(api)
+}
+
+async fn run_jailer(
+    binaries: &Binaries,
+    confinement: &Confinement,
+    netns: &OwnedFd,
+    group: &Cgroup,
+    file_bytes: u64,
+    output: &Output,
+) -> Result<ExitStatus, VmmError> {
+    let system = |step| move |source| VmmError::System { step, source };
+    let uid = confinement.uid.to_string();
+    let mut command = tokio::process::Command::new(&binaries.jailer);
+    command.arg("--exec-file").arg(&binaries.firecracker).args(["--id", &confinement.name]);
+    command.args(["--uid", &uid, "--gid", &uid]).arg("--chroot-base-dir").arg(&confinement.dir);
+    // The jailer opens it by path and closes all descriptors it inherits before: through ours.
+    command.args(["--netns", &format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd())]);
+    command.args(["--new-pid-ns", "--resource-limit", &format!("fsize={file_bytes}")]);
+    command.args(["--resource-limit", &format!("no-file={OPEN_FILES}")]);
+    command.args(["--", "--api-sock", SOCKET, "--level", "Warn"]);
+    let share = |log: &File| log.try_clone().map_err(system("sharing the log"));
+    command.env_clear().stdin(Stdio::null()).stdout(share(&output.stdout)?).stderr(share(&output.stderr)?);
+    let joins = group.open_procs().map_err(system("opening the control group"))?;
+    let numbers: Vec<RawFd> = joins.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: the closure makes plain system calls only and allocates nothing; that may be done between fork and exec.
+    unsafe { command.pre_exec(move || enter_walls(&numbers)) };
+    let mut child = command.spawn().map_err(system("starting the jailer"))?;
+    match tokio::time::timeout(JAILER_DEADLINE, child.wait()).await {
+        Ok(status) => status.map_err(system("waiting for the jailer")),
+        Err(_) => {
+            let _ = child.start_kill();
+            Err(VmmError::Hung { command: "the jailer".to_owned(), seconds: JAILER_DEADLINE.as_secs() })
+        }
+    }
+}
+
+/// In the jailer-to-be: joins the control group first, so that everything from here on is counted and can be found.
+fn enter_walls(groups: &[RawFd]) -> io::Result<()> {
+    for group in groups {
+        // SAFETY: write with a buffer of that length; `0` is the writing process.
+        if unsafe { libc::write(*group, b"0".as_ptr().cast(), 1) } != 1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // Limits that the jailer doesn't know. A core dump would hand the guest's memory to whatever the host does with it.
+    for resource in [Resource::RLIMIT_CORE, Resource::RLIMIT_MEMLOCK, Resource::RLIMIT_MSGQUEUE] {
+        setrlimit(resource, 0, 0)?;
+    }
+    // Inherited, too: with huge pages every thread's stack, 2 MiB of address space, would be that much memory.
+    // SAFETY: prctl with plain numbers.
+    if unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP)?;
+    Ok(())
+}
+
+fn read_pid(path: &Path) -> Result<i32, VmmError> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(16).read_to_string(&mut text));
+    read.map_err(|source| VmmError::File { step: "reading", path: path.to_path_buf(), source })?;
+    text.trim()
+        .parse()
+        .map_err(|_| VmmError::Launch { message: format!("the jailer wrote {text:?} as the process id") })
+}

@@ -1,0 +1,286 @@
+//! The Firecracker driver: hardware virtualisation, behind Firecracker's own jailer.
+//!
+//! ```text
+//! boot:     jail ─► kernel, initramfs, drives, taps ─► InstanceStart ─► pause, Diff snapshot: sparse RAM file, state
+//! restore:  jail ─► hard links to RAM file (mapped privately), state, drives ─► load ─► limits ─► resume
+//! ```
+//!
+//! The jail's files are hard links: artifacts are root's and read-only, the disk is the sandbox's own. Everything else
+//! the machine is made of is decided by the callers.
+
+mod api;
+mod bare;
+pub mod binaries;
+mod console;
+mod exit;
+mod files;
+mod guest;
+mod jail;
+mod key;
+mod machine;
+mod prefetch;
+mod types;
+pub mod version;
+
+use crate::cgroup::{Cgroup, Cgroups, Limits};
+use crate::error::VmmError;
+use crate::machine::{Capabilities, Machine, MachineRecord, Vmm};
+use crate::process::host_boot_id;
+use crate::socket::SocketPath;
+use crate::spec::{BootSpec, Confinement, GuestImage, RestoreSpec, Shape, Snapshot};
+use crate::vessel::{Started, clean_up, make_dir};
+use api::Api;
+use async_trait::async_trait;
+use binaries::Binaries;
+use console::Console;
+use exit::Logs;
+use files::{INITRAMFS, KERNEL, MEMORY, ROOTFS, SOCKET, STATE};
+use jail::Jailed;
+use machine::FirecrackerMachine;
+use prefetch::Prefetch;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Memory a Firecracker may use beside its guest's, in bytes: program, page tables, KVM's own.
+const OVERHEAD_BYTES: u64 = 256 << 20;
+/// Threads beside one per virtual CPU: event loop, API, KVM's helpers.
+const EXTRA_TASKS: u32 = 16;
+const NAME: &str = "firecracker";
+
+/// What the driver is told of this installation.
+#[derive(Debug, Clone)]
+pub struct FirecrackerConfig {
+    /// Folder for copies of artifacts that lie on another file system than the jails.
+    pub dir: PathBuf,
+    /// Names this installation's control groups.
+    pub instance: String,
+    /// The programs to use.
+    pub binaries: Binaries,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Firecracker {
+    binaries: Binaries,
+    copies: PathBuf,
+    cgroups: Cgroups,
+    host: String,
+    host_boot_id: String,
+    prefetch: Prefetch,
+}
+
+impl Firecracker {
+    /// Prepares the installation's control groups. Blocking.
+    pub fn open(config: FirecrackerConfig) -> Result<Self, VmmError> {
+        let cgroups = Cgroups::for_machines(&config.instance)?;
+        let copies = config.dir.join("artifacts");
+        files::empty_copies(&copies)?;
+        Ok(Self {
+            binaries: config.binaries,
+            copies,
+            cgroups,
+            host: key::host()?,
+            host_boot_id: host_boot_id()?,
+            prefetch: Prefetch::default(),
+        })
+    }
+
+    fn make_group(&self, confinement: &Confinement, shape: Shape) -> Result<Cgroup, VmmError> {
+        let limits = Limits {
+            memory_bytes: shape.memory_bytes() + OVERHEAD_BYTES,
+            tasks: u32::from(shape.vcpus) + EXTRA_TASKS,
+            cpus: u32::from(shape.vcpus),
+        };
+        let made = self.cgroups.create(&confinement.name, limits);
+        made.map_err(|source| VmmError::System { step: "making the control group", source })
+    }
+
+    /// Launches a jail. On failure nothing of it is left.
+    async fn launch(
+        &self,
+        confinement: &Confinement,
+        shape: Shape,
+        netns: &OwnedFd,
+        disk: &Path,
+    ) -> Result<Idle, VmmError> {
+        // What is there already is somebody else's: it is refused, and not cleaned up.
+        make_dir(&confinement.dir)?;
+        let launched = async {
+            let group = self.make_group(confinement, shape)?;
+            let meta = std::fs::metadata(disk);
+            let disk_bytes = meta.map_err(|source| file_error("reading the size of", disk, source))?.len();
+            let file_bytes = disk_bytes.max(shape.memory_bytes());
+            jail::launch(&self.binaries, confinement, netns, &group, file_bytes).await
+        };
+        match launched.await {
+            Ok(jailed) => Ok(self.idle(confinement, shape, jailed)),
+            Err(error) => {
+                clean_up(&self.cgroups.named(&confinement.name), &confinement.dir).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn idle(&self, confinement: &Confinement, shape: Shape, jailed: Jailed) -> Idle {
+        let Jailed { process, api, logs, root } = jailed;
+        let record = MachineRecord::of(NAME, &process, shape, confinement, &self.host_boot_id);
+        let group = self.cgroups.named(&confinement.name);
+        Idle { started: Started { record, process, group }, api, logs, root }
+    }
+
+    /// Links shared files into `root` under their names, and the disk. It may have to copy them first.
+    async fn link(
+        &self,
+        root: &Path,
+        shared: [(&Path, &'static str); 3],
+        disk: &Path,
+        uid: u32,
+    ) -> Result<(), VmmError> {
+        let shared = shared.map(|(source, name)| (source.to_path_buf(), name));
+        let (root, disk, copies) = (root.to_path_buf(), disk.to_path_buf(), self.copies.clone());
+        let linking = tokio::task::spawn_blocking(move || {
+            shared.iter().try_for_each(|(source, name)| files::link(source, &root, name, &copies))?;
+            files::link_disk(&disk, &root, uid)
+        });
+        linking.await.map_err(|e| VmmError::System { step: "linking into the jail", source: e.into() })?
+    }
+
+    /// Loads the linked snapshot into an idle Firecracker and lets its guest run.
+    async fn resume_in(&self, idle: Idle, spec: &RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        let Idle { started, api, logs, root } = idle;
+        let loaded = async {
+            let (snapshot, image) = (&spec.snapshot, &spec.image);
+            let shared = [(&*snapshot.memory, MEMORY), (&*snapshot.state, STATE), (&*image.rootfs, ROOTFS)];
+            self.link(&root, shared, &spec.disk, spec.confinement.uid).await?;
+            guest::load(&api, &spec.limits).await
+        };
+        match loaded.await {
+            Ok(()) => {
+                let machine = FirecrackerMachine::watch(started, api, logs, root);
+                self.prefetch.record(&machine, spec);
+                Ok(Box::new(machine))
+            }
+            Err(error) => Err(started.give_up(error, |reason| logs.explain(reason)).await),
+        }
+    }
+}
+
+/// A Firecracker that has no machine yet.
+struct Idle {
+    started: Started,
+    api: Api,
+    logs: Logs,
+    root: PathBuf,
+}
+
+#[async_trait]
+impl Vmm for Firecracker {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { hardware_virtualisation: true, io_limits: true }
+    }
+
+    fn unenforced_limits(&self) -> Vec<&'static str> {
+        self.cgroups.missing()
+    }
+
+    fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
+        key::of(&self.binaries, &self.host, shape, image)
+    }
+
+    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError> {
+        spec.shape.check()?;
+        let BootSpec { shape, image, network, confinement, .. } = &spec;
+        let Idle { started, api, logs, root } = self.launch(confinement, *shape, &network.netns, &spec.disk).await?;
+        let booted = async {
+            let shared = [(&*image.kernel, KERNEL), (&*image.initramfs, INITRAMFS), (&*image.rootfs, ROOTFS)];
+            self.link(&root, shared, &spec.disk, confinement.uid).await?;
+            guest::boot(&api, *shape, network).await
+        };
+        if let Err(error) = booted.await {
+            return Err(started.give_up(error, |reason| logs.explain(reason)).await);
+        }
+        let snapshot = Snapshot {
+            shape: *shape,
+            memory: spec.snapshot_dir.join("memory"),
+            state: spec.snapshot_dir.join("state"),
+            disk: spec.disk.clone(),
+            compatibility_key: self.compatibility_key(*shape, image),
+        };
+        Ok(Box::new(FirecrackerMachine::watch(started, api, logs, root).booted_into(snapshot)))
+    }
+
+    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        let snapshot = &spec.snapshot;
+        snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
+        snapshot.check_memory()?;
+        self.prefetch.start(snapshot);
+        let begun = Instant::now();
+        let idle = self.launch(&spec.confinement, snapshot.shape, &spec.network.netns, &spec.disk).await?;
+        let launched = begun.elapsed();
+        let machine = self.resume_in(idle, &spec).await?;
+        let (launch_ms, load_ms) = (launched.as_secs_f64() * 1e3, (begun.elapsed() - launched).as_secs_f64() * 1e3);
+        tracing::debug!(name = spec.confinement.name, launch_ms, load_ms, "restored");
+        Ok(machine)
+    }
+
+    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        let snapshot = &spec.snapshot;
+        snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
+        snapshot.check_memory()?;
+        let dir = &spec.confinement.dir;
+        make_dir(dir)?;
+        let jailed = match bare::start(&self.binaries.firecracker, dir, &spec.network.netns).await {
+            Ok(jailed) => jailed,
+            Err(error) => {
+                clean_up(&self.cgroups.named(&spec.confinement.name), dir).await;
+                return Err(error);
+            }
+        };
+        let idle = self.idle(&spec.confinement, snapshot.shape, jailed);
+        self.resume_in(idle, &spec).await
+    }
+
+    async fn forget(&self, snapshot: &Snapshot) {
+        self.prefetch.forget(snapshot);
+    }
+
+    async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError> {
+        let process = record.process(NAME, &self.host_boot_id)?;
+        let group = self.cgroups.named(&record.name);
+        let root = jail::root_of(&record.dir, &record.name);
+        let path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
+        let errors = File::open(&path).map_err(|source| file_error("opening", &path, source))?;
+        let logs = Logs { console: Console::adopted(record.pid)?, errors };
+        let api = Api::new(SocketPath::new(&root, SOCKET)?);
+        api.ping().await?;
+        let started = Started { record, process, group };
+        let machine = FirecrackerMachine::watch(started, api, logs, root);
+        machine.check_alive()?;
+        Ok(Box::new(machine))
+    }
+
+    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
+        clean_up(&self.cgroups.named(name), dir).await;
+        Ok(())
+    }
+
+    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
+        Ok(self.cgroups.names())
+    }
+}
+
+impl Drop for Firecracker {
+    fn drop(&mut self) {
+        self.cgroups.remove_if_empty();
+    }
+}
+
+fn file_error(step: &'static str, path: &Path, source: std::io::Error) -> VmmError {
+    VmmError::File { step, path: path.to_path_buf(), source }
+}

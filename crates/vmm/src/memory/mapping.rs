@@ -1,0 +1,230 @@
+//! Where in a VMM's address space its guest's RAM lies.
+
+use crate::error::VmmError;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The file that a VMM has mapped as its guest's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// The memfd of this name.
+    Memfd(&'static str),
+    /// This file, whatever path it had in the VMM's root.
+    File {
+        /// Its device, as stat(2) tells it.
+        device: u64,
+        /// Its inode.
+        inode: u64,
+    },
+}
+
+impl Mapping {
+    /// The file at `path`.
+    pub fn of_file(path: &Path) -> Result<Self, VmmError> {
+        let meta = std::fs::metadata(path);
+        let meta = meta.map_err(|source| VmmError::File { step: "looking at", path: path.to_path_buf(), source })?;
+        Ok(Mapping::File { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// A run of guest RAM: where it is in the file, and where in the VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// First byte, in the VMM's address space.
+    pub address: u64,
+    /// First byte, in the RAM file: the guest's RAM from its beginning, without the hole below 4 GiB.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A process's folder in /proc, held open: it stays this process's, and empties with it, whoever gets its number.
+#[derive(Debug)]
+pub(super) struct Proc {
+    dir: File,
+    pid: i32,
+}
+
+/// Longest list of mappings that is read: 65530 (`vm.max_map_count`) of them, without the long paths that a VMM has no
+/// way to.
+const MAPS_MAX: u64 = 16 << 20;
+
+impl Proc {
+    pub fn open(pid: i32) -> Result<Self, VmmError> {
+        let dir = File::open(format!("/proc/{pid}")).map_err(|_| VmmError::NotAlive { pid })?;
+        Ok(Self { dir, pid })
+    }
+
+    /// A file of the folder, for reading.
+    pub fn file(&self, name: &str, step: &'static str) -> Result<File, VmmError> {
+        File::open(self.path(name)).map_err(|source| self.failed(step, source))
+    }
+
+    /// What an error while reading the process is. Its memory ends, for its reader, in the moment it does.
+    pub fn failed(&self, step: &'static str, source: io::Error) -> VmmError {
+        let gone = source.kind() == io::ErrorKind::UnexpectedEof || source.raw_os_error() == Some(libc::ESRCH);
+        if gone { VmmError::NotAlive { pid: self.pid } } else { VmmError::Memory { step, pid: self.pid, source } }
+    }
+
+    /// Where the RAM is, in the file's order; an error unless it is all there, once, and private.
+    pub fn ram(&self, mapping: Mapping, bytes: u64) -> Result<Vec<Piece>, VmmError> {
+        let step = "reading its mappings";
+        let mut maps = Vec::new();
+        let read = self.file("maps", step)?.take(MAPS_MAX).read_to_end(&mut maps);
+        match read.map_err(|source| self.failed(step, source))? {
+            // No living process is without any.
+            0 => return Err(VmmError::NotAlive { pid: self.pid }),
+            length if length as u64 == MAPS_MAX => return Err(self.unfit("more mappings than it may have".to_owned())),
+            _ => {}
+        }
+        let maps = String::from_utf8_lossy(&maps);
+        let mut pieces = Vec::new();
+        for entry in maps.lines().filter_map(Entry::parse).filter(|entry| self.is_of(entry, mapping)) {
+            if !entry.private {
+                return Err(self.unfit("it is shared: what the guest writes goes to the file".to_owned()));
+            }
+            pieces.push(Piece { address: entry.start, offset: entry.offset, length: entry.end - entry.start });
+        }
+        pieces.sort_unstable_by_key(|piece| piece.offset);
+        self.check_whole(&pieces, bytes)?;
+        Ok(pieces)
+    }
+
+    fn check_whole(&self, pieces: &[Piece], bytes: u64) -> Result<(), VmmError> {
+        let mut end = 0;
+        for piece in pieces {
+            if piece.offset != end {
+                return Err(self.unfit(format!("{end:#x} is followed by {:#x}", piece.offset)));
+            }
+            end = piece.offset.saturating_add(piece.length);
+        }
+        if end == bytes { Ok(()) } else { Err(self.unfit(format!("{end} bytes of {bytes} are mapped"))) }
+    }
+
+    fn is_of(&self, entry: &Entry<'_>, mapping: Mapping) -> bool {
+        match mapping {
+            Mapping::Memfd(name) => {
+                entry.name.strip_prefix("/memfd:").and_then(|rest| rest.strip_suffix(" (deleted)")) == Some(name)
+            }
+            Mapping::File { device, inode } => {
+                // Btrfs tells maps another device than stat; the mapped file itself can be asked.
+                let range = format!("map_files/{:x}-{:x}", entry.start, entry.end);
+                let asked = || std::fs::metadata(self.path(&range)).is_ok_and(|meta| meta.dev() == device);
+                entry.inode == inode && (entry.device == device || asked())
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd())
+    }
+
+    fn unfit(&self, found: String) -> VmmError {
+        VmmError::Mapping { pid: self.pid, found }
+    }
+}
+
+/// A line of /proc/PID/maps (proc_pid_maps(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Entry<'a> {
+    start: u64,
+    end: u64,
+    private: bool,
+    offset: u64,
+    device: u64,
+    inode: u64,
+    name: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.splitn(6, ' ');
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let private = fields.next()?.ends_with('p');
+        let offset = hex(fields.next()?)?;
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = libc::makedev(hex(major)? as u32, hex(minor)? as u32);
+        let inode = fields.next()?.parse().ok()?;
+        let name = fields.next().unwrap_or_default().trim_start();
+        let (start, end) = (hex(start)?, hex(end)?);
+        (end > start).then_some(Self { start, end, private, offset, device, inode, name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::Guest;
+
+    #[test]
+    fn a_line_of_maps_is_understood() {
+        let line =
+            "7f0f00000000-7f0f20000000 rw-p 40000000 00:01 4099                       /memfd:leapbox-ram (deleted)";
+        let entry = Entry::parse(line).expect("understood");
+        assert_eq!((entry.start, entry.end, entry.offset), (0x7f0f_0000_0000, 0x7f0f_2000_0000, 0x4000_0000));
+        assert!(entry.private);
+        assert_eq!((entry.device, entry.inode, entry.name), (1, 4099, "/memfd:leapbox-ram (deleted)"));
+        assert_eq!(Entry::parse("7f00-7f10 ---p 00000000 00:00 0 ").map(|entry| entry.name), Some(""));
+        assert_eq!(Entry::parse("no line of maps"), None);
+    }
+
+    #[test]
+    fn pieces_in_any_order_are_the_whole_ram() {
+        let mut guest = Guest::of_file(4 << 20);
+        guest.map(3 << 20, 1 << 20);
+        guest.map(0, 1 << 20);
+        guest.map(1 << 20, 2 << 20);
+        let pieces = Proc::open(guest.pid()).expect("alive").ram(guest.mapping(), 4 << 20).expect("all there");
+        assert_eq!(pieces.iter().map(|piece| piece.length).sum::<u64>(), 4 << 20);
+        assert!(pieces.is_sorted_by_key(|piece| piece.offset));
+    }
+
+    #[test]
+    fn a_ram_with_a_gap_is_refused() {
+        let mut guest = Guest::of_file(4 << 20);
+        guest.map(0, 1 << 20);
+        guest.map(2 << 20, 2 << 20);
+        refused(&guest, 4 << 20);
+    }
+
+    #[test]
+    fn a_ram_that_is_mapped_twice_is_refused() {
+        let mut guest = Guest::of_memfd(4 << 20);
+        guest.map(0, 4 << 20);
+        guest.map(1 << 20, 1 << 20);
+        refused(&guest, 4 << 20);
+    }
+
+    #[test]
+    fn a_ram_of_another_size_is_refused() {
+        let mut guest = Guest::of_memfd(8 << 20);
+        guest.map(0, 8 << 20);
+        refused(&guest, 4 << 20);
+        refused(&guest, 16 << 20);
+    }
+
+    #[test]
+    fn a_ram_that_is_shared_with_its_file_is_refused() {
+        let mut guest = Guest::of_file(4 << 20);
+        guest.map_shared(0, 4 << 20);
+        refused(&guest, 4 << 20);
+    }
+
+    #[test]
+    fn a_process_without_any_is_refused() {
+        let guest = Guest::of_memfd(4 << 20);
+        refused(&guest, 4 << 20);
+        let ended = guest.pid();
+        drop(guest);
+        assert!(matches!(Proc::open(ended), Err(VmmError::NotAlive { .. })));
+    }
+
+    fn refused(guest: &Guest, bytes: u64) {
+        let found = Proc::open(guest.pid()).expect("alive").ram(guest.mapping(), bytes);
+        assert!(matches!(found, Err(VmmError::Mapping { .. })), "{found:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! Which pages of a guest's RAM its VMM has in its page tables, and of which kind.
+
+use super::PAGE;
+use super::mapping::{Piece, Proc};
+use crate::error::VmmError;
+use std::os::unix::fs::FileExt;
+
+/// Bits of an entry in /proc/PID/pagemap (proc_pid_pagemap(5)). They need no privilege beyond being allowed to read
+/// the process, unlike the page's number.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_A_FILE: u64 = 1 << 61;
+
+/// Bytes of an entry.
+const ENTRY: usize = 8;
+/// Entries read at once: 512 KiB of them, for 256 MiB of RAM.
+const ENTRIES: u64 = 64 * 1024;
+
+/// A page that the guest has written since the RAM was mapped: a copy of its own, wherever it is now.
+pub(super) fn written(entry: u64) -> bool {
+    entry & (PRESENT | SWAPPED) != 0 && entry & OF_A_FILE == 0
+}
+
+/// A page that the guest has read or written, or that lies beside one that it has.
+pub(super) fn touched(entry: u64) -> bool {
+    entry & (PRESENT | SWAPPED) != 0
+}
+
+/// The runs of adjacent pages in `pieces` whose entry is `wanted`. At most one for every second page.
+pub(super) fn runs(process: &Proc, pieces: &[Piece], wanted: fn(u64) -> bool) -> Result<Vec<Piece>, VmmError> {
+    let step = "reading its page map";
+    let pagemap = process.file("pagemap", step)?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0; ENTRIES as usize * ENTRY];
+    for piece in pieces {
+        let pages = piece.length / PAGE;
+        let mut open = None;
+        for first in (0..pages).step_by(ENTRIES as usize) {
+            let entries = &mut buffer[..ENTRIES.min(pages - first) as usize * ENTRY];
+            let position = (piece.address / PAGE + first) * ENTRY as u64;
+            pagemap.read_exact_at(entries, position).map_err(|source| process.failed(step, source))?;
+            for (page, entry) in (first..).zip(entries.as_chunks::<ENTRY>().0) {
+                match (wanted(u64::from_ne_bytes(*entry)), open) {
+                    (true, None) => open = Some(page),
+                    (false, Some(start)) => {
+                        found.push(part(piece, start, page));
+                        open = None;
+                    }
+                    (true, Some(_)) | (false, None) => {}
+                }
+            }
+        }
+        found.extend(open.map(|start| part(piece, start, pages)));
+    }
+    Ok(found)
+}
+
+/// The pages `start..end` of a piece.
+fn part(piece: &Piece, start: u64, end: u64) -> Piece {
+    let (skipped, length) = (start * PAGE, (end - start) * PAGE);
+    Piece { address: piece.address + skipped, offset: piece.offset + skipped, length }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::Guest;
+
+    const RAM: u64 = 4 << 20;
+
+    fn found(guest: &Guest, wanted: fn(u64) -> bool) -> Vec<u64> {
+        let process = Proc::open(guest.pid()).expect("alive");
+        let pieces = process.ram(guest.mapping(), RAM).expect("all there");
+        let runs = runs(&process, &pieces, wanted).expect("read");
+        runs.iter().flat_map(|run| run.offset / PAGE..(run.offset + run.length) / PAGE).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_told_from_what_was_only_read() {
+        for mut guest in [Guest::of_file(RAM), Guest::of_memfd(RAM)] {
+            guest.map(2 << 20, 2 << 20);
+            guest.map(0, 2 << 20);
+            assert!(found(&guest, written).is_empty(), "nothing was touched");
+            guest.read(300);
+            for page in [0, 1, 2, 511, 512, 1023] {
+                guest.write(page, 7);
+            }
+            assert_eq!(found(&guest, written), [0, 1, 2, 511, 512, 1023]);
+            assert!(found(&guest, touched).contains(&300));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A process that maps a file as a VMM maps its guest's RAM: this test program, started again.
+
+#![allow(unsafe_code)]
+
+use super::{Mapping, PAGE};
+use crate::spec::Shape;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// The shape of a guest with 16 MiB.
+pub const SHAPE: Shape = Shape { vcpus: 1, memory_mib: 16 };
+
+const NAME: &str = "leapbox-test-ram";
+/// Tells the child which file to map.
+const VARIABLE: &str = "LEAPBOX_TEST_RAM";
+const CHILD: &str = "memory::testing::started_again_this_is_the_guest";
+/// What sets the child's answers apart from what the test harness prints.
+const ANSWER: &str = "guest: done";
+
+/// A child, its pipes, and the file that it maps.
+pub struct Guest {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    mapping: Mapping,
+    base: tempfile::NamedTempFile,
+    _memfd: Option<OwnedFd>,
+}
+
+impl Guest {
+    /// Maps a file on disk, every page of it other than zero.
+    pub fn of_file(bytes: u64) -> Self {
+        let base = base(bytes);
+        let mapping = Mapping::of_file(base.path()).expect("a file");
+        let path = base.path().display().to_string();
+        Self::start(&path, mapping, base, None)
+    }
+
+    /// Maps a memfd of the same bytes.
+    pub fn of_memfd(bytes: u64) -> Self {
+        let base = base(bytes);
+        let memfd = memfd_create(NAME, MFdFlags::empty()).expect("a memfd");
+        let to = File::from(memfd.try_clone().expect("another"));
+        to.set_len(bytes).expect("sized");
+        leapbox_storage::copy_data(base.as_file(), &to).expect("copied");
+        let path = format!("/proc/{}/fd/{}", std::process::id(), memfd.as_raw_fd());
+        Self::start(&path, Mapping::Memfd(NAME), base, Some(memfd))
+    }
+
+    fn start(path: &str, mapping: Mapping, base: tempfile::NamedTempFile, memfd: Option<OwnedFd>) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("our own program"))
+            .args(["--exact", CHILD, "--nocapture"])
+            .env(VARIABLE, path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let orders = child.stdin.take().expect("piped");
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        let mut guest = Self { child, orders, answers, mapping, base, _memfd: memfd };
+        guest.order("start", 0, 0);
+        guest
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn mapping(&self) -> Mapping {
+        self.mapping
+    }
+
+    /// The file with the RAM's first bytes.
+    pub fn base(&self) -> &Path {
+        self.base.path()
+    }
+
+    /// Maps a part of the RAM copy-on-write.
+    pub fn map(&mut self, offset: u64, length: u64) {
+        self.order("map", offset, length);
+    }
+
+    /// Maps a part of the RAM so that writes go to the file.
+    pub fn map_shared(&mut self, offset: u64, length: u64) {
+        self.order("share", offset, length);
+    }
+
+    /// Reads a page.
+    pub fn read(&mut self, page: u64) {
+        self.order("read", page, 0);
+    }
+
+    /// Fills a page.
+    pub fn write(&mut self, page: u64, byte: u8) {
+        self.order("write", page, byte.into());
+    }
+
+    /// Fills the whole RAM.
+    pub fn write_all(&mut self, byte: u8) {
+        self.order("fill", u64::MAX, byte.into());
+    }
+
+    fn order(&mut self, what: &str, first: u64, second: u64) {
+        writeln!(self.orders, "{what} {first} {second}").expect("the guest lives");
+        let mut line = String::new();
+        while !line.trim_end().ends_with(ANSWER) {
+            line.clear();
+            assert_ne!(self.answers.read_line(&mut line).expect("the guest lives"), 0, "the guest ended");
+        }
+    }
+
+    /// Whether the byte at `offset` of the file on disk is in the page cache.
+    pub fn cached(&self, offset: u64) -> bool {
+        let file = File::open(self.base()).expect("opened");
+        let length = NonZeroUsize::new(PAGE as usize).expect("not zero");
+        let (protection, flags) = (nix::sys::mman::ProtFlags::PROT_READ, nix::sys::mman::MapFlags::MAP_SHARED);
+        // SAFETY: a new mapping at an address of the kernel's choice, never read.
+        let at = unsafe { nix::sys::mman::mmap(None, length, protection, flags, &file, offset as i64) };
+        let at = at.expect("mapped");
+        let mut resident = 0;
+        // SAFETY: one page is mapped at `at`, and the kernel writes one byte about it.
+        let told = unsafe { libc::mincore(at.as_ptr(), PAGE as usize, &raw mut resident) };
+        // SAFETY: the mapping was made above and nothing points into it.
+        unsafe { nix::sys::mman::munmap(at, PAGE as usize) }.expect("unmapped");
+        assert_eq!(told, 0, "mincore");
+        resident & 1 == 1
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file whose pages say which they are and are never zero.
+fn base(bytes: u64) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    for page in 0..bytes / PAGE {
+        file.write_all(&[(page % 255) as u8 + 1; PAGE as usize]).expect("written");
+    }
+    file
+}
+
+/// The child. In an ordinary run of the tests there is nothing for it to do.
+#[test]
+fn started_again_this_is_the_guest() {
+    let Some(path) = std::env::var_os(VARIABLE) else { return };
+    let file = File::options().read(true).write(true).open(path).expect("opened");
+    // Where each page of the RAM is.
+    let mut pieces: Vec<(u64, u64, usize)> = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line.expect("an order");
+        let mut words = line.split(' ');
+        let what = words.next().expect("a word");
+        let numbers: Vec<u64> = words.map(|word| word.parse().expect("a number")).collect();
+        let (first, second) = (numbers[0], numbers[1]);
+        let place = |page: u64| {
+            let of = |(start, length, _): &&(u64, u64, usize)| (*start..start + length).contains(&(page * PAGE));
+            pieces.iter().find(of).map(|(start, _, at)| (at + (page * PAGE - start) as usize) as *mut u8)
+        };
+        // SAFETY: `place` is in a mapping made below, which stays until this process ends.
+        let write = |at: *mut u8| unsafe { std::ptr::write_bytes(at, second as u8, PAGE as usize) };
+        match what {
+            "start" => {}
+            "map" => pieces.push((first, second, map(&file, first, second, libc::MAP_PRIVATE))),
+            "share" => pieces.push((first, second, map(&file, first, second, libc::MAP_SHARED))),
+            // SAFETY: as above.
+            "read" => assert_ne!(unsafe { place(first).expect("mapped").read_volatile() }, 0),
+            "write" => write(place(first).expect("mapped")),
+            "fill" => (0..first).map_while(place).for_each(write),
+            other => panic!("{other} is no order"),
+        }
+        println!("{ANSWER}");
+    }
+}
+
+fn map(file: &File, offset: u64, length: u64, sharing: i32) -> usize {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let at =
+        unsafe { libc::mmap(std::ptr::null_mut(), length as usize, access, sharing, file.as_raw_fd(), offset as i64) };
+    assert_ne!(at, libc::MAP_FAILED, "mmap");
+    at as usize
+}

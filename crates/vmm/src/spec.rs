@@ -1,0 +1,196 @@
+//! The plain data that goes into a driver: sizes, images, walls, networks, snapshots.
+
+use crate::error::VmmError;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, Permissions};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The size of a machine: one warm snapshot per template and shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shape {
+    /// Virtual CPUs, 1 to 8.
+    pub vcpus: u8,
+    /// Memory in MiB, 512 to 8192.
+    pub memory_mib: u32,
+}
+
+/// Virtual CPUs a machine can have (contract: `vcpu`).
+pub const VCPUS: RangeInclusive<u8> = 1..=8;
+/// Memory a machine can have, in MiB (contract: `memory_mib`).
+pub const MEMORY_MIB: RangeInclusive<u32> = 512..=8192;
+
+impl Shape {
+    /// Guest RAM in bytes.
+    pub fn memory_bytes(self) -> u64 {
+        u64::from(self.memory_mib) << 20
+    }
+
+    /// An error unless every driver can make a machine of this size.
+    pub fn check(self) -> Result<(), VmmError> {
+        if VCPUS.contains(&self.vcpus) && MEMORY_MIB.contains(&self.memory_mib) && self.memory_mib.is_multiple_of(2) {
+            return Ok(());
+        }
+        Err(VmmError::Shape { shape: self })
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}MiB", self.vcpus, self.memory_mib)
+    }
+}
+
+/// Kernel, initramfs and root file system, all read-only and shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestImage {
+    /// The ELF vmlinux.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent as `/init`.
+    pub initramfs: PathBuf,
+    /// The template's EROFS image.
+    pub rootfs: PathBuf,
+    /// Hash over the three contents: part of every compatibility key.
+    pub digest: String,
+}
+
+/// Under which identity and limits a VMM runs.
+#[derive(Debug, Clone)]
+pub struct Confinement {
+    /// Names the cgroup and the jail folder; unique among living machines, `[a-z0-9-]`, at most 60 characters.
+    pub name: String,
+    /// User and group id of the VMM's own; no other process may have it.
+    pub uid: u32,
+    /// A new folder of the machine's own, made by the driver, gone after [`crate::Machine::destroy`].
+    pub dir: PathBuf,
+}
+
+/// The prepared network of one machine. Both taps exist in the namespace and are persistent, owned by the
+/// confinement's uid.
+#[derive(Debug, Clone)]
+pub struct NetworkAttachment {
+    /// The network namespace the VMM runs in.
+    pub netns: Arc<OwnedFd>,
+    /// The workload's tap (`eth0` in the guest).
+    pub workload_tap: String,
+    /// MAC address the guest's `eth0` has.
+    pub workload_mac: String,
+    /// The guest channel's tap.
+    pub channel_tap: String,
+    /// MAC address of the guest's end of the channel.
+    pub channel_mac: String,
+}
+
+/// A machine to boot from the kernel on.
+#[derive(Debug)]
+pub struct BootSpec {
+    /// Size.
+    pub shape: Shape,
+    /// What it boots.
+    pub image: GuestImage,
+    /// Its writable disk: a file the driver opens read-write.
+    pub disk: PathBuf,
+    /// Its network.
+    pub network: NetworkAttachment,
+    /// Its walls.
+    pub confinement: Confinement,
+    /// Folder that receives the RAM file and, later, the snapshot. Exists.
+    pub snapshot_dir: PathBuf,
+}
+
+/// A stopped machine's memory, device state and disk, from which any number of clones start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Size of the machine it was taken from.
+    pub shape: Shape,
+    /// Guest RAM: sparse, `memory_mib` long.
+    pub memory: PathBuf,
+    /// Device and CPU state.
+    pub state: PathBuf,
+    /// The writable disk as it was in that moment: clones get a copy each.
+    pub disk: PathBuf,
+    /// Which driver, build, arguments, kernel and CPU it fits; see [`crate::Vmm::compatibility_key`].
+    pub compatibility_key: String,
+}
+
+impl Snapshot {
+    /// An error unless it was made for what `expected` is the key of.
+    pub fn check_fits(&self, expected: &str) -> Result<(), VmmError> {
+        if self.compatibility_key == expected {
+            return Ok(());
+        }
+        let found = self.compatibility_key.clone();
+        Err(VmmError::Incompatible { found, expected: expected.to_owned() })
+    }
+
+    /// An error unless its memory is as long as its machine's. A VMM would notice late, or not at all: its guest would
+    /// die when it touches what is missing.
+    pub(crate) fn check_memory(&self) -> Result<(), VmmError> {
+        let path = || self.memory.clone();
+        let meta = std::fs::metadata(&self.memory);
+        let found = meta.map_err(|source| VmmError::File { step: "looking at", path: path(), source })?.len();
+        let expected = self.shape.memory_bytes();
+        if found == expected { Ok(()) } else { Err(VmmError::MemoryLength { path: path(), found, expected }) }
+    }
+
+    /// Makes it read-only, root's, and durable. World-readable, because VMMs under uids of their own open it; the
+    /// folders above are root's alone.
+    pub(crate) async fn keep(self) -> Result<Self, VmmError> {
+        tokio::task::spawn_blocking(move || self.protect().map(|()| self))
+            .await
+            .map_err(|e| VmmError::System { step: "writing the snapshot to disk", source: e.into() })?
+    }
+
+    fn protect(&self) -> Result<(), VmmError> {
+        for path in [&self.memory, &self.state, &self.disk] {
+            let fail = |step| move |source| VmmError::File { step, path: path.clone(), source };
+            std::os::unix::fs::chown(path, Some(0), Some(0)).map_err(fail("taking back"))?;
+            let file = File::open(path).map_err(fail("opening"))?;
+            file.set_permissions(Permissions::from_mode(0o444)).map_err(fail("protecting"))?;
+            file.sync_all().map_err(fail("writing to disk"))?;
+        }
+        Ok(())
+    }
+}
+
+/// How much a machine may move between itself and the host, each direction on its own; `None` is no limit. What a
+/// driver cannot hold a machine to is told by [`crate::Capabilities::io_limits`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoLimits {
+    /// Bytes per second of its writable disk, reading and writing together.
+    pub disk_bytes_per_s: Option<u64>,
+    /// Operations per second of that disk.
+    pub disk_ops_per_s: Option<u64>,
+    /// Bytes per second of its workload's network, in either direction.
+    pub network_bytes_per_s: Option<u64>,
+}
+
+/// What a paused machine has become since it was started: only what has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiffSnapshot {
+    /// Sparse and as long as the guest's RAM. Where it has data, the guest has written since it was started from a
+    /// snapshot; where it has holes, the RAM is still that snapshot's. [`crate::compose_memory`] puts both together.
+    pub memory: PathBuf,
+    /// Device and CPU state, complete.
+    pub state: PathBuf,
+}
+
+/// A clone to start.
+#[derive(Debug)]
+pub struct RestoreSpec {
+    /// Where it starts from.
+    pub snapshot: Arc<Snapshot>,
+    /// The same image the snapshot was booted with.
+    pub image: GuestImage,
+    /// A copy of the snapshot's disk, the clone's own.
+    pub disk: PathBuf,
+    /// How much it may move; applied before its guest runs.
+    pub limits: IoLimits,
+    /// Its network.
+    pub network: NetworkAttachment,
+    /// Its walls.
+    pub confinement: Confinement,
+}

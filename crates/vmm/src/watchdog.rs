@@ -1,0 +1,57 @@
+//! Finds a VMM that lives and does not answer any more: its guest may be doing anything, and nobody can stop it.
+
+use crate::error::ExitReason;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Between two questions. Answering one costs a VMM about as much as one timer interrupt of its guest.
+const PERIOD: Duration = Duration::from_secs(30);
+/// Without any answer for so long, it is hung: far longer than a busy host keeps a living one from answering.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Asks `answers` again and again. Comes to an end when there has been no answer for too long.
+pub(crate) async fn watch<F>(answers: impl Fn() -> F) -> ExitReason
+where
+    F: Future<Output = bool>,
+{
+    watch_with(PERIOD, PATIENCE, answers).await
+}
+
+async fn watch_with<F>(period: Duration, patience: Duration, answers: impl Fn() -> F) -> ExitReason
+where
+    F: Future<Output = bool>,
+{
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(period).await;
+        let asked = Instant::now();
+        if answers().await {
+            last = Instant::now();
+        } else if asked.duration_since(last) >= patience {
+            return ExitReason::Hung { seconds: last.elapsed().as_secs() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const PERIOD: Duration = Duration::from_millis(5);
+    const PATIENCE: Duration = Duration::from_millis(40);
+
+    #[tokio::test]
+    async fn a_vmm_that_never_answers_is_hung() {
+        let told = watch_with(PERIOD, PATIENCE, || async { false }).await;
+        assert!(matches!(told, ExitReason::Hung { .. }));
+    }
+
+    #[tokio::test]
+    async fn one_that_answers_now_and_then_is_not() {
+        let asked = AtomicU32::new(0);
+        let now_and_then = || async { asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) };
+        let told = tokio::time::timeout(4 * PATIENCE, watch_with(PERIOD, PATIENCE, now_and_then)).await;
+        assert!(told.is_err(), "it was judged hung");
+    }
+}

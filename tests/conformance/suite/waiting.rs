@@ -1,0 +1,45 @@
+//! Waiting for conditions, never for time alone.
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that needs the guest to do something. Inside an emulated KVM host everything is ten times
+/// slower than on a machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take that the host does alone: to notice a death, to remove a process.
+pub const SOON: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Asks again and again until `condition` holds.
+pub async fn eventually<T: Answer>(what: &str, deadline: Duration, condition: impl AsyncFn() -> T) {
+    let started = Instant::now();
+    while let Err(last) = condition().await.answer() {
+        assert!(started.elapsed() < deadline, "after {deadline:?} still not: {what}; {last}");
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Whether a condition holds.
+pub trait Answer {
+    /// Or else what was seen instead.
+    fn answer(self) -> Result<(), String>;
+}
+
+impl Answer for bool {
+    fn answer(self) -> Result<(), String> {
+        if self { Ok(()) } else { Err(String::new()) }
+    }
+}
+
+impl Answer for Result<(), String> {
+    fn answer(self) -> Result<(), String> {
+        self
+    }
+}
+
+/// The future's result, which must come in time.
+pub async fn within<T>(deadline: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(deadline, future).await {
+        Ok(result) => result,
+        Err(_) => panic!("after {deadline:?} still waiting for: {what}"),
+    }
+}

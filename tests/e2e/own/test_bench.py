@@ -1,0 +1,34 @@
+"""What `leapbox bench` measures of creates and idle sandboxes, held to what SPECIFICATION.md promises."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from lab import current
+from lab.server import ARTIFACTS, BINARY
+
+pytestmark = pytest.mark.production_driver
+
+# First answer of a restored create beside the floor, and MiB of an idle sandbox's own, with and without virtualisation.
+RATIO = {True: 1.5, False: 1.3}
+OWN_MIB = {True: 8, False: 64}
+IDLE = 10
+
+
+@pytest.mark.timeout(900)
+def test_a_restored_create_is_near_the_floor_and_an_idle_sandbox_small():
+    folder = current().run_dir / "bench"
+    arguments = ["--parts", "create", "--runs", "9", "--burst", "1", "--idle", str(IDLE), "--json"]
+    folders = ["--data-dir", str(folder), "--artifacts-dir", str(ARTIFACTS)]
+    run = subprocess.run([BINARY, "bench", *arguments, *folders], capture_output=True, text=True, env=os.environ)
+    assert run.returncode == 0, run.stderr
+    print(run.stdout)
+    measured = json.loads(run.stdout)
+    virtualised = measured["virtualised"]
+    ratio = measured["restored_first_answer"]["p50_ms"] / measured["floor"]["p50_ms"]
+    assert ratio <= RATIO[virtualised], f"{ratio:.2f} times the floor"
+    idle = measured["idle"]
+    assert idle["sandboxes"] == IDLE and idle["all_answered"]
+    assert idle["private_mib_max"] <= OWN_MIB[virtualised], f"{idle['private_mib_max']:.1f} MiB"

@@ -1,0 +1,141 @@
+"""Case 3: links planted where the server keeps machines, disks, snapshots and artifacts lead nowhere.
+
+What a VMM's own user can plant in its jail (nothing) is in `shared/test_walls.py`.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lab import Server, current
+from lab.clients import sdk_client
+from lab.sandboxes import sh
+from lab.server import ARTIFACTS
+
+pytestmark = pytest.mark.production_driver
+
+SECRET = "not a sandbox's business\n"
+STRANGER = 2_999_999
+
+
+class Outside:
+    """A folder beside the server's, with things that must stay as they are."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        (path / "folder").mkdir(parents=True)
+        for name in ("file", "disk.ext4", "folder/file"):
+            (path / name).write_text(SECRET)
+            (path / name).chmod(0o640)
+        self.before = self.look()
+
+    def look(self) -> dict[str, tuple]:
+        found = {}
+        for path in sorted(self.path.rglob("*")):
+            info = path.lstat()
+            content = path.read_text() if path.is_file() else None
+            found[str(path.relative_to(self.path))] = (info.st_mode, info.st_uid, info.st_gid, info.st_ino, content)
+        return found
+
+    def assert_untouched(self) -> None:
+        assert self.look() == self.before
+
+
+@pytest.fixture
+def outside(request):
+    path = current().run_dir / f"outside-{request.node.name[:60]}"
+    yield Outside(path)
+    shutil.rmtree(path)
+
+
+def state(server: Server) -> Path:
+    return server.data_dir / "state"
+
+
+def plant(server: Server, outside: Outside) -> list[Path]:
+    """Links of every kind in every folder whose content the server goes through."""
+    machines, disks, warm = (state(server) / name for name in ("machines", "disks", "warm"))
+    made = []
+    for folder in (machines, disks, warm):
+        made += [folder / "vm-to-folder", folder / "vm-to-file", folder / "vm-hard", folder / ".vm-hidden"]
+        (folder / "vm-to-folder").symlink_to(outside.path / "folder")
+        (folder / "vm-to-file").symlink_to(outside.path / "file")
+        os.link(outside.path / "file", folder / "vm-hard")
+        (folder / ".vm-hidden").symlink_to(outside.path)
+    (disks / "vm-planted.ext4").symlink_to(outside.path / "disk.ext4")
+    os.link(outside.path / "disk.ext4", disks / "vm-linked.ext4")
+    inside = machines / "vm-inside"
+    (inside / "firecracker" / "vm-inside" / "root").mkdir(parents=True)
+    (inside / "up").symlink_to(outside.path)
+    (inside / "firecracker" / "vm-inside" / "root" / "disk").symlink_to(outside.path / "disk.ext4")
+    os.link(outside.path / "file", inside / "hard")
+    return [*made, disks / "vm-planted.ext4", disks / "vm-linked.ext4", inside]
+
+
+def test_case_3_planted_links_are_not_followed_and_do_not_disturb_a_running_sandbox(server, outside):
+    with sdk_client(server) as client:
+        kept = client.sandboxes.create(timeout=600)
+        sh(kept, "echo kept > /home/user/kept && sync")
+        server.kill9()
+        planted = plant(server, outside)
+        server.start()
+        outside.assert_untouched()
+        assert sh(kept, "cat /home/user/kept") == "kept\n"
+        made = client.sandboxes.create()
+        assert sh(made, "echo works") == "works\n"
+        made.delete()
+        kept.delete()
+    server.stop()
+    outside.assert_untouched()
+    left = [path for path in planted if path.is_symlink() or path.exists()]
+    for path in left:
+        path.unlink()
+    # What does not even look like a disk is not the server's to remove.
+    disks = state(server) / "disks"
+    assert [path for path in left if path.parent != disks or path.suffix == ".ext4"] == []
+
+
+def test_case_3_a_link_in_place_of_a_folder_is_refused(server, outside):
+    server.stop()
+    for name in ("machines", "disks", "warm"):
+        folder, aside = state(server) / name, state(server) / f"{name}-aside"
+        folder.rename(aside)
+        folder.symlink_to(outside.path)
+        with pytest.raises(SystemExit) as refusal:
+            server.start()
+        assert f"{folder} is not a folder" in str(refusal.value)
+        outside.assert_untouched()
+        folder.unlink()
+        aside.rename(folder)
+    server.start()
+
+
+@pytest.fixture
+def artifacts(request):
+    """Artifacts of one test's own: the files are shared, the folders are not."""
+    path = current().run_dir / "planted-artifacts"
+    shutil.copytree(ARTIFACTS, path, copy_function=os.link, ignore=shutil.ignore_patterns("lock"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "stranger", "writable"])
+def test_case_3_an_artifact_that_is_a_link_or_open_to_others_is_refused(artifacts, kind):
+    server = Server(current().run_dir / f"art-{kind}", {"LEAPBOX_ARTIFACTS_DIR": str(artifacts)}).setup()
+    (image,) = artifacts.glob("rootfs/*/root.erofs")
+    original = image.with_name("original")
+    image.rename(original)
+    if kind == "link":
+        image.symlink_to(original)
+    else:
+        shutil.copyfile(original, image)
+        os.chown(image, STRANGER if kind == "stranger" else 0, 0)
+        image.chmod(0o666 if kind == "writable" else 0o644)
+    try:
+        with pytest.raises(SystemExit) as refusal:
+            server.start()
+        assert str(image) in str(refusal.value), "the error names the file"
+    finally:
+        server.stop()
