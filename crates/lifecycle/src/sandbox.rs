@@ -212,11 +212,11 @@ impl Driver {
         tokio::select! {
             biased;
             reason = vm.machine.exited() => {
-                let console = vm.machine.console_tail().await;
-                let console = last_lines(&console);
                 let reason = reason.to_string();
+                self.deleted(Some(reason.clone())).await;
+                // After it is told: a VMM that hangs keeps its console for a while.
+                let console = last_lines(&vm.machine.console_tail().await);
                 tracing::warn!(sandbox = %self.row().id, %reason, console, "a sandbox has failed");
-                self.deleted(Some(reason)).await;
                 vm.destroy().await;
             }
             () = stop.cancelled() => vm.leave(),
