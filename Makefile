@@ -42,7 +42,8 @@ setup: build ## kernel, initramfs and system template, for demo, tests and bench
 demo: setup $(VENV)/.done ## the main job in one go, with the official SDK
 	@$(LAB) $(PYTHON) demo/demo.py --data-dir $(TARGET)/demo-data
 
-test: selftest setup unit conformance e2e test-firecracker ## everything that must hold, cheap first
+test: selftest setup unit conformance e2e ## everything that must hold, cheap first
+	@$(MAKE) test-firecracker ARGS="-m 'production_driver and not thorough'"
 
 selftest: $(VENV)/.done ## the test lab itself
 	@.ci/prepare test
@@ -58,7 +59,7 @@ conformance: setup $(VENV)/.done ## what every VMM driver must do, with QEMU her
 	export LEAPBOX_CONFORMANCE_DRIVER=qemu LEAPBOX_CONFORMANCE_DIR=$(TARGET)/conformance LEAPBOX_LAUNCHER=$(LEAPBOX)
 	$(LAB) cargo test --locked --offline -p leapbox-conformance --features vms --quiet -- --test-threads 2 $(ARGS)
 
-e2e: setup $(VENV)/.done ## real VMs, driven by the official SDK; ARGS="-k case_8" for some
+e2e: setup $(VENV)/.done $(VENV)/.s3 ## real VMs, driven by the official SDK; ARGS="-k case_8" for some
 	@$(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e $(ARGS)
 
 test-firecracker: setup $(VENV)/.done ## conformance and e2e with Firecracker and KVM, in an emulated machine; ARGS as for e2e, ONLY=e2e
@@ -69,10 +70,11 @@ test-firecracker: setup $(VENV)/.done ## conformance and e2e with Firecracker an
 	$(SUDO) env PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m kvmhost suite --e2e="$${ARGS:--m production_driver}" $(if $(ONLY),--only $(ONLY)) \
 	    --conformance $(TARGET)/conformance-executables.json
 
-soak: setup $(VENV)/.done ## the rough tests, ten times as long
+soak: setup $(VENV)/.done $(VENV)/.s3 ## the rough tests, ten times as long
 	@LEAPBOX_TEST_CHURN=2000 LEAPBOX_TEST_KILL_ROUNDS=50 LEAPBOX_TEST_ATTACK_SEEDS=1,2,3,4,5 \
-	    $(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e/own tests/e2e/shared/test_hostile_guest.py \
-	        -s --timeout 7200 $(ARGS)
+	    LEAPBOX_TEST_PAUSES=500 LEAPBOX_TEST_PAUSE_SECONDS=70 LEAPBOX_TEST_RACE_SECONDS=200 LEAPBOX_TEST_SOAK_SECONDS=600 \
+	    $(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e/own \
+	        $(addprefix tests/e2e/shared/test_,hostile_guest.py continuity.py storms.py) -s --timeout 7200 $(ARGS)
 
 bench: setup $(VENV)/.done ## the promised numbers beside their floor; ARGS=--json for machines
 	@.ci/prepare bench
@@ -108,4 +110,9 @@ $(VENV)/.done: tests/requirements.txt tests/requirements-lint.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/requirements-lint.txt
+	touch $@
+
+# The S3 server of the end-to-end tests: see tests/lab/s3.py.
+$(VENV)/.s3: $(VENV)/.done tests/requirements-s3.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/requirements-s3.txt
 	touch $@

@@ -100,6 +100,7 @@ def show_a_life(steps: Steps, client: Leap0Client, web: httpx.Client, exports: d
     say(f"{sandbox.id}: {shape}, {sandbox.state.value}")
     show_code_and_files(steps, sandbox)
     show_its_hostname(steps, sandbox, web, exports["LEAP0_API_KEY"])
+    show_its_sleep(steps, client, sandbox, web)
     with steps.step(f"create {BURST} more, all at once"), ThreadPoolExecutor(BURST) as pool:
         others = list(pool.map(lambda _: client.sandboxes.create(), range(BURST)))
     with steps.step("a random UUID from each of them"), ThreadPoolExecutor(BURST) as pool:
@@ -151,6 +152,31 @@ def show_its_hostname(steps: Steps, sandbox, web: httpx.Client, key: str) -> Non
             socket.send("is anybody there?")
             echo = socket.recv(timeout=30)
     say(f"{address} → {echo}")
+
+
+def show_its_sleep(steps: Steps, client: Leap0Client, sandbox, web: httpx.Client) -> None:
+    look = "cat /dev/shm/thought; ps -o args= -C python3"
+    sandbox.process.execute(command="echo 'what it had in memory' >/dev/shm/thought")
+    with steps.step("pause it: memory, processes and disk are stored"):
+        sandbox.pause()
+    say(f"{sandbox.state.value}: no VM and no memory on the host")
+    with steps.step("GET its hostname: the request wakes it"):
+        answer = web.get(sandbox.invoke_url("/", port=8000))
+    say(f"{answer.status_code} {answer.text}")
+    with steps.step("look into its memory and at its processes"):
+        output = sandbox.process.execute(command=look).stdout
+    say(output)
+    with steps.step("take a snapshot while it runs"):
+        snapshot = sandbox.create_snapshot(name="demo")
+    with steps.step("restore the snapshot into a new sandbox"):
+        twin = client.snapshots.restore(snapshot_name=snapshot.name)
+    say(f"{snapshot.name}: {sandbox.id} → {twin.id}")
+    with steps.step("GET the new one's hostname: its web server runs already"):
+        answer = web.get(twin.invoke_url("/", port=8000))
+    say(f"{answer.status_code} {answer.text}")
+    with steps.step("delete the new one and the snapshot"):
+        twin.delete()
+        client.snapshots.delete(snapshot)
 
 
 if __name__ == "__main__":

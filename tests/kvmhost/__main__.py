@@ -17,7 +17,7 @@ from kvmhost.host import HostError, emptied
 from kvmhost.machine import CONSOLE, Machine
 from kvmhost.watch import Outcome, Watch, console_tail
 
-_CONFORMANCE_DEADLINE = 1200
+_CONFORMANCE_DEADLINE = 1800
 _E2E_DEADLINE = 1500
 
 

@@ -1,12 +1,13 @@
 """Clients for a server: the SDK's and a browser's."""
 
+import contextlib
 import ssl
 
 import httpx
 
-from lab.sdk import Leap0Client, Leap0NotFoundError
+from lab.sdk import Leap0Client, Leap0ConflictError, Leap0NotFoundError
 from lab.server import Server
-from lab.waiting import patience
+from lab.waiting import patience, wait_until
 
 
 def sdk_client(server: Server) -> Leap0Client:
@@ -17,6 +18,13 @@ def sdk_client(server: Server) -> Leap0Client:
         base_url=exports["LEAP0_BASE_URL"],
         sandbox_domain=exports["LEAP0_SANDBOX_DOMAIN"],
     )
+
+
+def api_client(server: Server) -> httpx.Client:
+    """Plain HTTP to the control plane, with the key: for what the SDK has no method for, or would not send."""
+    exports = server.env()
+    headers = {"authorization": f"Bearer {exports['LEAP0_API_KEY']}"}
+    return httpx.Client(base_url=exports["LEAP0_BASE_URL"], headers=headers, timeout=patience(60))
 
 
 def web_client(server: Server, **options) -> httpx.Client:
@@ -40,7 +48,16 @@ def delete_if_there(sandbox) -> None:
 
 
 def delete_all(client: Leap0Client) -> None:
-    """Deletes every sandbox of the client's organisation."""
-    while items := client.sandboxes.list(page_size=100, state="running").items:
-        for item in items:
-            client.sandboxes.delete(item.id)
+    """Deletes every sandbox and every snapshot of the client's organisation, in whatever state they are."""
+
+    def all_are_gone() -> bool:
+        for sandbox in client.sandboxes.list(page_size=100).items:
+            # One in transition refuses now, and is asked again.
+            with contextlib.suppress(Leap0NotFoundError, Leap0ConflictError):
+                client.sandboxes.delete(sandbox.id)
+        for snapshot in client.snapshots.list(page_size=100).items:
+            with contextlib.suppress(Leap0NotFoundError):
+                client.snapshots.delete(snapshot.id)
+        return not client.sandboxes.list().items and not client.snapshots.list().items
+
+    wait_until("every sandbox and snapshot is deleted", all_are_gone, timeout=60)

@@ -14,6 +14,8 @@ from pathlib import Path
 VMM_COMMANDS = ("qemu-system-x86", "firecracker")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MACHINE_FOLDERS = ("machines", "disks")
+# Of the archives, those of warm snapshots and images stay, as in `warm`; checkpoints and half-made ones do not.
+_PASSING_ARCHIVES = ("ckp-*", ".*-*")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ def _mount_points() -> set[str]:
 
 def _machine_files(data_dir: Path) -> set[str]:
     folders = (folder for name in _MACHINE_FOLDERS for folder in data_dir.rglob(name))
-    return {str(entry) for folder in folders for entry in folder.iterdir()}
+    archives = (
+        entry for folder in data_dir.rglob("archives") for name in _PASSING_ARCHIVES for entry in folder.glob(name)
+    )
+    return {str(entry) for folder in folders for entry in folder.iterdir()} | {str(entry) for entry in archives}
 
 
 def private_bytes(pid: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from lab.sdk import Leap0Client, Leap0NotFoundError
 from lab.waiting import wait_until
 
 GUEST_DIR = Path(__file__).resolve().parents[1] / "guest"
@@ -18,6 +19,35 @@ def sh(sandbox, command: str, **options) -> str:
     result = sandbox.process.execute(command=command, **options)
     assert result.exit_code == 0, f"{command!r} ended with {result.exit_code}: {result.stdout}{result.stderr}"
     return result.stdout
+
+
+def state_of(client: Leap0Client, sandbox_id: str) -> str:
+    """Its state, or "unknown" when the API does not know it (any more)."""
+    try:
+        state = client.sandboxes.get(sandbox_id).state
+        return getattr(state, "value", state)
+    except Leap0NotFoundError:
+        return "unknown"
+
+
+def leave_marks(sandbox, mark: str) -> None:
+    """Puts a word into a sandbox's memory, into a process of it, and onto its disk."""
+    process = "setsid sleep 86400 >/dev/null 2>&1 </dev/null & echo $! >/dev/shm/pid"
+    sh(sandbox, f"echo {mark} >/dev/shm/mark; echo {mark} >~/mark; sync ~/mark; MARK={mark} {process}")
+
+
+def marks(sandbox) -> dict[str, str]:
+    """What of `leave_marks` is there: the word in its memory, its process and on its disk; "" is nothing."""
+    look = (
+        "echo memory=$(cat /dev/shm/mark); echo disk=$(cat ~/mark); "
+        "echo process=$(tr '\\0' '\\n' </proc/$(cat /dev/shm/pid || echo none)/environ | sed -n s/^MARK=//p)"
+    )
+    return dict(line.split("=", 1) for line in sh(sandbox, f"( {look} ) 2>/dev/null").splitlines())
+
+
+def all_marks(mark: str) -> dict[str, str]:
+    """What `marks` tells of a sandbox that has lost nothing."""
+    return {"memory": mark, "disk": mark, "process": mark}
 
 
 def start_app(sandbox, client: httpx.Client, port: int = 8000, address: str = "127.0.0.1") -> str:

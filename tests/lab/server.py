@@ -126,6 +126,12 @@ class Server:
                 exports[name] = value
         return exports
 
+    def metric(self, name: str) -> float:
+        """A number that the server counts: `name` as in `/metrics`, without `leapbox_`, with its labels."""
+        page = httpx.get(f"http://{self.metrics_address}/metrics", timeout=patience(10)).text
+        found = (line.rpartition(" ") for line in page.splitlines() if not line.startswith("#"))
+        return {series: float(value) for series, _, value in found}[f"leapbox_{name}"]
+
     def create_key(self, organisation: str) -> str:
         """The first API key of a new organisation."""
         printed = self.command("keys", "create", "test", "--organisation", organisation, "--new-organisation", "--json")

@@ -1,7 +1,8 @@
 //! Becoming a sandbox: randomness, clock, names.
 //!
 //! Clones of one snapshot continue with the same random state, the snapshot's time and its identity. Before anything of
-//! the workload's runs, `Configure` changes all of them, and each is read back before it is confirmed.
+//! the workload's runs, `Configure` changes all of them, and each is read back before it is confirmed. A guest that was
+//! paused and is the same sandbox as before keeps its ids.
 //!
 //! `/etc/machine-id` and the boot id are files of the agent's own, bound over their paths: they change without touching
 //! the disk (which may be full), and the kernel's real boot id, made when it is first read, is never read before the
@@ -28,7 +29,7 @@ const OWN_ADDRESS: &str = "127.0.1.1";
 
 /// The files and devices identity is made of.
 #[derive(Debug)]
-pub struct Identity {
+pub struct IdentityFiles {
     random: File,
     machine_id: Bound,
     boot_id: Bound,
@@ -42,7 +43,7 @@ struct Bound {
     path: PathBuf,
 }
 
-impl Identity {
+impl IdentityFiles {
     /// Makes the two files in `hidden`, a folder on no disk, and binds them over `etc`'s machine id and `boot_id`.
     pub fn install(hidden: &Path, etc: &Path, boot_id: &Path) -> io::Result<Self> {
         let machine_id = etc.join("machine-id");
@@ -64,10 +65,13 @@ impl Identity {
         self.reseed(&configure.entropy.0).map_err(step("reseeding the kernel's randomness"))?;
         set_clock(configure.wall_clock_unix_ns).map_err(step("setting the clock"))?;
         self.set_hostname(&configure.hostname).map_err(step("setting the host name"))?;
-        let machine_id = format!("{}\n", hex(&configure.machine_id));
-        let machine_id = self.machine_id.set(&machine_id).map_err(step("writing the machine id"))?;
-        let boot_id = format!("{}\n", uuid(&configure.boot_id));
-        let boot_id = self.boot_id.set(&boot_id).map_err(step("writing the boot id"))?;
+        if let Some(identity) = &configure.identity {
+            let (machine_id, boot_id) = (hex(&identity.machine_id), uuid(&identity.boot_id));
+            self.machine_id.write(&format!("{machine_id}\n")).map_err(step("writing the machine id"))?;
+            self.boot_id.write(&format!("{boot_id}\n")).map_err(step("writing the boot id"))?;
+        }
+        let machine_id = self.machine_id.shown().map_err(step("reading the machine id"))?;
+        let boot_id = self.boot_id.shown().map_err(step("reading the boot id"))?;
         let hostname = nix::unistd::gethostname().map_err(io::Error::from);
         Ok(Configured {
             reseeded: true,
@@ -100,9 +104,12 @@ impl Identity {
         Ok(())
     }
 
-    /// Sets the kernel's host name, and tells `/etc` where that can be written: `sudo` and others look their own name up,
+    /// Sets the kernel's host name unless it is that already, and tells `/etc` where that can be written: `sudo` and others look their own name up,
     /// but a full disk must not keep a sandbox from waking.
     fn set_hostname(&self, hostname: &str) -> io::Result<()> {
+        if nix::unistd::gethostname()?.to_str() == Some(hostname) {
+            return Ok(());
+        }
         nix::unistd::sethostname(hostname)?;
         let (hosts_file, name_file) = (self.etc.join("hosts"), self.etc.join("hostname"));
         let hosts = fs::read_to_string(&hosts_file).unwrap_or_default();
@@ -131,23 +138,28 @@ impl Bound {
         Ok(())
     }
 
-    /// Writes the text, all of it the same length each time, and returns the id that a process of the guest's now reads
-    /// there. Binds again if the guest's root took the mount away.
-    fn set(&self, text: &str) -> io::Result<[u8; 16]> {
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        match fs::read_to_string(&self.path) {
-            Ok(shown) if shown == text => id_in(&shown),
+    /// Writes the text, all of it the same length each time.
+    fn write(&self, text: &str) -> io::Result<()> {
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// The id that a process of the guest's reads there. Binds again if the guest's root took the mount away.
+    fn shown(&self) -> io::Result<[u8; 16]> {
+        let mut written = [0; 64];
+        let len = self.file.read_at(&mut written, 0)?;
+        match fs::read(&self.path) {
+            Ok(shown) if shown == written[..len] => id_in(&shown),
             _ => {
                 self.bind()?;
-                id_in(&fs::read_to_string(&self.path)?)
+                id_in(&fs::read(&self.path)?)
             }
         }
     }
 }
 
 /// The sixteen bytes a machine id or boot id shows.
-fn id_in(text: &str) -> io::Result<[u8; 16]> {
-    let mut nibbles = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+fn id_in(text: &[u8]) -> io::Result<[u8; 16]> {
+    let mut nibbles = text.iter().filter_map(|byte| char::from(*byte).to_digit(16));
     let mut id = [0u8; 16];
     for byte in &mut id {
         let (Some(high), Some(low)) = (nibbles.next(), nibbles.next()) else {

@@ -1,19 +1,31 @@
-//! The state all connections share.
+//! The state all connections share, and its changes of phase.
+//!
+//! ```text
+//! configure: entropy, clock, identity ─▶ read back ─▶ thaw ─▶ Configured
+//! suspend:   Suspended ─▶ freeze
+//! shutdown:  Ended ─▶ SIGTERM ─▶ SIGKILL ─▶ sync
+//! ```
+//!
+//! One change at a time, each to its end: `transition` is held meanwhile. The phase itself is behind a lock that is
+//! held for a moment only, so that `Ping` always answers.
 
 use crate::budget::{BUDGET_BYTES, Budget};
 use crate::cgroup::Cgroups;
-use crate::configure::Identity;
-use crate::exec::Drain;
+use crate::configure::IdentityFiles;
+use crate::exec::{Detached, Drain};
 use crate::fault;
+use crate::log;
+use crate::phase::{Wants, admit};
 use crate::user::User;
+use crate::workload::Workload;
 use leapbox_guest_protocol::{
-    Configure, Configured, FaultKind, GuestFault, ImageConfig, PROTOCOL_VERSION, Phase, Pong,
+    Configure, Configured, GuestFault, ImageConfig, PROTOCOL_VERSION, Phase, Pong, Suspended,
 };
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 /// One guest.
 pub struct Guest {
@@ -24,15 +36,25 @@ pub struct Guest {
     /// The user's login shell.
     pub shell: String,
     /// Where they are put.
-    pub cgroups: Cgroups,
+    pub cgroups: Arc<Cgroups>,
     /// Address of `eth0`, for servers that listen there alone.
     pub workload_ip: Ipv4Addr,
     pub(crate) budget: Budget,
     pub(crate) dev_null: File,
     pub(crate) drain: Drain,
-    identity: Identity,
+    pub(crate) detached: Detached,
+    workload: Workload,
+    identity: IdentityFiles,
     started: Instant,
+    transition: Mutex<Transition>,
     settings: RwLock<Settings>,
+}
+
+/// What changes of phase leave for the next.
+#[derive(Default)]
+struct Transition {
+    /// The workload was told to freeze and not yet to go on.
+    thaw_owed: bool,
 }
 
 /// What a `Configure` brought.
@@ -47,69 +69,117 @@ impl Guest {
         image: ImageConfig,
         shell: String,
         cgroups: Cgroups,
-        identity: Identity,
+        workload: Workload,
+        identity: IdentityFiles,
         workload_ip: Ipv4Addr,
     ) -> io::Result<Self> {
+        let cgroups = Arc::new(cgroups);
         Ok(Self {
             user: User::of_image(&image),
             image,
             shell,
-            cgroups,
             workload_ip,
             budget: Budget::new(BUDGET_BYTES),
             dev_null: File::open("/dev/null")?,
             drain: Drain::start()?,
+            detached: Detached::start(Arc::clone(&cgroups))?,
+            cgroups,
+            workload,
             identity,
             started: Instant::now(),
+            transition: Mutex::default(),
             settings: RwLock::new(Settings { phase: Phase::Unconfigured, env: Vec::new() }),
         })
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).phase
     }
 
     pub(crate) fn pong(&self) -> Pong {
         Pong {
             version: PROTOCOL_VERSION,
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            phase: self.settings.read().unwrap_or_else(PoisonError::into_inner).phase,
+            phase: self.phase(),
         }
     }
 
-    /// Becomes a sandbox. Nothing counts before everything was read back.
+    /// Becomes a sandbox, or goes on being one. Nothing counts before everything was read back, and nothing that was
+    /// frozen runs before that.
     pub(crate) fn configure(&self, configure: Configure) -> Result<Configured, GuestFault> {
-        crate::exec::check_env(&configure.env)?;
-        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        crate::exec::check_env(configure.env.as_deref().unwrap_or_default())?;
+        let mut transition = self.begin(Wants::Configure)?;
+        if configure.identity.is_none() && self.phase() == Phase::Unconfigured {
+            return Err(fault::invalid("the guest has no identity that it could keep"));
+        }
         let configured = self.identity.apply(&configure)?;
-        *settings = Settings { phase: Phase::Configured, env: configure.env };
+        if transition.thaw_owed {
+            self.workload.thaw().map_err(|error| fault::from_io("letting the workload go on", &error))?;
+            transition.thaw_owed = false;
+        }
+        let mut settings = self.settings();
+        settings.phase = Phase::Configured;
+        if let Some(env) = configure.env {
+            settings.env = env;
+        }
         Ok(configured)
+    }
+
+    /// Freezes the workload until the next `configure`, whatever came of it.
+    pub(crate) fn suspend(&self) -> Result<Suspended, GuestFault> {
+        let mut transition = self.begin(Wants::Suspend)?;
+        self.settings().phase = Phase::Suspended;
+        transition.thaw_owed = true;
+        let frozen = self.workload.freeze().map_err(|error| fault::from_io("freezing the workload", &error))?;
+        Ok(Suspended { frozen })
+    }
+
+    /// Ends the workload and writes everything to disk. A suspended workload is killed as it stands.
+    pub(crate) fn shutdown(&self, grace_ms: u32) -> Result<(), GuestFault> {
+        let transition = self.begin(Wants::Shutdown)?;
+        self.settings().phase = Phase::Ended;
+        let ended = if transition.thaw_owed {
+            self.workload.kill()
+        } else {
+            let terminated = self.workload.terminate(Duration::from_millis(grace_ms.into()));
+            terminated.and_then(|ended| if ended { Ok(true) } else { self.workload.kill() })
+        };
+        match ended {
+            Ok(true) => {}
+            // What it wrote so far is kept all the same.
+            Ok(false) => log::line(format_args!("some of the workload's processes do not die")),
+            Err(error) => log::line(format_args!("cannot end the workload: {error}")),
+        }
+        sync()
     }
 
     /// Forgets which sandbox this was and writes everything to disk.
     pub(crate) fn prepare_snapshot(&self) -> Result<(), GuestFault> {
-        {
-            let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
-            *settings = Settings { phase: Phase::Unconfigured, env: Vec::new() };
-        }
-        let root = File::open("/").map_err(|error| fault::from_io("/", &error))?;
-        nix::unistd::syncfs(root).map_err(|error| fault::from_io("sync", &error.into()))
+        let _transition = self.begin(Wants::Prepare)?;
+        *self.settings() = Settings { phase: Phase::Unconfigured, env: Vec::new() };
+        sync()
     }
 
-    /// The sandbox's environment; [`FaultKind::Busy`] while the guest doesn't know which sandbox it is.
+    /// The sandbox's environment; [`FaultKind::Busy`](leapbox_guest_protocol::FaultKind::Busy) unless it is in use.
     pub(crate) fn sandbox_env(&self) -> Result<Vec<(String, String)>, GuestFault> {
         let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
-        match settings.phase {
-            Phase::Configured => Ok(settings.env.clone()),
-            Phase::Unconfigured => Err(unconfigured()),
-        }
+        admit(settings.phase, Wants::Work)?;
+        Ok(settings.env.clone())
     }
 
-    /// [`FaultKind::Busy`] while the guest doesn't know which sandbox it is.
-    pub(crate) fn require_configured(&self) -> Result<(), GuestFault> {
-        match self.settings.read().unwrap_or_else(PoisonError::into_inner).phase {
-            Phase::Configured => Ok(()),
-            Phase::Unconfigured => Err(unconfigured()),
-        }
+    /// Waits for the turn of a change of phase, and whether it is still the time for it.
+    fn begin(&self, wants: Wants) -> Result<MutexGuard<'_, Transition>, GuestFault> {
+        let transition = self.transition.lock().unwrap_or_else(PoisonError::into_inner);
+        admit(self.phase(), wants)?;
+        Ok(transition)
+    }
+
+    fn settings(&self) -> RwLockWriteGuard<'_, Settings> {
+        self.settings.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unconfigured() -> GuestFault {
-    GuestFault::new(FaultKind::Busy, "the guest has not been configured yet")
+fn sync() -> Result<(), GuestFault> {
+    let root = File::open("/").map_err(|error| fault::from_io("/", &error))?;
+    nix::unistd::syncfs(root).map_err(|error| fault::from_io("sync", &error.into()))
 }

@@ -1,8 +1,8 @@
 //! The agent inside every guest: PID 1, and the host's only way in.
 //!
 //! ```text
-//! main ─ boot ──▶ modules, disks, overlay root, network, cgroups
-//!      │            └─▶ Guest (state) + listener in the channel's own network namespace
+//! main ─ boot ──▶ modules ─▶ listener in the channel's own network namespace
+//!      ├─ bare ──▶ the main thread, until the host says `Mount` ─▶ boot: disks, overlay root, network, cgroups ─▶ Guest
 //!      ├─ server ──▶ worker threads, each: accept → connection → { configure | exec | files | relay }
 //!      └─ reaper ──▶ the main thread, for ever: adopts and buries what the workload leaves behind
 //! ```
@@ -14,8 +14,10 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("the guest agent starts processes with Linux system calls written for x86-64");
 
+pub mod bare;
 pub mod boot;
 pub mod budget;
+mod call;
 pub mod cgroup;
 pub mod configure;
 mod connection;
@@ -24,8 +26,11 @@ mod fault;
 mod files;
 pub mod guest;
 pub mod log;
+mod long;
 mod names;
+mod phase;
 pub mod reaper;
 mod relay;
 pub mod server;
 pub mod user;
+pub mod workload;

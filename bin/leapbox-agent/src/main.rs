@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use leapbox_agent::{boot, log, reaper, server};
+use leapbox_agent::{bare, boot, log, reaper};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -20,8 +20,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let reaper = reaper::Reaper::claim()?;
-    let (guest, listener) = boot::boot()?;
-    server::serve(guest, listener)?;
+    let listener = boot::boot_bare()?;
+    log::line(format_args!("waiting for a disk"));
+    bare::serve(listener, boot::mount)?;
     log::line(format_args!("ready"));
     match reaper.run()? {}
 }

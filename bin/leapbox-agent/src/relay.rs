@@ -58,7 +58,6 @@ pub(crate) fn relay(host: &TcpStream, app: &TcpStream) -> io::Result<()> {
     host.set_nonblocking(true)?;
     app.set_nonblocking(true)?;
     app.set_nodelay(true)?;
-    notice_dead_peer(host)?;
     let moved = BUFFERS.with_borrow_mut(|[up, down]| {
         up.resize(BUFFER, 0);
         down.resize(BUFFER, 0);
@@ -75,27 +74,24 @@ pub(crate) fn relay(host: &TcpStream, app: &TcpStream) -> io::Result<()> {
     moved
 }
 
-/// After a restore the host's end of an old connection is gone without a word: keep-alive finds out.
-fn notice_dead_peer(host: &TcpStream) -> io::Result<()> {
-    setsockopt(host, sockopt::KeepAlive, &true)?;
-    setsockopt(host, sockopt::TcpKeepIdle, &30)?;
-    setsockopt(host, sockopt::TcpKeepInterval, &10)?;
-    setsockopt(host, sockopt::TcpKeepCount, &3)?;
-    Ok(())
-}
-
 fn move_both(up: &mut Direction<'_>, down: &mut Direction<'_>) -> io::Result<()> {
     loop {
         while up.advance()? | down.advance()? {}
         if up.ended && down.ended {
             return Ok(());
         }
-        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(2);
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
+        // A reset by the host ends both directions, also when both are waiting for the app alone. (Once our own end is
+        // passed on to the host, its orderly end would look the same here.)
+        polled.extend((!down.ended).then(|| PollFd::new(up.from.as_fd(), PollFlags::empty())));
         polled.extend(up.wants());
         polled.extend(down.wants());
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
+        }
+        if !down.ended && polled[0].any() == Some(true) {
+            return Err(io::Error::from(io::ErrorKind::ConnectionReset));
         }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Every worker waits in `accept` on the same socket and serves what it gets to the end, so that no connection is handed
 //! from one thread to another. When the last idle worker gets one, it starts another; when there are more idle workers
-//! than needed, one ends. At [`MAX_WORKERS`] busy ones, the next connection is told so at once.
+//! than needed, one ends. At [`MAX_WORKERS`] busy ones, the next connection is told so at once; at most [`MAX_LONG`] of
+//! them are commands and relays, which last.
 
 use crate::guest::Guest;
-use crate::{connection, log};
-use leapbox_guest_protocol::{FaultKind, GuestFault};
+use crate::long::LongSlots;
+use crate::{call, connection, log};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,20 +19,11 @@ use std::time::Duration;
 
 /// Connections that are served at a time; one more is told that there are too many.
 pub const MAX_WORKERS: usize = 256;
-/// Of these, how many may be commands and relays, which last. The rest is left for short calls.
-pub const MAX_LONG: usize = 224;
+pub use crate::long::MAX_LONG;
 /// Workers that wait for connections when there are none.
 const IDLE_WORKERS: usize = 3;
 /// A worker's stack.
 const STACK_BYTES: usize = 256 << 10;
-
-/// Connections that last.
-#[derive(Debug, Default)]
-pub(crate) struct LongSlots(AtomicUsize);
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct LongSlot<'a>(&'a AtomicUsize);
 
 struct Server {
     guest: Arc<Guest>,
@@ -44,12 +37,22 @@ struct Server {
 
 /// Starts serving; returns at once. Workers live as long as the process.
 pub fn serve(guest: Arc<Guest>, listener: TcpListener) -> io::Result<()> {
+    notice_dead_peers(&listener)?;
     let server =
         Server { guest, listener, long: LongSlots::default(), idle: AtomicUsize::new(0), workers: AtomicUsize::new(0) };
     let server = Arc::new(server);
     for _ in 0..IDLE_WORKERS {
         server.start_worker()?;
     }
+    Ok(())
+}
+
+/// The host's end of a connection may be gone without a word: keep-alive finds out. Accepted sockets inherit it.
+fn notice_dead_peers(listener: &TcpListener) -> io::Result<()> {
+    setsockopt(listener, sockopt::KeepAlive, &true)?;
+    setsockopt(listener, sockopt::TcpKeepIdle, &30)?;
+    setsockopt(listener, sockopt::TcpKeepInterval, &10)?;
+    setsockopt(listener, sockopt::TcpKeepCount, &3)?;
     Ok(())
 }
 
@@ -90,7 +93,7 @@ impl Server {
 
     fn serve(self: &Arc<Self>, stream: TcpStream, was_last: bool) {
         if was_last && self.workers.load(SeqCst) > MAX_WORKERS {
-            let _ = connection::refuse(stream);
+            let _ = call::refuse(stream);
             return;
         }
         if was_last && let Err(error) = self.start_worker() {
@@ -104,23 +107,5 @@ impl Server {
         if served.is_err() {
             log::line(format_args!("a connection panicked"));
         }
-    }
-}
-
-impl LongSlots {
-    /// [`FaultKind::Busy`] when all are taken.
-    pub(crate) fn enter(&self) -> Result<LongSlot<'_>, GuestFault> {
-        let slot = LongSlot(&self.0);
-        if self.0.fetch_add(1, SeqCst) >= MAX_LONG {
-            let message = format!("{MAX_LONG} commands and connections are open in the sandbox already");
-            return Err(GuestFault::new(FaultKind::Busy, message));
-        }
-        Ok(slot)
-    }
-}
-
-impl Drop for LongSlot<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }

@@ -481,7 +481,8 @@ async fn configure_is_confirmed_by_reading_back() {
     let asked = support::configuration();
     let configured = sandbox.guest.configure(asked.clone()).await.expect("configures");
     assert!(configured.reseeded);
-    assert_eq!((configured.machine_id, configured.boot_id), (asked.machine_id, asked.boot_id));
+    let confirmed = Identity { machine_id: configured.machine_id, boot_id: configured.boot_id };
+    assert_eq!(asked.identity, Some(confirmed));
     assert_eq!(sandbox.exec("hostname").await.stdout, b"sbx-test\n");
     let hosts = std::fs::read_to_string(sandbox.etc.join("hosts")).expect("reads");
     assert!(hosts.contains("127.0.1.1\tsbx-test\n"), "{hosts}");
@@ -559,4 +560,33 @@ async fn relays_and_commands_leave_room_for_short_calls() {
     assert_eq!(fault_of(sandbox.guest.exec(command("true")).await), FaultKind::Busy);
     sandbox.guest.ping().await.expect("short calls go on");
     sandbox.guest.stat("/").await.expect("short calls go on");
+}
+
+#[tokio::test]
+async fn commands_whose_callers_hang_up_go_on_and_keep_no_place() {
+    let sandbox = Sandbox::start().await;
+    for number in 0..leapbox_agent::server::MAX_LONG + 8 {
+        let mut caller = sandbox.dial().await;
+        let request = command(&format!("echo $$ > pid-{number}; exec sleep 1000"));
+        caller.write_all(&encode_call(&Request::Exec(request)).expect("encodes")).await.expect("asks");
+        let started = sandbox.path(&format!("pid-{number}"));
+        sandbox.until("it runs", || std::fs::read_to_string(&started).is_ok_and(|pid| pid.ends_with('\n'))).await;
+    }
+    let first = sandbox.exec("cat pid-0").await;
+    assert!(support::lives(text(&first.stdout).trim()), "a command outlives its caller");
+}
+
+#[tokio::test]
+async fn a_command_without_a_caller_ends_when_its_time_is_up() {
+    let sandbox = Sandbox::start().await;
+    let mut caller = sandbox.dial().await;
+    let mut request = command("setsid sleep 1000 & echo $! > daemon; echo $$ > pid; while :; do echo noise; done");
+    request.timeout_ms = 1500;
+    caller.write_all(&encode_call(&Request::Exec(request)).expect("encodes")).await.expect("asks");
+    sandbox.until("it runs", || std::fs::read(sandbox.path("pid")).is_ok_and(|pid| !pid.is_empty())).await;
+    drop(caller);
+    let pids = sandbox.exec("cat pid daemon").await;
+    let pids: Vec<&str> = text(&pids.stdout).lines().collect();
+    assert!(pids.len() == 2 && pids.iter().all(|pid| support::lives(pid)), "they go on at first: {pids:?}");
+    sandbox.until("both are gone", || !pids.iter().any(|pid| support::lives(pid))).await;
 }

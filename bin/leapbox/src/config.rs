@@ -108,6 +108,14 @@ pub struct Settings {
     /// MiB per second one sandbox may send, and as many receive; 0 is no limit. Firecracker only [default: 0].
     #[arg(long, env = "LEAPBOX_NETWORK_MIB_PER_S", global = true, value_name = "MIB")]
     pub network_mib_per_s: Option<u64>,
+    /// Bucket or folder that what is stored of sandboxes is copied to, as s3://bucket/prefix or file:///folder; this
+    /// installation's alone. Credentials, region and endpoint of S3 come from the usual AWS_* variables [default: none,
+    /// the data folder is the only place].
+    #[arg(long, env = "LEAPBOX_OBJECT_STORE", global = true, value_name = "URL")]
+    pub object_store: Option<String>,
+    /// With an object store: MiB of stored sandboxes that are kept in the data folder as well [default: 10240].
+    #[arg(long, env = "LEAPBOX_ARCHIVE_CACHE_MIB", global = true, value_name = "MIB")]
+    pub archive_cache_mib: Option<u64>,
     /// Addresses of the links between sandboxes and host; nothing else on this host may use them
     /// [default: 10.253.0.0/16].
     #[arg(long, env = "LEAPBOX_LINK_BLOCK", global = true, value_name = "CIDR")]
@@ -145,6 +153,8 @@ impl Settings {
             disk_mib_per_s: self.disk_mib_per_s.or(below.disk_mib_per_s),
             disk_ops_per_s: self.disk_ops_per_s.or(below.disk_ops_per_s),
             network_mib_per_s: self.network_mib_per_s.or(below.network_mib_per_s),
+            object_store: self.object_store.or(below.object_store),
+            archive_cache_mib: self.archive_cache_mib.or(below.archive_cache_mib),
             link_block: self.link_block.or(below.link_block),
             base_uid: self.base_uid.or(below.base_uid),
             dns_upstreams: self.dns_upstreams.or(below.dns_upstreams),
@@ -215,6 +225,8 @@ pub struct Config {
     pub disk_mib_per_s: u64,
     pub disk_ops_per_s: u64,
     pub network_mib_per_s: u64,
+    pub object_store: Option<String>,
+    pub archive_cache_mib: u64,
     pub link_block: Ipv4Block,
     pub base_uid: u32,
     pub dns_upstreams: Option<Vec<SocketAddr>>,
@@ -261,6 +273,8 @@ impl Config {
             disk_mib_per_s: s.disk_mib_per_s.unwrap_or(0),
             disk_ops_per_s: s.disk_ops_per_s.unwrap_or(0),
             network_mib_per_s: s.network_mib_per_s.unwrap_or(0),
+            object_store: s.object_store.filter(|url| !url.is_empty()),
+            archive_cache_mib: s.archive_cache_mib.unwrap_or(10 * 1024),
             link_block: checked_link_block(s.link_block)?,
             base_uid: checked_base_uid(s.base_uid.unwrap_or(2_000_000))?,
             dns_upstreams: s.dns_upstreams,

@@ -4,6 +4,8 @@
 //! state/leapbox.db           database (0600)
 //!       instance             four hexadecimal digits that name this installation's host resources
 //!       keys/default.key     the first API key (0600)
+//!       keys/server.key      what is stored and secret is encrypted with it (0600): keep a copy elsewhere
+//!       archives/            what is stored of paused and stopped sandboxes and snapshots, encrypted
 //!       tls/                 local CA, server certificate, bundle
 //! ```
 
@@ -75,6 +77,16 @@ impl State {
     /// The first API key.
     pub fn default_key(&self) -> PathBuf {
         self.dir.join("keys/default.key")
+    }
+
+    /// The key that stored state is encrypted with.
+    pub fn server_key(&self) -> PathBuf {
+        self.dir.join("keys/server.key")
+    }
+
+    /// What is stored of sandboxes.
+    pub fn archives_dir(&self) -> PathBuf {
+        self.dir.join("archives")
     }
 
     /// The first API key, if set-up has made one.

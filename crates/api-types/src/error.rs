@@ -83,8 +83,12 @@ impl ApiError {
     /// The one answer for a sandbox that is unknown, another organisation's, or whose id is not even an id: nobody
     /// learns from it which. At most 64 characters of the id are repeated.
     pub fn sandbox_not_found(id: &str) -> Self {
-        let id: String = id.chars().take(64).collect();
-        ApiError::NotFound(format!("sandbox {id} not found"))
+        not_found("sandbox", id)
+    }
+
+    /// The same for a snapshot.
+    pub fn snapshot_not_found(id: &str) -> Self {
+        not_found("snapshot", id)
     }
 
     /// The HTTP status.
@@ -146,4 +150,9 @@ impl ApiError {
         };
         ErrorBody { message, errors }
     }
+}
+
+fn not_found(what: &str, id: &str) -> ApiError {
+    let id: String = id.chars().take(64).collect();
+    ApiError::NotFound(format!("{what} {id} not found"))
 }

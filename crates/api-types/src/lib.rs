@@ -8,6 +8,7 @@ pub mod error;
 pub mod filesystem;
 pub mod process;
 pub mod sandbox;
+pub mod snapshot;
 pub mod system;
 
 pub use error::{ApiError, FieldError};

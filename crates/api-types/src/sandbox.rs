@@ -231,7 +231,7 @@ pub struct CreateSandbox {
     /// Environment variables of every process in it, 64 KiB in all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env_vars: BTreeMap<String, String>,
-    /// Not supported yet: only `false` is taken.
+    /// Whether the timeout pauses it instead of deleting it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_pause: bool,
     /// What it may reach: only `allow-all` yet.
@@ -250,6 +250,8 @@ pub struct NewSandbox {
     pub memory_mib: u64,
     /// Life time in seconds.
     pub timeout_s: u64,
+    /// Whether the timeout pauses it instead of deleting it.
+    pub auto_pause: bool,
     /// Environment of every process in it, sorted by name.
     pub env_vars: Vec<(String, String)>,
 }

@@ -42,6 +42,9 @@ pub(crate) struct RawBody(pub Bytes);
 /// A body that is a JSON object.
 pub(crate) struct JsonObject(pub Map<String, Value>);
 
+/// A body that is a JSON object, `null`, or empty: the last two have no fields, and what is empty needs no content-type.
+pub(crate) struct OptionalJsonObject(pub Map<String, Value>);
+
 impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = Failure;
 
@@ -57,6 +60,23 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
         check_content_type(request.headers())?;
         let bytes = read(request.into_body()).await?;
         Ok(parse_object(&bytes).map(JsonObject)?)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for OptionalJsonObject {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(body).await?;
+        if bytes.is_empty() {
+            return Ok(OptionalJsonObject(Map::new()));
+        }
+        check_content_type(&parts.headers)?;
+        if bytes.trim_ascii() == b"null" {
+            return Ok(OptionalJsonObject(Map::new()));
+        }
+        Ok(parse_object(&bytes).map(OptionalJsonObject)?)
     }
 }
 

@@ -82,6 +82,19 @@ impl<'b> Fields<'b> {
         }
     }
 
+    /// A name, trimmed: 1 to `max` characters, none of them a control character.
+    pub(crate) fn name(&mut self, field: &str, max: usize) -> Option<&'b str> {
+        let name = self.text(field)?.trim();
+        if name.is_empty() {
+            self.refuse(field, "must not be empty");
+        } else if name.chars().count() > max {
+            self.refuse(field, format!("must be at most {max} characters long"));
+        } else if name.chars().any(char::is_control) {
+            self.refuse(field, "must not contain control characters");
+        }
+        Some(name)
+    }
+
     /// A text that must be there, must not be empty, and has at most `max` bytes.
     pub(crate) fn required_text(&mut self, field: &str, max: usize) -> String {
         if self.value(field).is_none() {

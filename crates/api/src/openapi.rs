@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the handlers and the wire's types, and checked in as `docs/openapi.json`.
 
-use crate::routes::{filesystem, process, sandbox, system};
+use crate::routes::{filesystem, process, sandbox, snapshot, system};
 use leapbox_api_types::FieldError;
 use leapbox_api_types::error::ErrorBody;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -19,10 +19,10 @@ pub(crate) enum Errors {
     /// The image's user may not do that.
     #[response(status = 403)]
     Forbidden(ErrorBody),
-    /// No such sandbox, or no such path in it.
+    /// No such sandbox or snapshot, or no such path in it.
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// The sandbox's state does not allow it now, or the path exists already.
+    /// The sandbox's state does not allow it now, or the path or the snapshot's name exists already.
     #[response(status = 409)]
     Conflict(ErrorBody),
     /// More than 10 MiB.
@@ -75,6 +75,13 @@ impl Modify for ApiKey {
         sandbox::read,
         sandbox::delete,
         sandbox::list,
+        sandbox::pause,
+        sandbox::stop,
+        sandbox::start,
+        snapshot::create,
+        snapshot::restore,
+        snapshot::remove,
+        snapshot::list,
         system::user_home_dir,
         system::workdir,
         process::execute,
@@ -129,7 +136,7 @@ mod tests {
         let mut operations = Vec::new();
         values_of("operationId", &document["paths"], &mut operations);
         assert_eq!(operations.iter().collect::<HashSet<_>>().len(), operations.len(), "{operations:?}");
-        assert_eq!(operations.len(), 14);
+        assert_eq!(operations.len(), 21);
     }
 
     #[test]

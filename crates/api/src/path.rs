@@ -1,10 +1,10 @@
-//! The sandbox a path names.
+//! The sandbox or the snapshot that a path names.
 
 use crate::answer::Failure;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use leapbox_api_types::ApiError;
-use leapbox_ids::SandboxId;
+use leapbox_ids::{SandboxId, SnapshotId};
 
 /// The parameters of a path that are looked at here.
 #[derive(serde::Deserialize)]
@@ -12,14 +12,31 @@ struct Named {
     id: String,
 }
 
-/// The `{id}` of a path. What is not an id answers as an unknown id does.
+/// The `{id}` of a sandbox's path. What is not an id answers as an unknown id does.
 pub(crate) struct InPath(pub SandboxId);
+
+/// The `{id}` of a snapshot's path. What is not an id answers as an unknown id does.
+pub(crate) struct SnapshotInPath(pub SnapshotId);
 
 impl<S: Send + Sync> FromRequestParts<S> for InPath {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let text = Path::<Named>::from_request_parts(parts, state).await.map_or(String::new(), |Path(named)| named.id);
+        let text = id(parts, state).await;
         text.parse().map(InPath).map_err(|_| Failure(ApiError::sandbox_not_found(&text)))
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for SnapshotInPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = id(parts, state).await;
+        text.parse().map(SnapshotInPath).map_err(|_| Failure(ApiError::snapshot_not_found(&text)))
+    }
+}
+
+/// What cannot be decoded is no id either.
+async fn id<S: Send + Sync>(parts: &mut Parts, state: &S) -> String {
+    Path::<Named>::from_request_parts(parts, state).await.map_or(String::new(), |Path(named)| named.id)
 }

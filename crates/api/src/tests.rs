@@ -2,9 +2,9 @@
 //! The handlers themselves need sandboxes: the end-to-end suite has them.
 
 use crate::answer::Failure;
-use crate::body::{JsonObject, RawBody};
+use crate::body::{JsonObject, OptionalJsonObject, RawBody};
 use crate::guarded;
-use crate::path::InPath;
+use crate::path::{InPath, SnapshotInPath};
 use crate::routes::{self, in_both_forms, later};
 use crate::validate::Query;
 use axum::body::Body;
@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use leapbox_api_types::BODY_MAX;
 use leapbox_auth::{Auth, Caller, RateLimit};
 use leapbox_db::{Db, OrganisationRow};
-use leapbox_ids::{OrganisationId, SandboxId};
+use leapbox_ids::{OrganisationId, SandboxId, SnapshotId};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,9 +45,12 @@ async fn fixture(requests: u32) -> Fixture {
     let mut routes = later::routes::<()>();
     routes.push(("/whoami", get(async |Extension(caller): Extension<Caller>| caller.organisation.to_string())));
     routes.push(("/json", post(async |JsonObject(body): JsonObject| Json(body))));
+    routes.push(("/optional", post(async |OptionalJsonObject(body): OptionalJsonObject| Json(body))));
     routes.push(("/raw", post(async |RawBody(body): RawBody| body.len().to_string())));
     routes.push(("/query", get(async |Query(query): Query| Json(query))));
     routes.push(("/v1/sandbox/{id}/named/{other}", get(async |InPath(id): InPath| Ok::<_, Failure>(id.to_string()))));
+    routes
+        .push(("/v1/snapshot/{id}", get(async |SnapshotInPath(id): SnapshotInPath| Ok::<_, Failure>(id.to_string()))));
     let router = guarded(in_both_forms(routes), Arc::clone(&auth));
     Fixture { router, auth, key, organisation, _folder: folder }
 }
@@ -153,12 +156,12 @@ async fn unknown_paths_are_404_and_wrong_methods_405_in_json() {
 #[tokio::test]
 async fn what_the_contract_has_and_we_have_not_yet_is_501_and_says_so() {
     let fixture = fixture(0).await;
-    for path in ["/v1/sandbox/sbx-x/pause", "/v1/sandbox/sbx-x/pause/"] {
+    for path in ["/v1/sandbox/sbx-x/git/log", "/v1/sandbox/sbx-x/git/log/"] {
         let answer = fixture.post_json(path, "{}").await;
         assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED);
-        assert_eq!(answer.message(), "POST /v1/sandbox/{id}/pause is not supported by this version of Leapbox yet");
+        assert_eq!(answer.message(), "POST /v1/sandbox/{id}/git/log is not supported by this version of Leapbox yet");
     }
-    assert_eq!(fixture.get("/v1/sandbox/sbx-x/pause").await.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(fixture.get("/v1/sandbox/sbx-x/git/log").await.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(fixture.get("/v1/sandbox/sbx-x/pty/1/connect").await.status, StatusCode::NOT_IMPLEMENTED);
 }
 
@@ -171,6 +174,13 @@ async fn case_31_what_is_not_an_id_answers_as_an_unknown_id_does() {
     for bad in ["x", "sbx-", "SBX-abcdefghijklmnopqrst", "tpl-abcdefghijklmnopqrst", "sbx-abcdefghijklmnopqrst-80"] {
         let answer = fixture.get(&format!("/v1/sandbox/{bad}/named/x")).await;
         assert_eq!((answer.status, answer.message()), (StatusCode::NOT_FOUND, format!("sandbox {bad} not found")));
+    }
+    let snapshot = SnapshotId::generate();
+    let found = fixture.get(&format!("/v1/snapshot/{snapshot}")).await;
+    assert_eq!((found.status, found.body), (StatusCode::OK, snapshot.as_str().as_bytes().to_vec()));
+    for bad in ["x", id.as_str(), "snap-abc"] {
+        let answer = fixture.get(&format!("/v1/snapshot/{bad}")).await;
+        assert_eq!((answer.status, answer.message()), (StatusCode::NOT_FOUND, format!("snapshot {bad} not found")));
     }
     let strange = fixture.get("/v1/sandbox/%ff%2f..%00/named/x").await;
     assert_eq!(strange.status, StatusCode::NOT_FOUND);
@@ -190,6 +200,23 @@ async fn a_body_that_is_not_a_json_object_is_400_with_a_text_that_helps() {
     let answer = fixture.send(request).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     assert!(answer.message().contains("content-type: application/json"), "{}", answer.message());
+}
+
+#[tokio::test]
+async fn a_body_that_may_be_left_out_may_be_empty_and_is_a_json_object_otherwise() {
+    let fixture = fixture(0).await;
+    let bare = fixture.request("POST", "/optional").body(Body::empty()).expect("a request");
+    assert_eq!(fixture.send(bare).await.json(), json!({}));
+    for body in ["", "{}", " null\n"] {
+        let answer = fixture.post_json("/optional", body).await;
+        assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({})), "{body:?}");
+    }
+    assert_eq!(fixture.post_json("/optional", r#"{"a":1}"#).await.json(), json!({ "a": 1 }));
+    assert_eq!(fixture.post_json("/optional", "[]").await.status, StatusCode::BAD_REQUEST);
+    let unannounced = fixture.request("POST", "/optional").body(Body::from("{}")).expect("a request");
+    assert_eq!(fixture.send(unannounced).await.status, StatusCode::BAD_REQUEST);
+    let large = fixture.post_json("/optional", vec![b' '; BODY_MAX + 1]).await;
+    assert_eq!(large.status, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test]

@@ -25,6 +25,9 @@ CREATE TABLE template (
 );
 
 -- `machine` is the lifecycle's own record of the living VM, as JSON; null when there is none.
+-- `checkpoint` is the archive that holds the stored state of a sandbox without a VM. `base` is the warm snapshot under the
+-- living VM or under the checkpoint, `image` the digest of the guest image they are made from: together they say which
+-- archives must be kept. `environment` is sealed with the server's key.
 CREATE TABLE sandbox (
     id                  TEXT    NOT NULL PRIMARY KEY,
     organisation        TEXT    NOT NULL REFERENCES organisation (id),
@@ -41,8 +44,34 @@ CREATE TABLE sandbox (
     launched_at_ms      BIGINT,
     state_changed_at_ms BIGINT  NOT NULL,
     timeout_at_ms       BIGINT,
-    machine             TEXT
+    machine             TEXT,
+    checkpoint          TEXT,
+    base                TEXT,
+    image               TEXT,
+    environment         TEXT
 );
 
 CREATE INDEX sandbox_by_age ON sandbox (organisation, created_at_ms, id);
 CREATE INDEX sandbox_by_state ON sandbox (organisation, state, id);
+CREATE INDEX sandbox_by_checkpoint ON sandbox (checkpoint) WHERE checkpoint IS NOT NULL;
+
+-- Several snapshots, and a paused sandbox besides, may name one checkpoint: it goes with the last of them.
+CREATE TABLE snapshot (
+    id            TEXT   NOT NULL PRIMARY KEY,
+    organisation  TEXT   NOT NULL REFERENCES organisation (id),
+    name          TEXT   NOT NULL,
+    template      TEXT   NOT NULL REFERENCES template (id),
+    vcpu          BIGINT NOT NULL,
+    memory_mib    BIGINT NOT NULL,
+    disk_mib      BIGINT NOT NULL,
+    checkpoint    TEXT   NOT NULL,
+    base          TEXT   NOT NULL,
+    image         TEXT   NOT NULL,
+    environment   TEXT,
+    created_at_ms BIGINT NOT NULL,
+    UNIQUE (organisation, name)
+);
+
+CREATE INDEX snapshot_by_age ON snapshot (organisation, created_at_ms, id);
+CREATE INDEX snapshot_by_template ON snapshot (organisation, template, id);
+CREATE INDEX snapshot_by_checkpoint ON snapshot (checkpoint);

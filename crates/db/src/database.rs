@@ -39,7 +39,7 @@ impl Db {
             .busy_timeout(BUSY_TIMEOUT);
         let open_error = |source| DbError::Open { path: path.to_owned(), source };
         let write = pool(1).connect_with(options.clone()).await.map_err(open_error)?;
-        migrations::run(&write).await?;
+        migrations::run(&write, path).await?;
         let read = pool(READERS).connect_with(options).await.map_err(open_error)?;
         Ok(Db { read, write })
     }

@@ -40,6 +40,15 @@ pub enum DbError {
         /// The newest version this program knows.
         known: i64,
     },
+    /// The database was written by a version of Leapbox between releases; its schema is not this one's.
+    #[error(
+        "the database {path} was made by an unreleased version of Leapbox and has another schema: move it away (with \
+         its -wal and -shm files) and run `leapbox setup` again"
+    )]
+    SchemaUnreleased {
+        /// The database's file.
+        path: PathBuf,
+    },
     /// A query failed.
     #[error("database query {query}")]
     Query {

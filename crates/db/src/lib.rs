@@ -1,8 +1,8 @@
-//! State that outlives the server: organisations, API keys, templates, sandboxes.
+//! State that outlives the server: organisations, API keys, templates, sandboxes, snapshots.
 //!
 //! One file per resource, functions noun first (`sandbox_insert`, `sandbox_list`), all on a [`Db`] handle. `auth` asks
-//! for keys, `lifecycle` for sandboxes and templates, the command line for organisations. The SQL is plain, so that
-//! Postgres can take SQLite's place.
+//! for keys, `lifecycle` for sandboxes, snapshots and templates, the command line for organisations. `archive.rs` says
+//! which stored archives the rows still need. The SQL is plain, so that Postgres can take SQLite's place.
 //!
 //! ```text
 //! Db ─┬─ write: one connection; SQLite has one writer, and waiting in line here is fair, its busy loop is not
@@ -12,12 +12,14 @@
 #![forbid(unsafe_code)]
 
 mod api_key;
+mod archive;
 mod database;
 mod error;
 mod migrations;
 mod organisation;
 mod row;
 mod sandbox;
+mod snapshot;
 mod template;
 
 pub use api_key::{ApiKeyRow, KeysVersion};
@@ -25,4 +27,5 @@ pub use database::Db;
 pub use error::DbError;
 pub use organisation::OrganisationRow;
 pub use sandbox::SandboxRow;
+pub use snapshot::SnapshotRow;
 pub use template::TemplateRow;

@@ -1,10 +1,13 @@
 //! The schema's versions, applied in order, each in a transaction of its own.
 //!
-//! A file that has been released is never edited; a change is a new file at the end of [`MIGRATIONS`].
+//! A file that has been released is never edited; a change is a new file at the end of [`MIGRATIONS`]. Until then a file
+//! may change, and a database remembers the text it was made with: one that was made with another is refused, because
+//! its version would say that it fits.
 
 use crate::DbError;
 use sqlx::Executor;
-use sqlx::sqlite::SqlitePool;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use std::path::Path;
 
 /// The SQL of every version; version n is at index n - 1.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
@@ -12,30 +15,50 @@ const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
 /// Newest version this program knows.
 pub(crate) const NEWEST: i64 = MIGRATIONS.len() as i64;
 
-/// Brings the database to [`NEWEST`]. Two processes may call it at once: the second finds the work done.
-pub(crate) async fn run(pool: &SqlitePool) -> Result<(), DbError> {
+/// Brings the database at `path` to [`NEWEST`]. Two processes may call it at once: the second finds the work done.
+pub(crate) async fn run(pool: &SqlitePool, path: &Path) -> Result<(), DbError> {
     let step = |version| move |source| DbError::Migrate { version, source };
-    // Takes the write lock at once, so that the version read below stays true until the commit.
+    // Takes the write lock at once, so that the versions read below stay true until the commit.
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(step(0))?;
-    transaction
-        .execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY)")
-        .await
-        .map_err(step(0))?;
-    let found: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM schema_version")
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(step(0))?;
-    if found > NEWEST {
-        return Err(DbError::SchemaTooNew { found, known: NEWEST });
-    }
-    for (version, sql) in (1..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= found) {
+    let applied = applied(&mut transaction, path).await?;
+    for (version, sql) in (1..).zip(MIGRATIONS) {
+        match applied.iter().find(|(found, _)| *found == version) {
+            Some((_, text)) if text == sql => continue,
+            Some(_) => return Err(DbError::SchemaUnreleased { path: path.to_owned() }),
+            None => {}
+        }
         transaction.execute(sql).await.map_err(step(version))?;
-        sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+        sqlx::query("INSERT INTO schema_version (version, text) VALUES ($1, $2)")
             .bind(version)
+            .bind(sql)
             .execute(&mut *transaction)
             .await
             .map_err(step(version))?;
         tracing::info!(version, "database schema brought up to date");
     }
     transaction.commit().await.map_err(step(NEWEST))
+}
+
+/// The versions that the database has been through, with the text of each.
+async fn applied(connection: &mut SqliteConnection, path: &Path) -> Result<Vec<(i64, String)>, DbError> {
+    let error = |source| DbError::Migrate { version: 0, source };
+    connection
+        .execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, text TEXT NOT NULL)")
+        .await
+        .map_err(error)?;
+    let found: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM schema_version")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(error)?;
+    if found > NEWEST {
+        return Err(DbError::SchemaTooNew { found, known: NEWEST });
+    }
+    match sqlx::query_as("SELECT version, text FROM schema_version").fetch_all(connection).await {
+        Ok(applied) => Ok(applied),
+        // The first databases did not keep the text.
+        Err(sqlx::Error::Database(cause)) if cause.message().contains("no such column") => {
+            Err(DbError::SchemaUnreleased { path: path.to_owned() })
+        }
+        Err(source) => Err(error(source)),
+    }
 }

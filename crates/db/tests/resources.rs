@@ -36,6 +36,10 @@ async fn a_sandbox_survives_a_restart_column_by_column() {
     row.timeout_at_ms = Some(302_000);
     row.machine = Some(r#"{"slot":3}"#.to_owned());
     row.auto_pause = true;
+    row.checkpoint = Some("ckp-x".to_owned());
+    row.base = Some("base-1a".to_owned());
+    row.image = Some("2b".to_owned());
+    row.environment = Some("sealed".to_owned());
     fixture.db.sandbox_update(&row).await.unwrap();
     fixture.db.close().await;
 
@@ -157,9 +161,21 @@ async fn a_database_of_a_later_version_is_refused() {
     let fixture = fixture().await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&fixture.path);
     let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    sqlx::query("INSERT INTO schema_version (version) VALUES (999)").execute(&pool).await.unwrap();
+    sqlx::query("INSERT INTO schema_version (version, text) VALUES (999, '')").execute(&pool).await.unwrap();
     let refused = Db::open(&fixture.path).await.unwrap_err();
     assert!(matches!(refused, DbError::SchemaTooNew { found: 999, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_database_made_with_another_text_of_the_same_version_is_refused_with_its_path() {
+    for change in ["UPDATE schema_version SET text = text || ' '", "ALTER TABLE schema_version DROP COLUMN text"] {
+        let fixture = fixture().await;
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&fixture.path);
+        let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+        sqlx::query(change).execute(&pool).await.unwrap();
+        let refused = Db::open(&fixture.path).await.unwrap_err();
+        assert!(matches!(&refused, DbError::SchemaUnreleased { path } if *path == fixture.path), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ pub trait Backend: Send + Sync + 'static {
     /// A new byte stream to it. Called in the runtime of the gateway's worker, so that the stream belongs to the
     /// thread that will use it; a task that has to outlive the call must not be spawned from here.
     fn open(&self) -> impl Future<Output = Result<TcpStream, OpenError>> + Send;
+
+    /// Comes to an end when the sandbox does not run any more where it was found: it is being stored, is paused or gone.
+    /// Finding it again waits for it, or wakes it.
+    fn left(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// Why there is no stream to the application.
@@ -42,6 +46,9 @@ pub enum OpenError {
     /// The sandbox answers, but no process listens on the port.
     #[error("nothing listens on the port")]
     NothingListens,
+    /// The sandbox has as many streams open as it takes.
+    #[error("too many streams into the sandbox are open")]
+    Busy,
     /// The sandbox itself could not be asked.
     #[error("the sandbox could not be reached")]
     Unreachable {

@@ -32,6 +32,32 @@ pub(crate) struct Application<'a, B> {
     pub(crate) limits: &'a Limits,
 }
 
+/// From a connection's death to the word that the sandbox left.
+const LEAVING_NOTICE: Duration = Duration::from_millis(50);
+
+/// Why there is no answer.
+pub(crate) enum Unanswered {
+    /// What the client reads.
+    Error(ApiError),
+    /// The sandbox left first, to be paused or stored, and nothing of the request has been done: it can be sent again
+    /// once the sandbox is found again.
+    Left(Box<Request<RequestBody>>),
+}
+
+impl From<ApiError> for Unanswered {
+    fn from(error: ApiError) -> Self {
+        Unanswered::Error(error)
+    }
+}
+
+/// Why there is no stream into the sandbox.
+pub(crate) enum NotOpened {
+    /// What the client reads.
+    Error(ApiError),
+    /// The sandbox left.
+    Left,
+}
+
 /// Why there is no answer to pass on.
 enum Failure {
     Send(SendError),
@@ -45,28 +71,33 @@ pub(crate) async fn exchange<B: Backend>(
     client: &Arc<Client>,
     mut request: Request<RequestBody>,
     upload: Option<Arc<Upload>>,
-) -> Result<Response<GatewayBody>, ApiError> {
+) -> Result<Response<GatewayBody>, Unanswered> {
     if let Some(mut upstream) = slot.kept().await {
         count(&client.counters().upstream_reused);
         let again = replay(&request);
         match send(&mut upstream, request, upload.as_deref(), app.limits.response_head).await {
-            Ok(answer) => return app.pass(answer, upstream, upload.as_deref(), slot, client).await,
-            Err(Failure::Send(SendError { unsent: Some(unsent), .. })) => request = *unsent,
-            Err(failure) => match again {
-                Some(again) if failure.is_dead_connection() => request = again,
-                _ => return Err(app.explain(failure, upload.as_deref())),
-            },
+            Ok(answer) => return Ok(app.pass(answer, upstream, upload.as_deref(), slot, client).await?),
+            Err(failure) => request = app.again(failure, again, upload.as_deref()).await?,
         }
         count(&client.counters().upstream_retried);
     }
-    let link = app.open(&slot, client).await?;
+    let link = match app.open(&slot, client).await {
+        Ok(link) => link,
+        Err(NotOpened::Left) => return Err(Unanswered::Left(Box::new(request))),
+        Err(NotOpened::Error(error)) => return Err(error.into()),
+    };
     let mut upstream = match Upstream::new(link, app.limits.max_header_bytes).await {
         Ok(upstream) => Box::new(upstream),
-        Err(error) => return Err(app.explain(Failure::Send(SendError { error, unsent: None }), None)),
+        Err(_) if app.left().await => return Err(Unanswered::Left(Box::new(request))),
+        Err(error) => return Err(app.explain(Failure::Send(SendError { error, unsent: None }), None).into()),
     };
+    let again = replay(&request);
     match send(&mut upstream, request, upload.as_deref(), app.limits.response_head).await {
-        Ok(answer) => app.pass(answer, upstream, upload.as_deref(), slot, client).await,
-        Err(failure) => Err(app.explain(failure, upload.as_deref())),
+        Ok(answer) => Ok(app.pass(answer, upstream, upload.as_deref(), slot, client).await?),
+        Err(failure) if failure.is_dead_connection() && app.left().await => {
+            Err(Unanswered::Left(Box::new(app.again(failure, again, upload.as_deref()).await?)))
+        }
+        Err(failure) => Err(app.explain(failure, upload.as_deref()).into()),
     }
 }
 
@@ -124,8 +155,46 @@ impl Failure {
 }
 
 impl<B: Backend> Application<'_, B> {
+    /// The request again, if it may be sent again after it failed on a connection that died; otherwise what the client
+    /// reads.
+    async fn again(
+        &self,
+        failure: Failure,
+        replay: Option<Request<RequestBody>>,
+        upload: Option<&Upload>,
+    ) -> Result<Request<RequestBody>, ApiError> {
+        match (failure, replay) {
+            (Failure::Send(SendError { unsent: Some(unsent), .. }), _) => Ok(*unsent),
+            (failure, Some(replay)) if failure.is_dead_connection() => Ok(replay),
+            (failure, _) if failure.is_dead_connection() && self.left().await => Err(self.interrupted()),
+            (failure, _) => Err(self.explain(failure, upload)),
+        }
+    }
+
+    /// Whether the sandbox has left, or is told to have in a moment.
+    async fn left(&self) -> bool {
+        timeout(LEAVING_NOTICE, self.backend.left()).await.is_ok()
+    }
+
+    /// The 503 for a request that cannot be sent a second time.
+    fn interrupted(&self) -> ApiError {
+        let message = format!("sandbox {} was paused while this request used it; it may or may not be done", self.id);
+        ApiError::Unavailable { message, retry_after_s: 1 }
+    }
+
     /// A new stream to the application.
-    pub(crate) async fn open(&self, slot: &Slot, client: &Client) -> Result<Link, ApiError> {
+    pub(crate) async fn open(&self, slot: &Slot, client: &Client) -> Result<Link, NotOpened> {
+        tokio::select! {
+            biased;
+            opened = self.try_open(slot, client) => match opened {
+                Err(_) if self.left().await => Err(NotOpened::Left),
+                opened => opened.map_err(NotOpened::Error),
+            },
+            () = self.backend.left() => Err(NotOpened::Left),
+        }
+    }
+
+    async fn try_open(&self, slot: &Slot, client: &Client) -> Result<Link, ApiError> {
         let (id, port) = (self.id, self.backend.port());
         match timeout(self.limits.connect, self.backend.open()).await {
             Ok(Ok(socket)) => {
@@ -139,6 +208,10 @@ impl<B: Backend> Application<'_, B> {
                 "nothing listens on port {port} in sandbox {id}; start a server on it, or name another port in the \
                  address: {id}-<port>"
             ))),
+            Ok(Err(OpenError::Busy)) => Err(ApiError::Unavailable {
+                message: format!("sandbox {id} has too many connections open"),
+                retry_after_s: 1,
+            }),
             Ok(Err(OpenError::Unreachable { source })) => {
                 tracing::warn!(sandbox = %id, port, error = &*source, "no stream into the sandbox");
                 Err(ApiError::BadGateway(format!("sandbox {id} could not be reached for port {port}")))

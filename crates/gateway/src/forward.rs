@@ -4,7 +4,7 @@ use crate::answer;
 use crate::backends::{Backend, Backends};
 use crate::body::GatewayBody;
 use crate::connection::{Client, Order};
-use crate::exchange::{Application, exchange, too_long};
+use crate::exchange::{Application, NotOpened, Unanswered, exchange, too_long};
 use crate::headers;
 use crate::host::{self, HostError, Target};
 use crate::pool::Slot;
@@ -19,9 +19,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use leapbox_api_types::ApiError;
-use leapbox_ids::SandboxId;
+use leapbox_ids::{OrganisationId, SandboxId};
 use std::sync::Arc;
 use tokio::time::timeout;
+
+/// How often a sandbox is found for one request: it may be paused between being found and being used.
+const FINDS: usize = 3;
 
 impl<B: Backends> Shared<B> {
     /// Answers one request.
@@ -73,37 +76,80 @@ impl<B: Backends> Shared<B> {
             return Err(ApiError::MethodNotAllowed);
         }
         let limits = &self.config.limits;
-        let worker = client.worker();
-        let organisation = worker.at_home(self.backends.authenticate(request.headers())).await?;
-        let found = timeout(limits.wake, worker.at_home(self.backends.find(&organisation, id, port))).await;
-        let backend = found.map_err(|_| late(id, limits.wake.as_secs()))??;
-        let slot = self.pool.admit(id, backend.port(), worker.index).ok_or_else(|| full(id))?;
+        let organisation = client.worker().at_home(self.backends.authenticate(request.headers())).await?;
         if request.body().size_hint().lower() > limits.max_request_body {
+            // Not before the sandbox is known to be the caller's.
+            self.find(client, &organisation, id, port).await?;
             return Err(too_long(limits));
         }
         prepare(&mut request, client)?;
-        let app = Application { id, backend: &backend, limits };
         match upgrade {
-            Some(kind) => upgrade::upgrade(&app, slot, client, kind, request).await,
-            None => send(&app, slot, client, request).await,
+            Some(kind) => self.upgrade(client, &organisation, (id, port), kind, request).await,
+            None => self.send(client, &organisation, (id, port), request).await,
         }
     }
-}
 
-/// An ordinary request, its body streamed.
-async fn send<B: Backend>(
-    app: &Application<'_, B>,
-    slot: Slot,
-    client: &Arc<Client>,
-    request: Request<Incoming>,
-) -> Result<Response<GatewayBody>, ApiError> {
-    let (head, incoming) = request.into_parts();
-    let (body, upload) = RequestBody::new(incoming, app.limits.max_request_body, client);
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method;
-    *request.uri_mut() = head.uri;
-    *request.headers_mut() = head.headers;
-    exchange(app, slot, client, request, upload).await
+    /// The application, in a sandbox that runs, and a place in it.
+    async fn find(
+        &self,
+        client: &Arc<Client>,
+        organisation: &OrganisationId,
+        id: &SandboxId,
+        port: Option<u16>,
+    ) -> Result<(B::Backend, Slot), ApiError> {
+        let (limits, worker) = (&self.config.limits, client.worker());
+        let found = timeout(limits.wake, worker.at_home(self.backends.find(organisation, id, port))).await;
+        let backend = found.map_err(|_| late(id, limits.wake.as_secs()))??;
+        let slot = self.pool.admit(id, backend.port(), worker.index).ok_or_else(|| full(id))?;
+        Ok((backend, slot))
+    }
+
+    /// An ordinary request, its body streamed. One that comes just when its sandbox is paused is sent again to where the
+    /// sandbox is found next.
+    async fn send(
+        &self,
+        client: &Arc<Client>,
+        organisation: &OrganisationId,
+        (id, port): (&SandboxId, Option<u16>),
+        request: Request<Incoming>,
+    ) -> Result<Response<GatewayBody>, ApiError> {
+        let limits = &self.config.limits;
+        let (head, incoming) = request.into_parts();
+        let (body, upload) = RequestBody::new(incoming, limits.max_request_body, client);
+        let mut request = Request::from_parts(head, body);
+        for _ in 0..FINDS {
+            let (backend, slot) = self.find(client, organisation, id, port).await?;
+            let app = Application { id, backend: &backend, limits };
+            match exchange(&app, slot, client, request, upload.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(Unanswered::Error(error)) => return Err(error),
+                Err(Unanswered::Left(again)) => request = *again,
+            }
+        }
+        Err(restless(id))
+    }
+
+    /// A WebSocket. Its handshake is sent once.
+    async fn upgrade(
+        &self,
+        client: &Arc<Client>,
+        organisation: &OrganisationId,
+        (id, port): (&SandboxId, Option<u16>),
+        kind: Upgrade,
+        request: Request<Incoming>,
+    ) -> Result<Response<GatewayBody>, ApiError> {
+        let limits = &self.config.limits;
+        for _ in 0..FINDS {
+            let (backend, slot) = self.find(client, organisation, id, port).await?;
+            let app = Application { id, backend: &backend, limits };
+            match app.open(&slot, client).await {
+                Ok(link) => return upgrade::upgrade(&app, slot, link, client, kind, request).await,
+                Err(NotOpened::Error(error)) => return Err(error),
+                Err(NotOpened::Left) => {}
+            }
+        }
+        Err(restless(id))
+    }
 }
 
 /// Turns the client's request head into the application's.
@@ -123,6 +169,11 @@ fn prepare(request: &mut Request<Incoming>, client: &Client) -> Result<(), ApiEr
 
 fn full(id: &SandboxId) -> ApiError {
     ApiError::Unavailable { message: format!("sandbox {id} has too many open requests"), retry_after_s: 1 }
+}
+
+/// It is paused as fast as it is woken.
+fn restless(id: &SandboxId) -> ApiError {
+    ApiError::Unavailable { message: format!("sandbox {id} was paused again before it was used"), retry_after_s: 1 }
 }
 
 fn late(id: &SandboxId, seconds: u64) -> ApiError {

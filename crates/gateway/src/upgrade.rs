@@ -13,6 +13,7 @@ use crate::body::GatewayBody;
 use crate::connection::Client;
 use crate::exchange::Application;
 use crate::headers::{self, lists};
+use crate::link::Link;
 use crate::pool::Slot;
 use crate::request_body::RequestBody;
 use crate::tunnel::tunnel;
@@ -60,12 +61,12 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 pub(crate) async fn upgrade<B: Backend>(
     app: &Application<'_, B>,
     slot: Slot,
+    link: Link,
     client: &Arc<Client>,
     kind: Upgrade,
     mut request: Request<Incoming>,
 ) -> Result<Response<GatewayBody>, ApiError> {
     let client_side = hyper::upgrade::on(&mut request);
-    let link = app.open(&slot, client).await?;
     let (mut sender, connection) =
         handshake(link, app.limits.max_header_bytes).await.map_err(|error| app.explain_http(&error))?;
     let driver = AbortOnDrop::spawn(async move {

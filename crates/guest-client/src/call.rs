@@ -26,6 +26,9 @@ pub(crate) fn name_of(request: &Request<'_>) -> &'static str {
         Request::Exists { .. } => "exists",
         Request::Delete(_) => "delete",
         Request::Connect { .. } => "connect",
+        Request::Suspend => "suspend",
+        Request::Shutdown { .. } => "shutdown",
+        Request::Mount => "mount",
     }
 }
 
@@ -42,7 +45,10 @@ fn answer_cap(request: &Request<'_>) -> usize {
         | Request::Mkdir(_)
         | Request::Exists { .. }
         | Request::Delete(_)
-        | Request::Connect { .. } => SMALL_FRAME,
+        | Request::Connect { .. }
+        | Request::Suspend
+        | Request::Shutdown { .. }
+        | Request::Mount => SMALL_FRAME,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::ready;
 use async_trait::async_trait;
 use leapbox_guest_protocol::{
     Configure, Configured, Delete, ExecOutput, ExecRequest, FileInfo, List, Mkdir, Pong, ReadFile, Reply, Request,
-    WriteFile,
+    Suspended, WriteFile,
 };
 use std::io;
 use std::sync::Arc;
@@ -26,6 +26,10 @@ const SHORT: Duration = Duration::from_secs(15);
 const LONG: Duration = Duration::from_secs(60);
 /// What a command's time-out leaves for starting it, killing it and sending its output.
 const EXEC_MARGIN: Duration = Duration::from_secs(20);
+/// What freezing a workload may take: a guest that needs longer is paused as it is.
+const SUSPEND: Duration = Duration::from_secs(5);
+/// Mounting a disk whose journal has to be replayed first, on a cold guest.
+const MOUNT: Duration = Duration::from_secs(120);
 /// How far the guest's clock may be off after `configure`.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -74,8 +78,9 @@ impl GuestClient {
         expect_reply!(self, Request::PrepareSnapshot, LONG, Reply::Done => ())
     }
 
-    /// Makes the guest this sandbox. Succeeds only when the guest read back everything it was told:
-    /// [`GuestError::NotConfirmed`] otherwise. May be called again, for instance when a pooled guest is handed out.
+    /// Makes the guest this sandbox, or has a suspended one go on. Succeeds only when the guest read back everything it
+    /// was told: [`GuestError::NotConfirmed`] otherwise. May be called again, for instance when a pooled guest is handed
+    /// out.
     pub async fn configure(&self, configure: Configure) -> Result<Configured, GuestError> {
         let asked = configure.clone();
         let request = Request::Configure(configure);
@@ -84,6 +89,22 @@ impl GuestClient {
             None => Ok(configured),
             Some(what) => Err(GuestError::NotConfirmed { what }),
         }
+    }
+
+    /// Freezes the workload and keeps the guest quiet until the next `configure`, which lets it go on.
+    pub async fn suspend(&self) -> Result<Suspended, GuestError> {
+        expect_reply!(self, Request::Suspend, SUSPEND, Reply::Suspended(suspended) => suspended)
+    }
+
+    /// Ends the workload (SIGTERM, after `grace` SIGKILL) and writes the guest's disk. The guest is of no use afterwards.
+    pub async fn shutdown(&self, grace: Duration) -> Result<(), GuestError> {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        expect_reply!(self, Request::Shutdown { grace_ms }, grace + LONG, Reply::Done => ())
+    }
+
+    /// Has a bare guest mount its disks. It can be configured when this returns, and is lost when this fails.
+    pub async fn mount(&self) -> Result<(), GuestError> {
+        expect_reply!(self, Request::Mount, MOUNT, Reply::Done => ())
     }
 
     /// Runs what a first command would run, so that the first real one is fast.
@@ -158,9 +179,9 @@ fn unconfirmed(asked: &Configure, confirmed: &Configured) -> Option<&'static str
         Some("clock")
     } else if confirmed.hostname != asked.hostname {
         Some("host name")
-    } else if confirmed.machine_id != asked.machine_id {
+    } else if asked.identity.is_some_and(|identity| confirmed.machine_id != identity.machine_id) {
         Some("machine id")
-    } else if confirmed.boot_id != asked.boot_id {
+    } else if asked.identity.is_some_and(|identity| confirmed.boot_id != identity.boot_id) {
         Some("boot id")
     } else {
         None

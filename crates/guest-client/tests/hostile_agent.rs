@@ -156,9 +156,9 @@ fn configure() -> Configure {
         hostname: "sbx-1".into(),
         entropy: Entropy([7; 64]),
         wall_clock_unix_ns: 1_700_000_000_000_000_000,
-        machine_id: [1; 16],
-        boot_id: [2; 16],
-        env: vec![],
+        identity: Some(Identity { machine_id: [1; 16], boot_id: [2; 16] }),
+        env: Some(vec![]),
+        restored: false,
     }
 }
 
@@ -191,6 +191,26 @@ async fn a_guest_that_does_not_confirm_every_part_is_not_configured() {
     let frame = encode(&Response::Ok(Reply::Configured(confirmed()))).expect("encodes");
     let outcome = agent_saying(frame).await.configure(configure()).await;
     assert_eq!(outcome.expect("all is confirmed"), confirmed());
+}
+
+#[tokio::test]
+async fn a_guest_that_keeps_its_identity_still_confirms_all_the_rest() {
+    let keep = Configure { identity: None, env: None, ..configure() };
+    let told = Configured { machine_id: [8; 16], boot_id: [9; 16], ..confirmed() };
+    let frame = encode(&Response::Ok(Reply::Configured(told.clone()))).expect("encodes");
+    assert_eq!(agent_saying(frame).await.configure(keep.clone()).await.expect("kept"), told);
+    let frame = encode(&Response::Ok(Reply::Configured(Configured { reseeded: false, ..told }))).expect("encodes");
+    let outcome = agent_saying(frame).await.configure(keep).await;
+    assert!(matches!(outcome, Err(GuestError::NotConfirmed { what: "fresh randomness" })));
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_frozen_or_ended_is_waited_for_no_longer_than_agreed() {
+    let guest = agent_saying(vec![]).await.with_deadline(Duration::from_millis(200));
+    assert!(matches!(guest.suspend().await, Err(GuestError::Deadline { operation: "suspend", .. })));
+    let ended = guest.shutdown(Duration::from_secs(3600)).await;
+    assert!(matches!(ended, Err(GuestError::Deadline { operation: "shutdown", .. })));
+    assert!(matches!(guest.mount().await, Err(GuestError::Deadline { operation: "mount", .. })));
 }
 
 #[tokio::test]

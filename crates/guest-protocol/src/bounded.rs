@@ -60,6 +60,16 @@ pub(crate) fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(S
     list::<D, _, MAX_PAIRS>(deserializer)
 }
 
+/// At most [`MAX_PAIRS`], or none at all.
+pub(crate) fn optional_pairs<'de, D>(deserializer: D) -> Result<Option<Vec<(String, String)>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    #[derive(serde::Deserialize)]
+    struct Pairs(#[serde(deserialize_with = "pairs")] Vec<(String, String)>);
+    Ok(Option::<Pairs>::deserialize(deserializer)?.map(|Pairs(list)| list))
+}
+
 /// At most [`MAX_PATTERNS`].
 pub(crate) fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     list::<D, _, MAX_PATTERNS>(deserializer)

@@ -29,7 +29,7 @@ pub enum FaultKind {
     TooLarge,
     /// Nothing listens on the port.
     ConnectionRefused,
-    /// Not now: too many connections, no memory for it, or not configured yet.
+    /// Not now: too many connections, no memory for it, or the guest's [`Phase`](crate::Phase) does not allow it.
     Busy,
     /// Anything else the guest's kernel said.
     Io,

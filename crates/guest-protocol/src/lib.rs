@@ -16,6 +16,15 @@
 //! anything is allocated for it. The host closes first, so that no connection lingers inside a guest that is about to
 //! become a snapshot.
 //!
+//! What a guest takes depends on its [`Phase`]:
+//!
+//! ```text
+//! Bare ──Mount──▶ Unconfigured ──Configure──▶ Configured ──Suspend──▶ Suspended ──Configure──▶ Configured
+//!                      ▲                           │                      │
+//!                      └──────PrepareSnapshot──────┘                      │
+//!                 Ended ◀──Shutdown── from each of the three ◀────────────┘
+//! ```
+//!
 //! `leapbox-guest-client` is the host's side, `leapbox-agent` the guest's. The bytes are pinned by
 //! `tests/wire.rs`: whoever changes them raises [`PROTOCOL_VERSION`].
 
@@ -36,5 +45,5 @@ pub use frame::{
     SMALL_FRAME, body_len, decode, decode_call, encode, encode_call,
 };
 pub use image::ImageConfig;
-pub use reply::{Configured, ExecOutput, FileInfo, Phase, Pong, Reply, Response};
-pub use request::{Configure, Delete, Entropy, ExecRequest, List, Mkdir, ReadFile, Request, WriteFile};
+pub use reply::{Configured, ExecOutput, FileInfo, Phase, Pong, Reply, Response, Suspended};
+pub use request::{Configure, Delete, Entropy, ExecRequest, Identity, List, Mkdir, ReadFile, Request, WriteFile};

@@ -12,7 +12,7 @@ pub type Response = Result<Reply, GuestFault>;
 pub enum Reply {
     /// To `Ping`.
     Pong(Pong),
-    /// Done; there is nothing to say. To `PrepareSnapshot`, `Warm`, `WriteFile`, `Mkdir`, `Delete`.
+    /// Done; there is nothing to say. To `PrepareSnapshot`, `Warm`, `WriteFile`, `Mkdir`, `Delete`, `Shutdown`, `Mount`.
     Done,
     /// To `Configure`.
     Configured(Configured),
@@ -28,15 +28,31 @@ pub enum Reply {
     Exists(bool),
     /// To `Connect`: everything after this frame is the port's.
     Connected,
+    /// To `Suspend`.
+    Suspended(Suspended),
 }
 
-/// Whether the guest knows which sandbox it is.
+/// What a guest is, and with it what it may be asked. The order is the wire's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// Booted, or about to be snapshotted, or restored: nothing of the workload's is started.
+    /// Its disks are mounted, and it does not know which sandbox it is: nothing of the workload's is started.
     Unconfigured,
     /// A sandbox in use.
     Configured,
+    /// The kernel and the agent run, and no disk is mounted: it waits for `Mount`.
+    Bare,
+    /// A sandbox whose workload is frozen until the next `Configure`.
+    Suspended,
+    /// Shut down: its workload is killed and its disk written. Nothing follows.
+    Ended,
+}
+
+/// How a `Suspend` went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// Every process of the workload stands still. Otherwise some were still busy inside the kernel when the agent
+    /// stopped waiting: they stop as soon as they leave it.
+    pub frozen: bool,
 }
 
 /// The agent is there.

@@ -12,7 +12,8 @@ pub enum Request<'a> {
     /// Write everything to disk, forget what is a sandbox's own, and be quiet: a snapshot follows. Until the next
     /// [`Request::Configure`] nothing of the workload's is started or relayed.
     PrepareSnapshot,
-    /// Become this sandbox: entropy, clock, identity, environment.
+    /// Become this sandbox, or go on being it: entropy, clock, identity, environment. Lets a frozen workload go on once
+    /// all of it is right. Refused by a guest without a disk, and by one that was shut down.
     Configure(Configure),
     /// Run what a first command would run, so that it is warm. Leaves nothing behind; allowed before `Configure`.
     Warm,
@@ -44,6 +45,19 @@ pub enum Request<'a> {
         /// 1 to 65535.
         port: u16,
     },
+    /// Freeze the workload and take no new work until the next `Configure`. Identity and environment stay. May be asked
+    /// again.
+    Suspend,
+    /// End the workload and write the disk: SIGTERM to every process, SIGKILL to what is left when the time is up (at
+    /// once in a suspended guest, whose workload must not run again), then sync. Everything but `Ping` and another
+    /// `Shutdown` is refused from then on.
+    Shutdown {
+        /// Milliseconds the workload has between the two signals.
+        grace_ms: u32,
+    },
+    /// To a guest without a disk: find the disks that are there now, mount them and get ready for `Configure`. A guest
+    /// that cannot says why, and ends.
+    Mount,
 }
 
 /// Fresh random bytes for the guest's kernel. Never printed.
@@ -56,6 +70,15 @@ impl fmt::Debug for Entropy {
     }
 }
 
+/// The two ids by which programs tell one machine, and one boot of it, from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// What `/etc/machine-id` says.
+    pub machine_id: [u8; 16],
+    /// What `/proc/sys/kernel/random/boot_id` says.
+    pub boot_id: [u8; 16],
+}
+
 /// Who the guest is from now on.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
@@ -65,21 +88,25 @@ pub struct Configure {
     pub entropy: Entropy,
     /// Nanoseconds since 1970, now.
     pub wall_clock_unix_ns: u64,
-    /// What `/etc/machine-id` says.
-    pub machine_id: [u8; 16],
-    /// What `/proc/sys/kernel/random/boot_id` says.
-    pub boot_id: [u8; 16],
-    /// The sandbox's environment variables. Kept in memory only.
-    #[serde(deserialize_with = "bounded::pairs")]
-    pub env: Vec<(String, String)>,
+    /// Its ids; `None` keeps those it has, which a guest that was never configured has not.
+    pub identity: Option<Identity>,
+    /// The sandbox's environment variables, kept in memory only; `None` keeps those it has.
+    #[serde(deserialize_with = "bounded::optional_pairs")]
+    pub env: Option<Vec<(String, String)>>,
+    /// The machine was started from a stored state: every connection the host had to the old one is dead, and the agent
+    /// resets its ends before the workload goes on.
+    pub restored: bool,
 }
 
 impl fmt::Debug for Configure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |env: &Vec<(String, String)>| env.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         f.debug_struct("Configure")
             .field("hostname", &self.hostname)
             .field("wall_clock_unix_ns", &self.wall_clock_unix_ns)
-            .field("env_names", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("identity", &self.identity)
+            .field("env_names", &self.env.as_ref().map(names))
+            .field("restored", &self.restored)
             .finish_non_exhaustive()
     }
 }

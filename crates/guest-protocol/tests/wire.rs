@@ -37,7 +37,7 @@ fn info() -> FileInfo {
 #[test]
 fn a_call_opens_with_length_magic_and_version() {
     let frame = encode_call(&Request::Ping).expect("encodes");
-    assert_eq!(hex(&frame), "00000006".to_owned() + "4c504258" + "01" + "00");
+    assert_eq!(hex(&frame), "00000006".to_owned() + "4c504258" + "02" + "00");
 }
 
 #[test]
@@ -46,10 +46,11 @@ fn every_request_keeps_its_bytes() {
         hostname: "sbx".into(),
         entropy: Entropy([0xee; 64]),
         wall_clock_unix_ns: 1,
-        machine_id: [0xaa; 16],
-        boot_id: [0xbb; 16],
-        env: vec![("A".into(), "b".into())],
+        identity: Some(Identity { machine_id: [0xaa; 16], boot_id: [0xbb; 16] }),
+        env: Some(vec![("A".into(), "b".into())]),
+        restored: true,
     };
+    let keep = Configure { identity: None, env: None, restored: false, ..configure.clone() };
     let exec = ExecRequest {
         command: "id".into(),
         cwd: Some("/".into()),
@@ -65,16 +66,10 @@ fn every_request_keeps_its_bytes() {
 
     assert_eq!(call(Request::Ping), "00");
     assert_eq!(call(Request::PrepareSnapshot), "01");
-    let configured = format!(
-        "02{}{}{}{}{}{}",
-        "03736278",
-        "40".to_owned() + &"ee".repeat(64),
-        "01",
-        "aa".repeat(16),
-        "bb".repeat(16),
-        "0101410162"
-    );
-    assert_eq!(call(Request::Configure(configure)), configured);
+    let told = "02".to_owned() + "03736278" + "40" + &"ee".repeat(64) + "01";
+    let (identity, env) = ("01".to_owned() + &"aa".repeat(16) + &"bb".repeat(16), "010101410162");
+    assert_eq!(call(Request::Configure(configure)), format!("{told}{identity}{env}01"));
+    assert_eq!(call(Request::Configure(keep)), format!("{told}000000"));
     assert_eq!(call(Request::Warm), "03");
     assert_eq!(call(Request::Exec(exec)), "0402696401012f0101410162b0ea018008");
     assert_eq!(call(Request::ReadFile(read)), "05016601010102010300");
@@ -85,6 +80,9 @@ fn every_request_keeps_its_bytes() {
     assert_eq!(call(Request::Exists { path: "e".into() }), "0a0165");
     assert_eq!(call(Request::Delete(delete)), "0b016401");
     assert_eq!(call(Request::Connect { port: 8080 }), "0c903f");
+    assert_eq!(call(Request::Suspend), "0d");
+    assert_eq!(call(Request::Shutdown { grace_ms: 300 }), "0eac02");
+    assert_eq!(call(Request::Mount), "0f");
 }
 
 #[test]
@@ -119,6 +117,16 @@ fn every_reply_keeps_its_bytes() {
     assert_eq!(answer(Ok(Reply::Info(info()))), format!("0006{file}"));
     assert_eq!(answer(Ok(Reply::Exists(true))), "000701");
     assert_eq!(answer(Ok(Reply::Connected)), "0008");
+    assert_eq!(answer(Ok(Reply::Suspended(Suspended { frozen: true }))), "000901");
+}
+
+#[test]
+fn every_phase_keeps_its_number() {
+    let phases = [Phase::Unconfigured, Phase::Configured, Phase::Bare, Phase::Suspended, Phase::Ended];
+    for (number, phase) in phases.into_iter().enumerate() {
+        let pong = Pong { version: 1, uptime_ms: 1, phase };
+        assert_eq!(answer(Ok(Reply::Pong(pong))), format!("00000101{number:02x}"));
+    }
 }
 
 #[test]
@@ -178,9 +186,9 @@ fn entropy_and_environment_values_are_not_printed() {
         hostname: "sbx".into(),
         entropy: Entropy([0xee; 64]),
         wall_clock_unix_ns: 1,
-        machine_id: [0; 16],
-        boot_id: [0; 16],
-        env: vec![("TOKEN".into(), "hunter2".into())],
+        identity: None,
+        env: Some(vec![("TOKEN".into(), "hunter2".into())]),
+        restored: false,
     };
     let printed = format!("{configure:?}");
     assert!(printed.contains("TOKEN") && !printed.contains("hunter2") && !printed.contains("238"));

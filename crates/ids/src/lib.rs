@@ -102,6 +102,14 @@ id!(
     TemplateId, "tpl", "template"
 );
 id!(
+    /// A snapshot: a sandbox's state at one moment, with a name to restore it by.
+    SnapshotId, "snap", "snapshot"
+);
+id!(
+    /// A checkpoint: the stored state that a paused or stopped sandbox owns, or that a snapshot names. Never shown.
+    CheckpointId, "ckp", "checkpoint"
+);
+id!(
     /// An organisation: the owner of keys and of everything made with them.
     OrganisationId, "org", "organisation"
 );
@@ -137,6 +145,7 @@ mod tests {
     fn another_kinds_id_is_refused() {
         let template = TemplateId::generate();
         assert!(template.as_str().parse::<SandboxId>().is_err());
+        assert!(SnapshotId::generate().as_str().parse::<CheckpointId>().is_err());
         assert!("sbx-".parse::<SandboxId>().is_err());
         assert!("sbx-ABCDEFGHIJKLMNOPQRST".parse::<SandboxId>().is_err());
     }

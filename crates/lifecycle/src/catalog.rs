@@ -1,10 +1,10 @@
-//! The templates this server can make sandboxes from.
+//! The templates this server can make sandboxes from, and the images that stored sandboxes were made from.
 
 use crate::clock::now_ms;
 use crate::error::{LifecycleError, StartError};
 use leapbox_db::{Db, TemplateRow};
 use leapbox_ids::TemplateId;
-use leapbox_templates::{Artifacts, ImageConfig};
+use leapbox_templates::{ArtifactError, Artifacts, ImageConfig};
 use leapbox_vmm::GuestImage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,16 @@ pub(crate) struct Template {
 }
 
 /// All of them by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Catalog {
     by_name: BTreeMap<String, Arc<Template>>,
+    /// None in tests, which make no images.
+    artifacts: Option<Artifacts>,
 }
 
 impl Catalog {
     /// Reads what set-up has built; a template keeps its id over rebuilds.
-    pub async fn load(artifacts: &Artifacts, db: &Db) -> Result<Self, StartError> {
+    pub async fn load(artifacts: Artifacts, db: &Db) -> Result<Self, StartError> {
         let mut by_name = BTreeMap::new();
         for name in artifacts.templates() {
             let image = artifacts.guest_image(name)?;
@@ -33,18 +35,44 @@ impl Catalog {
             let id = template_id(db, name, &image.digest).await?;
             by_name.insert(name.to_owned(), Arc::new(Template { id, image, config }));
         }
-        Ok(Self { by_name })
+        Ok(Self { by_name, artifacts: Some(artifacts) })
     }
 
     pub fn by_name(&self, name: &str) -> Result<Arc<Template>, LifecycleError> {
-        self.by_name.get(name).cloned().ok_or_else(|| LifecycleError::UnknownTemplate {
-            name: name.to_owned(),
-            known: self.by_name.keys().cloned().collect(),
-        })
+        self.by_name.get(name).cloned().ok_or_else(|| self.unknown(name))
     }
 
-    pub fn by_id(&self, id: &TemplateId) -> Option<Arc<Template>> {
-        self.by_name.values().find(|template| template.id == *id).cloned()
+    /// The error for a template that is not there.
+    pub fn unknown(&self, name: &str) -> LifecycleError {
+        LifecycleError::UnknownTemplate { name: name.to_owned(), known: self.by_name.keys().cloned().collect() }
+    }
+
+    /// The template as it was when it had the image `digest`: what is stored goes on with what it began with.
+    pub fn version(&self, id: &TemplateId, digest: &str) -> Result<Arc<Template>, ArtifactError> {
+        let current = self.by_name.values().find(|template| template.id == *id && template.image.digest == digest);
+        match (current, &self.artifacts) {
+            (Some(template), _) => Ok(Arc::clone(template)),
+            (None, Some(artifacts)) => {
+                let (image, config) = artifacts.image_of(digest)?;
+                Ok(Arc::new(Template { id: id.clone(), image, config: Arc::new(config) }))
+            }
+            (None, None) => Err(ArtifactError::NoImage { digest: digest.to_owned(), dir: "".into() }),
+        }
+    }
+
+    /// User, folders, environment and port of a sandbox's processes: of its own image, or, where that is not here, of
+    /// what its template is now.
+    pub fn config_of(&self, id: &TemplateId, digest: Option<&str>) -> Option<Arc<ImageConfig>> {
+        if let Some(template) = digest.and_then(|digest| self.version(id, digest).ok()) {
+            return Some(Arc::clone(&template.config));
+        }
+        let current = self.by_name.values().find(|template| template.id == *id);
+        current.map(|template| Arc::clone(&template.config))
+    }
+
+    /// What there is to look images up in.
+    pub fn artifacts(&self) -> Option<&Artifacts> {
+        self.artifacts.as_ref()
     }
 
     pub fn images(&self) -> Vec<GuestImage> {
@@ -67,4 +95,23 @@ async fn template_id(db: &Db, name: &str, digest: &str) -> Result<TemplateId, St
     };
     db.template_insert(&row).await?;
     Ok(row.id)
+}
+
+#[cfg(test)]
+impl Catalog {
+    /// One template, for simulated machines.
+    pub async fn made_up(db: &Db) -> Self {
+        use leapbox_api_types::sandbox::DEFAULT_TEMPLATE;
+        let image = GuestImage {
+            kernel: "kernel".into(),
+            initramfs: "initramfs".into(),
+            rootfs: "rootfs".into(),
+            digest: "0".to_owned(),
+        };
+        let (user, home, workdir) = ("user".to_owned(), "/home/user".to_owned(), "/".to_owned());
+        let config = ImageConfig { user, uid: 1000, gid: 1000, groups: vec![], home, workdir, env: vec![], port: None };
+        let id = template_id(db, DEFAULT_TEMPLATE, &image.digest).await.expect("a template");
+        let template = Template { id, image, config: Arc::new(config) };
+        Self { by_name: BTreeMap::from([(DEFAULT_TEMPLATE.to_owned(), Arc::new(template))]), artifacts: None }
+    }
 }

@@ -1,5 +1,11 @@
 //! What can go wrong with a sandbox, and what of it a client reads.
 
+mod checkpoint;
+mod wake;
+
+pub use checkpoint::CheckpointError;
+pub use wake::WakeFailure;
+
 use leapbox_api_types::error::{ApiError, FieldError};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::DbError;
@@ -46,6 +52,54 @@ pub enum LifecycleError {
         /// The names there are.
         known: Vec<String>,
     },
+    /// It must run for that, and does not.
+    #[error("sandbox {id} is {state}, not running{hint}", hint = if *state == SandboxState::Stopped { "; start it first" } else { "" })]
+    NotRunning {
+        /// Its id.
+        id: SandboxId,
+        /// Where it stands.
+        state: SandboxState,
+    },
+    /// It must be stopped for that, and is not.
+    #[error("sandbox {id} is {state}, not stopped")]
+    NotStopped {
+        /// Its id.
+        id: SandboxId,
+        /// Where it stands.
+        state: SandboxState,
+    },
+    /// Its machine went, because it was paused or stopped, while a call used it.
+    #[error("sandbox {id} was paused or stopped while this call used it")]
+    Interrupted {
+        /// Its id.
+        id: SandboxId,
+    },
+    /// Too many requests wait for it to be usable.
+    #[error("too many requests wait for sandbox {id} to wake up")]
+    TooManyWaiting {
+        /// Its id.
+        id: SandboxId,
+    },
+    /// It is paused and could not be woken; what is stored of it is as it was.
+    #[error("sandbox {id} could not be woken: {reason}")]
+    NotWoken {
+        /// Its id.
+        id: SandboxId,
+        /// Why, in words for its owner.
+        reason: String,
+    },
+    /// There is no such snapshot, or it is another organisation's.
+    #[error("snapshot {name} not found")]
+    NoSnapshot {
+        /// Its id or name, as it was asked for.
+        name: String,
+    },
+    /// The organisation has a snapshot of this name, or one is being taken.
+    #[error("there is a snapshot with the name {name} already")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
     /// The host cannot take another sandbox now.
     #[error("this host cannot take another sandbox now: {missing}")]
     HostFull {
@@ -55,6 +109,12 @@ pub enum LifecycleError {
     /// The machine could not be started.
     #[error("the sandbox could not be started")]
     Launch(#[from] LaunchError),
+    /// It could not be stored, or what is stored cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The stored environment variables cannot be read with this server's key.
+    #[error("its environment variables cannot be read: they were stored with another key")]
+    Environment,
     /// The database failed.
     #[error("the database failed")]
     Db(#[from] DbError),
@@ -116,6 +176,9 @@ pub enum StartError {
     /// The driver failed.
     #[error("the VMM driver failed")]
     Vmm(#[from] VmmError),
+    /// What a former server left could not be looked at.
+    #[error("removing what a former server left")]
+    Leftovers(#[source] VmmError),
     /// Machines of another driver still run.
     #[error(
         "{count} sandbox(es) still run with {recorded}, and this server would use {own}: start it with \
@@ -139,7 +202,17 @@ impl From<LifecycleError> for ApiError {
         let message = error.to_string();
         match error {
             LifecycleError::NotFound { .. } => ApiError::NotFound(message),
-            LifecycleError::Failed { .. } | LifecycleError::InTransition { .. } => ApiError::Conflict(message),
+            LifecycleError::NoSnapshot { .. } => ApiError::NotFound(message),
+            LifecycleError::Failed { .. }
+            | LifecycleError::InTransition { .. }
+            | LifecycleError::NotRunning { .. }
+            | LifecycleError::NotStopped { .. }
+            | LifecycleError::Interrupted { .. }
+            | LifecycleError::NotWoken { .. }
+            | LifecycleError::Environment
+            | LifecycleError::NameTaken { .. } => ApiError::Conflict(message),
+            LifecycleError::TooManyWaiting { .. } => ApiError::Unavailable { message, retry_after_s: 1 },
+            LifecycleError::Checkpoint(source) => source.answer(message),
             LifecycleError::UnknownTemplate { known, .. } => {
                 let text = format!("{message}; there is {}", known.join(", "));
                 ApiError::Validation(vec![FieldError::new("template_name", text)])

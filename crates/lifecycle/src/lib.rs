@@ -2,36 +2,41 @@
 //! the server.
 //!
 //! ```text
-//! api, gateway ──► service ──► capacity ──► pool, else vm (slot, disk, restore, agent)
-//!                     │                          │
-//!                     └──► sandbox: one task per sandbox, the only writer of its state
-//!                              └── policy: may this be done now? (pure)
+//! api, gateway ──► service, create, snapshots ──► sandbox: one task per sandbox, the only writer of its state
+//!                                                    ├── policy: may this be done now? (pure)
+//!                                                    └── machines: pool, launch, checkpoints (this host's)
+//! at start: recovery ─► garbage, and that again every few minutes
 //! ```
 //!
-//! [`Lifecycle::ensure_running`] is the one place through which requests reach a sandbox.
+//! [`Lifecycle::ensure_running`] is the one place through which requests reach a sandbox, and the one that wakes it.
 //!
-//! Invariant: a clone is handed out only after its guest has confirmed fresh randomness, clock and identity.
+//! Invariant: a machine is handed out only after its guest has confirmed fresh randomness, clock and identity.
 //! Invariant: a state is in the database before anybody is told of it.
+//! Invariant: what is stored is on disk before the row that names it, and removed after the last row that did.
+//! Invariant: a sandbox has at most one machine: a new one begins after the old one has ended.
 //! Invariant: what is taken from the host is on the machine's clean-up stack or found by recovery.
 
 #![forbid(unsafe_code)]
 
-mod capacity;
 mod catalog;
-mod cleanup;
 mod clock;
+mod create;
 mod error;
+mod garbage;
+mod inner;
+mod machines;
+mod names;
 mod policy;
-mod pool;
 mod recovery;
 mod sandbox;
 mod service;
+mod snapshots;
 mod stats;
+mod usable;
 mod view;
-mod vm;
 
-pub use capacity::CapacityLimits;
-pub use error::{LaunchError, LifecycleError, StartError, chain};
-pub use pool::PoolLimits;
-pub use service::{Lifecycle, LifecycleConfig, Parts, RunningSandbox};
-pub use stats::{BUCKETS_MS, LatencyStats, LifecycleStats};
+pub use error::{CheckpointError, LaunchError, LifecycleError, StartError, WakeFailure, chain};
+pub use machines::{CapacityLimits, PoolLimits};
+pub use service::{Lifecycle, LifecycleConfig, Parts};
+pub use stats::{BUCKETS_MS, LatencyStats, LifecycleStats, MachineNumbers};
+pub use usable::RunningSandbox;

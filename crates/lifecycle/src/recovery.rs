@@ -1,149 +1,137 @@
 //! What a start of the server does about the one before it.
 //!
-//! Rows that say `running` are adopted, with their timeouts going on. Everything else of the former server is removed:
-//! half-made sandboxes (nobody was told of them), half-deleted ones, pooled clones, and whatever the host still has
-//! that no adopted sandbox owns.
+//! ```text
+//! running, snapshotting ─► machine adopted, let go on ─► running      (lost machine: failed, with the reason)
+//! paused, unpausing     ─► paused                                     (a half-woken machine is removed)
+//! stopping              ─► machine ended, its disk stored (in the background) ─► stopped
+//! stopped, starting over a stored disk ─► stopped
+//! starting, deleting    ─► gone                                       (nobody was told of it, or it was to go)
+//! ```
+//!
+//! Whatever the host still has that no adopted sandbox owns is removed: half-made and half-woken machines, pooled clones.
 
 use crate::clock::now_ms;
 use crate::error::{StartError, chain};
-use crate::sandbox::sandbox;
-use crate::service::Inner;
-use crate::vm::{StoredVm, Vm};
+use crate::inner::Inner;
+use crate::machines::{Identity, stored_vm};
+use crate::sandbox::{Life, Published, sandbox};
 use futures::stream::{self, StreamExt};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::{Db, SandboxRow};
-use leapbox_vmm::{Shape, Vmm};
+use leapbox_vmm::Vmm;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-const ADOPTIONS_AT_ONCE: usize = 32;
-/// Failed sandboxes are shown this long.
-const KEEP_DELETED: Duration = Duration::from_secs(24 * 3600);
-const PURGE_EVERY: Duration = Duration::from_secs(3600);
+const AT_ONCE: usize = 32;
 
 /// Refuses to start where another driver's machines still run: this one could not take them over and would end them.
 pub(crate) async fn check_driver(db: &Db, vmm: &dyn Vmm) -> Result<(), StartError> {
     let mut others = Vec::new();
     for row in db.sandbox_unfinished().await? {
-        let stored = row.machine.as_deref().and_then(|json| serde_json::from_str::<StoredVm>(json).ok());
-        others.extend(stored.filter(|vm| vm.machine.driver != vmm.name() && vm.machine.is_alive()));
+        let stored = row.machine.as_deref().and_then(stored_vm);
+        others.extend(stored.filter(|record| record.driver != vmm.name() && record.is_alive()));
     }
     match others.first() {
         None => Ok(()),
-        Some(vm) => {
-            Err(StartError::OtherDriver { count: others.len(), recorded: vm.machine.driver.clone(), own: vmm.name() })
+        Some(record) => {
+            Err(StartError::OtherDriver { count: others.len(), recorded: record.driver.clone(), own: vmm.name() })
         }
     }
 }
 
+/// Goes on with every sandbox of the former server, or buries it.
 pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartError> {
     let mut owned = BTreeSet::new();
     let rows = inner.db.sandbox_unfinished().await?;
     // Side by side, because a guest that does not answer costs its whole deadline.
-    let mut adoptions = stream::iter(rows)
-        .map(|row| async {
-            let adopted = adopt(inner, &row).await;
-            (row, adopted)
-        })
-        .buffer_unordered(ADOPTIONS_AT_ONCE);
-    while let Some((row, adopted)) = adoptions.next().await {
-        match adopted {
-            Ok(vm) => {
-                tracing::info!(sandbox = %row.id, "adopted a running sandbox");
-                owned.insert(vm.machine.record().name);
-                go_on(inner, row, vm);
-            }
-            Err(lost) => bury(inner, row, lost).await?,
+    let mut recovered = stream::iter(rows).map(|row| recover_one(inner, row)).buffer_unordered(AT_ONCE);
+    while let Some(recovered) = recovered.next().await {
+        let Recovered { row, life } = recovered?;
+        // The machine that it has, or whose disk is still to be stored.
+        owned.extend(row.machine.as_deref().and_then(stored_vm).map(|record| record.name));
+        go_on(inner, row, life);
+    }
+    drop(recovered);
+    inner.machines.remove_leftovers(&owned).await.map_err(StartError::Leftovers)
+}
+
+struct Recovered {
+    row: SandboxRow,
+    life: Life,
+}
+
+async fn recover_one(inner: &Arc<Inner>, row: SandboxRow) -> Result<Recovered, StartError> {
+    use SandboxState::{Deleted, Deleting, Paused, Running, Snapshotting, Starting, Stopped, Stopping, Unpausing};
+    match (row.state, row.checkpoint.is_some()) {
+        (Running | Snapshotting, _) => adopt(inner, row).await,
+        (Paused | Unpausing, true) => asleep(inner, row, Paused, Life::Paused).await,
+        (Stopped | Starting, true) => asleep(inner, row, Stopped, Life::Stopped).await,
+        // The workload had its time to end, and the disk is what counts.
+        (Stopping, _) => Ok(Recovered { row, life: Life::Stopping(None) }),
+        (Starting | Deleting | Deleted, _) => bury(inner, row, None).await,
+        (Paused | Unpausing | Stopped, false) => {
+            bury(inner, row, Some("nothing is stored of it: its row is damaged".to_owned())).await
         }
     }
-    drop(adoptions);
-    remove_leftovers(inner, &owned).await?;
-    Ok(())
 }
 
-/// Why a row's sandbox is not taken over.
-enum Lost {
-    /// It was being made or deleted; nobody counts on it.
-    Unfinished,
-    /// It ran, and cannot be found again.
-    Failed(String),
-}
-
-async fn adopt(inner: &Arc<Inner>, row: &SandboxRow) -> Result<Vm, Lost> {
-    if row.state != SandboxState::Running {
-        return Err(Lost::Unfinished);
-    }
-    let stored = row.machine.as_deref().and_then(|json| serde_json::from_str::<StoredVm>(json).ok());
-    let stored = stored.ok_or_else(|| Lost::Failed("its record cannot be read".to_owned()))?;
-    if inner.catalog.by_id(&row.template).is_none() {
-        return Err(Lost::Failed("its template does not exist any more".to_owned()));
-    }
-    let permit = inner.capacity.adopt(Shape { vcpus: row.vcpu, memory_mib: row.memory_mib });
-    inner.launcher.adopt(stored, permit).await.map_err(|error| {
-        tracing::warn!(sandbox = %row.id, error = %chain(&error), "a sandbox could not be taken over");
-        Lost::Failed("its virtual machine was lost while the server was down".to_owned())
-    })
-}
-
-fn go_on(inner: &Arc<Inner>, row: SandboxRow, vm: Vm) {
-    let Some(template) = inner.catalog.by_id(&row.template) else { return };
-    let id = row.id.clone();
-    let (handle, driver) = sandbox(Arc::clone(inner), row, Arc::clone(&template.config));
-    inner.remember(id, handle);
-    inner.tasks.spawn(driver.adopted(vm));
-}
-
-async fn bury(inner: &Arc<Inner>, mut row: SandboxRow, lost: Lost) -> Result<(), StartError> {
-    row.state = SandboxState::Deleted;
-    row.state_changed_at_ms = now_ms();
-    row.machine = None;
-    row.state_reason = match lost {
-        Lost::Unfinished => None,
-        Lost::Failed(reason) => {
-            tracing::warn!(sandbox = %row.id, %reason, "a sandbox was lost");
-            Some(reason)
-        }
+/// Takes over a machine that runs, or was being stored.
+async fn adopt(inner: &Arc<Inner>, row: SandboxRow) -> Result<Recovered, StartError> {
+    let machine = match inner.machines.adopt(&row).await {
+        Ok(machine) => machine,
+        Err(reason) => return bury(inner, row, Some(reason)).await,
     };
-    inner.db.sandbox_update(&row).await?;
-    Ok(())
-}
-
-/// Removes every machine, folder and disk that no adopted sandbox owns.
-async fn remove_leftovers(inner: &Arc<Inner>, owned: &BTreeSet<String>) -> Result<(), StartError> {
-    let launcher = &inner.launcher;
-    let [machines_dir, disks_dir] = launcher.dirs();
-    let mut names: BTreeSet<String> = launcher.vmm.leftovers().await?.into_iter().collect();
-    names.extend(entries(machines_dir));
-    names.extend(entries(disks_dir).filter_map(|file| file.strip_suffix(".ext4").map(str::to_owned)));
-    for name in names.difference(owned) {
-        tracing::info!(machine = %name, "removing what is left of a machine");
-        launcher.vmm.reap(name, &machines_dir.join(name)).await?;
-        // Gone already is what we want; anything else shows at the next start.
-        let _ = tokio::fs::remove_file(launcher.disk(name)).await;
+    let id = row.id.clone();
+    tracing::info!(sandbox = %id, "adopted a running sandbox");
+    if row.state == SandboxState::Running {
+        return Ok(Recovered { row, life: Life::Running(machine) });
     }
-    Ok(())
+    // The guest may be frozen, and its clock may have stood still.
+    if let Err(error) = machine.become_sandbox(&id, Identity::Same).await {
+        tracing::warn!(sandbox = %id, error = %chain(&error), "an adopted guest did not confirm that it goes on");
+    }
+    let row = settle(inner, row, SandboxState::Running).await?;
+    Ok(Recovered { row, life: Life::Running(machine) })
 }
 
-fn entries(dir: &std::path::Path) -> impl Iterator<Item = String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok())
+async fn asleep(inner: &Arc<Inner>, row: SandboxRow, state: SandboxState, life: Life) -> Result<Recovered, StartError> {
+    let row = if row.state == state { row } else { settle(inner, row, state).await? };
+    Ok(Recovered { row, life })
 }
 
-/// Forgets deleted sandboxes after a day, hour by hour.
-pub(crate) fn purge_regularly(inner: &Arc<Inner>) {
-    let inner = Arc::clone(inner);
-    inner.tasks.clone().spawn(async move {
-        let mut tick = tokio::time::interval(PURGE_EVERY);
-        loop {
-            tokio::select! {
-                () = inner.stop.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            let before = now_ms() - KEEP_DELETED.as_millis() as i64;
-            if let Err(error) = inner.db.sandbox_purge_deleted(before).await {
-                tracing::warn!(error = %chain(&error), "old sandboxes could not be purged");
-            }
-        }
-    });
+async fn settle(inner: &Arc<Inner>, mut row: SandboxRow, state: SandboxState) -> Result<SandboxRow, StartError> {
+    row.state = state;
+    row.state_changed_at_ms = now_ms();
+    if state != SandboxState::Running {
+        row.machine = None;
+        row.timeout_at_ms = None;
+    }
+    inner.db.sandbox_update(&row).await?;
+    Ok(row)
+}
+
+/// Ends a row: of what was being made or deleted, without a word; of what was lost, with the reason.
+async fn bury(inner: &Arc<Inner>, mut row: SandboxRow, reason: Option<String>) -> Result<Recovered, StartError> {
+    if let Some(reason) = &reason {
+        tracing::warn!(sandbox = %row.id, %reason, "a sandbox was lost");
+    }
+    row.state_reason = reason;
+    (row.checkpoint, row.base, row.image, row.environment) = (None, None, None, None);
+    let row = settle(inner, row, SandboxState::Deleted).await?;
+    Ok(Recovered { row, life: Life::Over })
+}
+
+fn go_on(inner: &Arc<Inner>, row: SandboxRow, life: Life) {
+    if matches!(life, Life::Over) {
+        return;
+    }
+    let id = row.id.clone();
+    let Some(image) = inner.catalog.config_of(&row.template, row.image.as_deref()) else {
+        // Its row and what is stored of it stay, for when the template is there again.
+        tracing::error!(sandbox = %id, template = %row.template, "the template of a sandbox is not there");
+        return;
+    };
+    let (handle, driver) = sandbox(Arc::clone(inner), Published::new(row, image));
+    inner.remember(id, handle);
+    inner.tasks.spawn(driver.go_on(life));
 }

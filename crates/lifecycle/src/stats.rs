@@ -7,13 +7,6 @@ use std::time::Duration;
 /// Upper bounds of the latency buckets, in ms.
 pub const BUCKETS_MS: [u64; 12] = [5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 3000, 10_000];
 
-/// Where a new sandbox's machine came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    Pool,
-    Restored,
-}
-
 /// How often and how long; the last bucket is everything above the last bound.
 #[derive(Debug, Default)]
 struct Latencies {
@@ -37,12 +30,14 @@ impl Latencies {
     }
 }
 
-/// Counters, written by the service.
+/// Counters, written by the service and the sandboxes' tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     creates: Latencies,
-    pooled: AtomicU64,
-    restored: AtomicU64,
+    restores: Latencies,
+    pauses: Latencies,
+    wakes: Latencies,
+    failed_wakes: AtomicU64,
 }
 
 impl Stats {
@@ -50,24 +45,46 @@ impl Stats {
         self.creates.add(elapsed);
     }
 
-    pub fn obtained(&self, source: Source, elapsed: Duration) {
-        tracing::debug!(?source, elapsed_ms = elapsed.as_millis() as u64, "a machine for a new sandbox");
-        match source {
-            Source::Pool => &self.pooled,
-            Source::Restored => &self.restored,
-        }
-        .fetch_add(1, Ordering::Relaxed);
+    pub fn restored(&self, elapsed: Duration) {
+        self.restores.add(elapsed);
     }
 
-    pub fn read(&self, states: Vec<SandboxState>, pool_ready: usize) -> LifecycleStats {
+    pub fn paused(&self, elapsed: Duration) {
+        self.pauses.add(elapsed);
+    }
+
+    pub fn woken(&self, elapsed: Duration) {
+        self.wakes.add(elapsed);
+    }
+
+    pub fn wake_failed(&self) {
+        self.failed_wakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn read(&self, states: Vec<SandboxState>, machines: MachineNumbers) -> LifecycleStats {
         LifecycleStats {
             states,
-            pool_ready,
+            machines,
             creates: self.creates.read(),
-            from_pool: self.pooled.load(Ordering::Relaxed),
-            restored: self.restored.load(Ordering::Relaxed),
+            restores: self.restores.read(),
+            pauses: self.pauses.read(),
+            wakes: self.wakes.read(),
+            failed_wakes: self.failed_wakes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Where new sandboxes' machines came from, and what is ready and stored.
+#[derive(Debug, Clone, Default)]
+pub struct MachineNumbers {
+    /// Clones ready in the pool.
+    pub ready: usize,
+    /// New sandboxes whose machine came from the pool.
+    pub from_pool: u64,
+    /// New sandboxes whose machine was launched for them.
+    pub launched: u64,
+    /// What the archives take.
+    pub archives: leapbox_storage::Usage,
 }
 
 /// A latency histogram.
@@ -82,14 +99,18 @@ pub struct LatencyStats {
 /// A reading of all numbers.
 #[derive(Debug, Clone)]
 pub struct LifecycleStats {
-    /// The state of every living sandbox.
+    /// The state of every sandbox that is not gone.
     pub states: Vec<SandboxState>,
-    /// Clones ready in the pool.
-    pub pool_ready: usize,
+    /// Of the machines and the archives.
+    pub machines: MachineNumbers,
     /// Creates that succeeded, from request to usable.
     pub creates: LatencyStats,
-    /// Sandboxes whose machine came from the pool.
-    pub from_pool: u64,
-    /// Sandboxes whose machine was restored for them.
-    pub restored: u64,
+    /// Restores of snapshots that succeeded, from request to usable.
+    pub restores: LatencyStats,
+    /// Pauses, from request to stored and gone.
+    pub pauses: LatencyStats,
+    /// Wakes, from the first request that needs the sandbox to usable.
+    pub wakes: LatencyStats,
+    /// Wakes that failed.
+    pub failed_wakes: u64,
 }

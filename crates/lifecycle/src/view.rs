@@ -2,7 +2,8 @@
 
 use crate::clock::rfc3339;
 use leapbox_api_types::sandbox::{NetworkPolicy, SandboxDetails, SandboxListItem};
-use leapbox_db::SandboxRow;
+use leapbox_api_types::snapshot::SnapshotDetails;
+use leapbox_db::{SandboxRow, SnapshotRow};
 
 pub(crate) fn details(row: &SandboxRow) -> SandboxDetails {
     SandboxDetails {
@@ -29,6 +30,19 @@ pub(crate) fn list_item(row: SandboxRow) -> SandboxListItem {
         launch_time: row.launched_at_ms.map(rfc3339),
         state_change_time: rfc3339(row.state_changed_at_ms),
         timeout_at: row.timeout_at_ms.map(|ms| ms.div_euclid(1000)),
+        created_at: rfc3339(row.created_at_ms),
+    }
+}
+
+pub(crate) fn snapshot(row: SnapshotRow) -> SnapshotDetails {
+    SnapshotDetails {
+        id: row.id,
+        name: row.name,
+        template_id: row.template,
+        vcpu: u64::from(row.vcpu),
+        memory: u64::from(row.memory_mib),
+        disk: row.disk_mib,
+        network_policy: Some(NetworkPolicy::allow_all()),
         created_at: rfc3339(row.created_at_ms),
     }
 }

@@ -1,21 +1,40 @@
-//! Files that hold sandboxes: writable disks, and the bytes of RAM images.
+//! Files that hold sandboxes: writable disks, the bytes of RAM images, and what is stored of both.
 //!
-//! Everything here is sparse: a disk is 10 GiB in name and a few MiB in fact, so copies move data extents only, by
-//! reference where the file system can, and checksums are over data alone. Called by `templates` (a pristine disk, warm
-//! snapshots as [`SealedFolder`]s), `lifecycle` (a copy per sandbox) and `vmm` (RAM images).
+//! ```text
+//! disk, extents, checksum   sparse files: a disk is 10 GiB in name and a few MiB in fact, so copies move data extents
+//!                           only, by reference where the file system can, and checksums are over data alone
+//! sealed, private           shared files that VMMs map, with checksums, in folders that only this server may change
+//! run, disk_runs            pieces of a memory or a disk on their way from one place to another
+//! key, archive              stored state: compressed, encrypted, authenticated
+//! store                     where archives are: a folder here, and a bucket behind it
+//! ```
+//!
+//! Called by `templates` (a pristine disk, warm snapshots as [`SealedFolder`]s, bases and images as archives),
+//! `lifecycle` (a copy per sandbox, checkpoints as archives) and `vmm` (RAM images, changes to them as [`Runs`]).
 
 #![deny(unsafe_code)]
 
+mod archive;
 mod checksum;
 mod disk;
+mod disk_runs;
 mod extents;
+mod hex;
+mod key;
 mod private;
+mod run;
 mod sealed;
+mod store;
 
+pub use archive::{Archive, ArchiveError, PartStats};
 pub use disk::{create_pristine_disk, free_mib};
+pub use disk_runs::{disk_runs, write_disk};
 pub use extents::{copy_data, copy_sparse};
+pub use key::{KeyError, ServerKey};
 pub use private::{PrivateError, private_dir};
+pub use run::{RUN_MAX, Run, Runs};
 pub use sealed::{SealError, SealedFile, SealedFolder};
+pub use store::{ArchiveStore, ArchiveWriter, Pin, RemoteConfig, Sealed, StoreConfig, StoreError, Sweep, Swept, Usage};
 
 use std::path::PathBuf;
 

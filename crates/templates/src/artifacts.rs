@@ -5,12 +5,15 @@
 //!           initramfs/<digest>/initrd
 //!           rootfs/<digest>/{root.erofs, image.json}
 //!           current.json     which of them are in use: replaced atomically
+//!           images/, imported/   every image there ever was, by digest: see `images`
 //!           tmp/, lock       the Workshop's
 //! ```
 //!
 //! Nothing here is ever changed in place or deleted while a server may use it: a rebuilt artifact gets a folder of
 //! its own.
 
+mod carry;
+mod images;
 mod manifest;
 mod workshop;
 
@@ -18,8 +21,8 @@ pub use manifest::{KernelArtifact, Manifest, StoredArtifact};
 pub(crate) use workshop::NewArtifact;
 pub use workshop::Workshop;
 
-use crate::digest;
 use crate::error::ArtifactError;
+use images::ImageParts;
 use leapbox_guest_protocol::ImageConfig;
 use leapbox_vmm::GuestImage;
 use std::path::{Path, PathBuf};
@@ -65,24 +68,12 @@ impl Artifacts {
     /// Kernel, initramfs and root file system of a template, checked to be there in full length (not their
     /// digests: see [`Artifacts::verify`]).
     pub fn guest_image(&self, template: &str) -> Result<GuestImage, ArtifactError> {
-        let kernel = &self.kernel()?.stored;
-        let initramfs = self.initramfs()?;
-        let rootfs = self.template(template)?;
-        let digest =
-            digest::of_parts(&[kernel.sha256.as_bytes(), initramfs.sha256.as_bytes(), rootfs.sha256.as_bytes()]);
-        Ok(GuestImage {
-            kernel: kernel.checked_file(&self.dir)?,
-            initramfs: initramfs.checked_file(&self.dir)?,
-            rootfs: rootfs.checked_file(&self.dir)?,
-            digest,
-        })
+        self.parts(template)?.image(&self.dir)
     }
 
     /// User, folders, environment and port of a template's processes.
     pub fn image_config(&self, template: &str) -> Result<ImageConfig, ArtifactError> {
-        let path = self.dir.join(&self.template(template)?.dir).join(IMAGE_FILE);
-        let text = std::fs::read(&path).map_err(ArtifactError::file("read the image configuration", &path))?;
-        serde_json::from_slice(&text).map_err(|source| ArtifactError::Unreadable { path, source })
+        self.parts(template)?.config(&self.dir)
     }
 
     /// Compares the content of everything in use with the recorded digests. Reads some hundred MB.
@@ -90,6 +81,14 @@ impl Artifacts {
         self.kernel()?.stored.verify(&self.dir)?;
         self.initramfs()?.verify(&self.dir)?;
         self.manifest.templates.values().try_for_each(|stored| stored.verify(&self.dir))
+    }
+
+    fn parts(&self, template: &str) -> Result<ImageParts, ArtifactError> {
+        Ok(ImageParts {
+            kernel: self.kernel()?.stored.clone(),
+            initramfs: self.initramfs()?.clone(),
+            rootfs: self.template(template)?.clone(),
+        })
     }
 
     fn kernel(&self) -> Result<&KernelArtifact, ArtifactError> {

@@ -1,5 +1,6 @@
 //! Why an artifact could not be built or read.
 
+use crate::carry::CarryError;
 use crate::host_command::CommandError;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,23 @@ pub enum ArtifactError {
         path: PathBuf,
         /// What is wrong with it.
         found: String,
+    },
+    /// A stored sandbox needs a guest image that is in use no more, and was never here or has been removed.
+    #[error("the guest image {digest} is not in {dir}")]
+    NoImage {
+        /// The image's digest.
+        digest: String,
+        /// The artifacts folder.
+        dir: PathBuf,
+    },
+    /// A guest image could not be put into its archive, or not be taken out.
+    #[error("the guest image {digest} and its archive")]
+    Carry {
+        /// The image's digest.
+        digest: String,
+        /// Why not.
+        #[source]
+        source: Box<CarryError>,
     },
     /// A Debian package does not look as expected.
     #[error("Debian's {package} cannot be used: {reason}")]

@@ -13,6 +13,7 @@
 
 mod artifacts;
 mod attach;
+mod carry;
 mod debian_archive;
 mod digest;
 mod error;
@@ -26,10 +27,11 @@ mod warm;
 
 pub use artifacts::{Artifacts, KernelArtifact, Manifest, SYSTEM_DEBIAN, StoredArtifact, Workshop};
 pub use attach::{attachment, guest_of};
+pub use carry::CarryError;
 pub use error::ArtifactError;
 pub use initramfs::{ensure_initramfs, initramfs_is_current};
 pub use kernel::{KernelRefresh, ensure_kernel};
 pub use leapbox_guest_protocol::ImageConfig;
 pub use progress::{Progress, Step};
 pub use rootfs::{Recipe, ensure_rootfs, system_debian};
-pub use warm::{WarmError, WarmSnapshots};
+pub use warm::{Base, BaseKind, WarmError, WarmSnapshots};

@@ -152,7 +152,7 @@ pub enum VmmError {
         /// What is wrong with the answer.
         message: String,
     },
-    /// A process's memory could not be read.
+    /// A process's memory could not be read, or not be written.
     #[error("{step} of process {pid}")]
     Memory {
         /// What was done.
@@ -171,28 +171,36 @@ pub enum VmmError {
         /// What it has instead.
         found: String,
     },
-    /// A diff needs a file system that keeps every page that is not written as a hole, and every one that is as data.
-    #[error(
-        "the file system of {path} does not keep holes of single 4 KiB pages: have the data folder on ext4 or XFS \
-         with blocks of 4 KiB"
-    )]
-    Holes {
-        /// The file that was written.
+    /// Changes to a memory could not be read where they come from.
+    #[error("reading the changes to a memory")]
+    Changes {
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What should be laid over a memory does not fit it.
+    #[error("{length} bytes at {offset:#x} are no change of this memory: {fault}")]
+    Change {
+        /// Where they should go.
+        offset: u64,
+        /// How many they are.
+        length: usize,
+        /// What is wrong with them.
+        fault: &'static str,
+    },
+    /// A state is empty, or larger than any machine's.
+    #[error("{found} bytes are no state of a machine")]
+    StateLength {
+        /// Its length.
+        found: u64,
+    },
+    /// The note of what a machine's memory was composed of is damaged.
+    #[error("{path} does not say any more what of its memory the machine was restored with")]
+    Inherited {
+        /// Where.
         path: PathBuf,
     },
-    /// Base and diff are not of one machine.
-    #[error("{diff} ({diff_bytes} bytes) cannot be a diff of {base} ({base_bytes} bytes)")]
-    NoDiffOf {
-        /// The memory it should be laid over.
-        base: PathBuf,
-        /// Its length.
-        base_bytes: u64,
-        /// The diff.
-        diff: PathBuf,
-        /// Its length.
-        diff_bytes: u64,
-    },
-    /// The memory that a diff belongs to could not be copied.
+    /// The memory that changes belong to could not be copied.
     #[error("copying the memory {path}")]
     CopyMemory {
         /// The memory.

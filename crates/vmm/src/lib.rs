@@ -3,6 +3,7 @@
 //! ```text
 //!            boot ──► Machine (template's own, RAM in a file) ──► into_warm_snapshot ──► Snapshot
 //!    Snapshot ──► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
+//!       its base + changes ──► restore ──► Machine ──► snapshot_diff ──► changes: the whole difference to that base
 //!          record ──► adopt   ──► Machine (after the server was restarted)
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! namespaces, disks and images ready made and knows nothing of sandboxes, organisations or HTTP. Called by
 //! `templates` (boot, warm snapshot) and `lifecycle` (restore, adopt, kill).
 
+mod blocking;
 mod cgroup;
 pub mod confine;
 mod error;
@@ -29,7 +31,6 @@ pub use error::{ExitReason, VmmError};
 pub use firecracker::binaries::{self, Binaries};
 pub use firecracker::{Firecracker, FirecrackerConfig, version};
 pub use machine::{Capabilities, Machine, MachineRecord, Vmm};
-pub use memory::compose_memory;
 pub use process::{become_subreaper, private_bytes};
 pub use qemu::{Qemu, QemuConfig};
 pub use spec::{

@@ -97,7 +97,8 @@ pub trait Vmm: Send + Sync {
     /// Boots a machine whose RAM lies in `spec.snapshot_dir`. Returns once the VMM runs; the guest may still boot.
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError>;
 
-    /// Starts a copy-on-write clone. Returns once the guest runs.
+    /// Starts a copy-on-write clone, as it was when its changes were taken if there are any. Returns once the guest
+    /// runs. On failure nothing of it is left; its guest has never run if the changes were at fault.
     async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError>;
 
     /// [`Vmm::restore`] as one would do it by hand, without any walls: the floor that `leapbox bench` compares with.
@@ -136,10 +137,11 @@ pub trait Machine: Send + Sync {
     /// Lets a paused guest go on. Harmless when it runs.
     async fn resume(&self) -> Result<(), VmmError>;
 
-    /// Writes what a paused machine has become since it was started from a snapshot into `dir` (`memory`, `state`;
-    /// both must be new). The cost follows the pages written since. The machine stays paused and unchanged: this may
-    /// fail, or be asked again, any number of times. Its disk is the caller's to copy meanwhile.
-    async fn snapshot_diff(&self, dir: &Path) -> Result<DiffSnapshot, VmmError>;
+    /// What a paused machine has become since it was started from a snapshot: the whole difference to that, also of a
+    /// machine that was itself restored with changes, or adopted. The cost follows the pages in it. The machine stays
+    /// paused and unchanged: this may fail, or be asked again, any number of times. It must stay paused until the
+    /// memory is read, which blocks; `destroy` ends that with an error. Its disk is the caller's to copy meanwhile.
+    async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError>;
 
     /// Waits until the VMM is gone or its guest has shut down, and tells why. May be called by many and again.
     async fn exited(&self) -> ExitReason;

@@ -1,6 +1,8 @@
 //! The plain data that goes into a driver: sizes, images, walls, networks, snapshots.
 
+use crate::blocking::blocking;
 use crate::error::VmmError;
+use leapbox_storage::Runs;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
 use std::ops::RangeInclusive;
@@ -139,9 +141,7 @@ impl Snapshot {
     /// Makes it read-only, root's, and durable. World-readable, because VMMs under uids of their own open it; the
     /// folders above are root's alone.
     pub(crate) async fn keep(self) -> Result<Self, VmmError> {
-        tokio::task::spawn_blocking(move || self.protect().map(|()| self))
-            .await
-            .map_err(|e| VmmError::System { step: "writing the snapshot to disk", source: e.into() })?
+        blocking("writing the snapshot to disk", move || self.protect().map(|()| self)).await
     }
 
     fn protect(&self) -> Result<(), VmmError> {
@@ -168,24 +168,44 @@ pub struct IoLimits {
     pub network_bytes_per_s: Option<u64>,
 }
 
-/// What a paused machine has become since it was started: only what has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Largest device and CPU state there is, in bytes. A machine with eight CPUs has some 60 KiB.
+pub(crate) const STATE_MAX: u64 = 16 << 20;
+
+/// What a paused machine has become since the snapshot it was restored from, its base: with that, and a copy of its
+/// disk, all that it takes to restore it. Always the whole difference to the base, whatever the machine was restored
+/// with.
 pub struct DiffSnapshot {
-    /// Sparse and as long as the guest's RAM. Where it has data, the guest has written since it was started from a
-    /// snapshot; where it has holes, the RAM is still that snapshot's. [`crate::compose_memory`] puts both together.
-    pub memory: PathBuf,
-    /// Device and CPU state, complete.
-    pub state: PathBuf,
+    /// Every page that differs, or may differ, from the base's memory. Of a living machine they are read from it while
+    /// they are taken: it must stay paused until then, and one that dies makes them end with an error.
+    pub memory: Runs,
+    /// Device and CPU state, complete: at most 16 MiB.
+    pub state: Vec<u8>,
+}
+
+impl DiffSnapshot {
+    /// An error if its state cannot be a machine's.
+    pub(crate) fn check_state(&self) -> Result<(), VmmError> {
+        let found = self.state.len() as u64;
+        if (1..=STATE_MAX).contains(&found) { Ok(()) } else { Err(VmmError::StateLength { found }) }
+    }
+}
+
+impl std::fmt::Debug for DiffSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiffSnapshot").field("state", &self.state.len()).finish_non_exhaustive()
+    }
 }
 
 /// A clone to start.
 #[derive(Debug)]
 pub struct RestoreSpec {
-    /// Where it starts from.
+    /// Where it starts from: its base.
     pub snapshot: Arc<Snapshot>,
+    /// What the machine has become since, in memory and devices; `None` is nothing. Its disk is `disk`.
+    pub changes: Option<DiffSnapshot>,
     /// The same image the snapshot was booted with.
     pub image: GuestImage,
-    /// A copy of the snapshot's disk, the clone's own.
+    /// A copy of the snapshot's disk, or of that of the moment of the changes; the clone's own.
     pub disk: PathBuf,
     /// How much it may move; applied before its guest runs.
     pub limits: IoLimits,

@@ -3,9 +3,13 @@
 use crate::cgroup::Cgroup;
 use crate::error::{ExitReason, VmmError};
 use crate::machine::MachineRecord;
+use crate::memory::Proc;
 use crate::process::{self, Process};
+use leapbox_storage::Runs;
 use std::fs::File;
 use std::future::Future;
+use std::io;
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -87,6 +91,24 @@ impl Vessel {
         let path = format!("/proc/{}/ns/net", self.record.pid);
         let fd = File::open(&path).map_err(|_| VmmError::NotAlive { pid: self.record.pid })?;
         self.check_alive().map(|()| fd.into())
+    }
+
+    /// Its folder in /proc.
+    pub fn proc(&self) -> Result<Proc, VmmError> {
+        let proc = Proc::open(self.record.pid)?;
+        self.check_alive().map(|()| proc)
+    }
+
+    /// `runs`, read from the process's memory, with an error at their end if some of that may have gone meanwhile. A
+    /// process that the kernel ends for want of memory can lose pages before it is gone; its base's bytes are read in
+    /// their place.
+    pub fn whole(&self, runs: Runs) -> Runs {
+        let (process, group) = (Arc::clone(&self.process), self.group.clone());
+        let lost = move || {
+            let whole = process.is_alive() && !group.ran_out_of_memory();
+            (!whole).then(|| Err(io::Error::other(VmmError::NotAlive { pid: process.pid() })))
+        };
+        Box::new(runs.chain(iter::once_with(lost).flatten()))
     }
 
     /// An error if it has ended: what was opened by its number may then have been another's.

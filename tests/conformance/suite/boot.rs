@@ -27,7 +27,8 @@ fn a_machine_boots_and_its_agent_answers_and_runs_commands() {
     conform(async |rig| {
         let vm = boot(rig).await;
         let pong = vm.guest.wait_ready(BOOT).await.expect("the agent answers");
-        assert_eq!(pong.phase, Phase::Unconfigured);
+        assert_eq!(pong.phase, Phase::Bare);
+        vm.guest.mount().await.expect("it finds its disks");
         vm.configure().await;
         assert_eq!(vm.sh("echo hello from $(hostname)").await, format!("hello from {}\n", vm.hostname()));
         assert_eq!(vm.root("id -u").await, "0\n");
@@ -85,7 +86,7 @@ fn a_snapshot_of_an_adopted_machine_is_as_good_as_any() {
         vm.sh("head -c 1M /dev/urandom > /dev/shm/kept").await;
         let hash = vm.hash("/dev/shm/kept").await;
         let taken = rig.take_snapshot(&vm).await;
-        let clone = rig.wake(&taken.snapshot).await;
+        let clone = rig.wake(&taken).await;
         assert_eq!(clone.hash("/dev/shm/kept").await, hash);
         vm.machine.resume().await.expect("it goes on");
         assert_eq!(vm.hash("/dev/shm/kept").await, hash);

@@ -76,7 +76,7 @@ fn case_36_after_a_restore_the_wall_clock_is_right_and_monotonic_time_has_not_ru
         let old_enough = async || taken_at.elapsed() > Duration::from_secs(3);
         eventually("the snapshot's time is visibly past", PATIENCE, old_enough).await;
 
-        let clone = rig.wake(&taken.snapshot).await;
+        let clone = rig.wake(&taken).await;
         let before = unix_time();
         let inside: f64 = clone.sh("date +%s.%N").await.trim().parse().expect("a time");
         let after = unix_time();

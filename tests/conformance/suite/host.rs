@@ -51,11 +51,6 @@ fn pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Bytes of a sparse file that are data.
-pub fn data_bytes(path: &Path) -> u64 {
-    extents(&File::open(path).expect("it opens")).iter().map(|(start, end)| end - start).sum()
-}
-
 /// Whether a file holds these bytes anywhere, at a multiple of 512.
 pub fn holds(path: &Path, wanted: &[u8]) -> bool {
     let file = File::open(path).expect("it opens");

@@ -11,6 +11,7 @@
 //! Firecracker; `settings` says what they want from the environment. No path of the machine they were built on is in
 //! the program.
 
+mod data;
 mod driver;
 mod host;
 mod orphan;
@@ -23,6 +24,7 @@ mod world;
 
 mod artifacts;
 mod boot;
+mod changes;
 mod cleanup;
 mod clones;
 mod crash;
@@ -30,5 +32,7 @@ mod disk;
 mod limits;
 mod network;
 mod pause;
+mod phases;
 mod snapshots;
+mod stalled;
 mod walls;

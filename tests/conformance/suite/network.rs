@@ -41,7 +41,7 @@ fn a_server_in_a_guest_is_reached_again_after_a_restore_and_so_is_the_internet()
         assert_echoes(&mut echo_server(&vm).await, "before").await;
         let taken = rig.take_snapshot(&vm).await;
         vm.machine.destroy().await.expect("it is destroyed");
-        let clone = rig.wake(&taken.snapshot).await;
+        let clone = rig.wake(&taken).await;
         assert_echoes(&mut connect(&clone).await, "after").await;
         let ask = clone.sh("curl --silent --show-error --max-time 20 http://example.com/");
         assert!(within(PATIENCE, "an answer of the internet's", ask).await.contains("example.com"));

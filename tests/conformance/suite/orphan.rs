@@ -1,8 +1,9 @@
 //! A machine whose server has died, and the next server.
 
 use crate::rig::{Place, Rig, SMALL};
+use crate::taken::Taken;
 use crate::vm::Vm;
-use leapbox_vmm::{Machine, MachineRecord};
+use leapbox_vmm::{Machine, MachineRecord, RestoreSpec};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
@@ -17,13 +18,30 @@ impl Rig {
     pub async fn orphan(&self) -> Orphan {
         let snapshot = self.world.warm(SMALL).await;
         let place = self.place(Some(&snapshot.disk)).await;
-        let (vmm, spec) = (Arc::clone(&self.world.vmm), self.restore_spec(&place, &snapshot));
+        let spec = self.restore_spec(&place, &snapshot);
+        self.abandon(place, spec).await
+    }
+
+    /// The same of a machine that a snapshot was taken of.
+    pub async fn orphan_of(&self, taken: &Taken) -> Orphan {
+        let place = self.place(Some(&taken.disk)).await;
+        let spec = RestoreSpec { changes: Some(taken.changes()), ..self.restore_spec(&place, &taken.base) };
+        self.abandon(place, spec).await
+    }
+
+    async fn abandon(&self, place: Place, spec: RestoreSpec) -> Orphan {
+        let (vmm, snapshot) = (Arc::clone(&self.world.vmm), Arc::clone(&spec.snapshot));
+        let changed = spec.changes.is_some();
         let server = Runtime::new().expect("a runtime");
         let machine = server.spawn(async move { vmm.restore(spec).await });
         let machine: Arc<dyn Machine> = machine.await.expect("no panic").expect("a clone starts").into();
         let Place { confinement, disk, guest, .. } = place.clone();
         let vm = Vm { machine, guest, snapshot: Some(snapshot), disk, confinement };
-        vm.configure().await;
+        if changed {
+            vm.configure_restored().await
+        } else {
+            vm.configure().await
+        }
         let record = vm.machine.record();
         drop(vm);
         server.shutdown_background();

@@ -11,7 +11,8 @@ use leapbox_network::Slot;
 use leapbox_storage::{copy_sparse, create_pristine_disk};
 use leapbox_templates::{attachment, guest_of};
 use leapbox_vmm::{
-    BootSpec, Confinement, IoLimits, Machine, NetworkAttachment, RestoreSpec, Shape, Snapshot, Vmm, VmmError,
+    BootSpec, Confinement, DiffSnapshot, IoLimits, Machine, NetworkAttachment, RestoreSpec, Shape, Snapshot, Vmm,
+    VmmError,
 };
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -125,6 +126,18 @@ impl Rig {
         Ok(self.keep(place, machine, Some(Arc::clone(snapshot))))
     }
 
+    /// Starts a clone of `base` with `changes` at `place`. It has not been told who it is.
+    pub async fn restore_changed_at(
+        &self,
+        place: &Place,
+        base: &Arc<Snapshot>,
+        changes: DiffSnapshot,
+    ) -> Result<Vm, VmmError> {
+        let spec = RestoreSpec { changes: Some(changes), ..self.restore_spec(place, base) };
+        let machine = self.vmm().restore(spec).await?;
+        Ok(self.keep(place, machine, Some(Arc::clone(base))))
+    }
+
     /// A small sandbox that may not move more than `limits`.
     pub async fn limited_sandbox(&self, limits: IoLimits) -> Vm {
         let snapshot = self.world.warm(SMALL).await;
@@ -152,16 +165,11 @@ impl Rig {
         self.restore_at(&place, snapshot).await.expect("a clone starts")
     }
 
-    /// A sandbox from `snapshot`.
-    pub async fn wake(&self, snapshot: &Arc<Snapshot>) -> Vm {
-        let vm = self.clone_of(snapshot).await;
-        vm.configure().await;
-        vm
-    }
-
     /// A sandbox of a shape.
     pub async fn sandbox_of(&self, shape: Shape) -> Vm {
-        self.wake(&self.world.warm(shape).await).await
+        let vm = self.clone_of(&self.world.warm(shape).await).await;
+        vm.configure().await;
+        vm
     }
 
     /// A small sandbox.
@@ -193,6 +201,7 @@ impl Rig {
     pub fn restore_spec(&self, place: &Place, snapshot: &Arc<Snapshot>) -> RestoreSpec {
         RestoreSpec {
             snapshot: Arc::clone(snapshot),
+            changes: None,
             image: self.world.image.clone(),
             disk: place.disk.clone(),
             limits: IoLimits::default(),

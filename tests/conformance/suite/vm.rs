@@ -2,7 +2,7 @@
 
 use crate::waiting::{PATIENCE, eventually};
 use leapbox_guest_client::{GuestClient, GuestError};
-use leapbox_guest_protocol::{Configure, Entropy, ExecOutput, ExecRequest};
+use leapbox_guest_protocol::{Configure, Entropy, ExecOutput, ExecRequest, Identity};
 use leapbox_vmm::{Confinement, Machine, Snapshot};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,16 +36,24 @@ impl Vm {
 
     /// Makes it a sandbox, as the lifecycle does: fresh randomness, the right time, an identity of its own.
     pub async fn configure(&self) {
+        self.tell(Some(new_identity()), Some(Vec::new()), false).await;
+    }
+
+    /// Makes what was restored with changes another sandbox than the one they were taken of.
+    pub async fn configure_restored(&self) {
+        self.tell(Some(new_identity()), None, true).await;
+    }
+
+    /// Lets what was restored with changes go on as the sandbox it was.
+    pub async fn go_on(&self) {
+        self.tell(None, None, true).await;
+    }
+
+    async fn tell(&self, identity: Option<Identity>, env: Option<Vec<(String, String)>>, restored: bool) {
         let mut entropy = [0; 64];
         getrandom::fill(&mut entropy).expect("randomness");
-        let mut configure = Configure {
-            hostname: self.hostname(),
-            entropy: Entropy(entropy),
-            wall_clock_unix_ns: 0,
-            machine_id: uuid(),
-            boot_id: uuid(),
-            env: Vec::new(),
-        };
+        let (hostname, entropy) = (self.hostname(), Entropy(entropy));
+        let mut configure = Configure { hostname, entropy, wall_clock_unix_ns: 0, identity, env, restored };
         for _ in 0..CONFIGURE_ATTEMPTS {
             let told = Instant::now();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
@@ -116,6 +124,10 @@ impl Vm {
         let command = command.to_owned();
         self.guest.exec(ExecRequest { command, cwd: None, env, timeout_ms, output_limit: 1 << 20 }).await
     }
+}
+
+fn new_identity() -> Identity {
+    Identity { machine_id: uuid(), boot_id: uuid() }
 }
 
 /// A random UUID (RFC 9562, version 4), as machine ids and boot ids are.

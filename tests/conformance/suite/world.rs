@@ -6,7 +6,7 @@
 use crate::driver;
 use crate::settings::Settings;
 use leapbox_network::{HostTable, Network, NetworkConfig};
-use leapbox_templates::{Artifacts, SYSTEM_DEBIAN, WarmSnapshots};
+use leapbox_templates::{Artifacts, BaseKind, SYSTEM_DEBIAN, WarmSnapshots};
 use leapbox_vmm::{GuestImage, Shape, Snapshot, Vmm};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -81,7 +81,13 @@ impl World {
 
     /// The warm snapshot of a shape, taken at the first call.
     pub async fn warm(&self, shape: Shape) -> Arc<Snapshot> {
-        self.warm.get(&self.image, shape).await.expect("a warm snapshot is taken")
+        self.base(shape, BaseKind::Ready).await
+    }
+
+    /// A base of a shape, taken at the first call.
+    pub async fn base(&self, shape: Shape, kind: BaseKind) -> Arc<Snapshot> {
+        let base = self.warm.get(&self.image, shape, kind).await.expect("a base is taken");
+        Arc::clone(&base.snapshot)
     }
 
     /// Another instance of the driver, as the next server process would have it. Kept to the end, as the first is: the

@@ -9,7 +9,7 @@ import pytest
 from lab import current
 from lab.server import ARTIFACTS, BINARY
 
-pytestmark = pytest.mark.production_driver
+pytestmark = [pytest.mark.production_driver, pytest.mark.thorough]
 
 # First answer of a restored create beside the floor, and MiB of an idle sandbox's own, with and without virtualisation.
 RATIO = {True: 1.5, False: 1.3}

@@ -15,23 +15,14 @@ import pytest
 from lab import patience, wait_until
 from lab.clients import sdk_client, web_client
 from lab.footprint import vmm_pids
-from lab.sandboxes import machine_record, sh, start_app, vmm_pid
-from lab.sdk import Leap0Client, Leap0ConflictError, Leap0Error, Leap0NotFoundError
+from lab.sandboxes import machine_record, sh, start_app, state_of, vmm_pid
+from lab.sdk import Leap0Client, Leap0ConflictError, Leap0Error
 
 # Fewer and smaller storms for slow machines, more for soaks.
 ROUNDS = int(os.environ.get("LEAPBOX_TEST_KILL_ROUNDS", "5"))
 STORM_THREADS = int(os.environ.get("LEAPBOX_TEST_STORM_THREADS", "3"))
 HEARTBEAT = "n=0; while :; do n=$((n+1)); echo $n > /dev/shm/beat; sleep 0.2; done"
 GONE = ("unknown", "deleted")
-
-
-def state_of(client: Leap0Client, sandbox_id: str) -> str:
-    """Its state, or "unknown" when the API does not know it (any more)."""
-    try:
-        state = client.sandboxes.get(sandbox_id).state
-        return getattr(state, "value", state)
-    except Leap0NotFoundError:
-        return "unknown"
 
 
 @pytest.mark.production_driver
@@ -130,6 +121,7 @@ class Storm:
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_case_42_a_storm_of_creates_and_deletes_survives_kill_9_at_any_moment(server):
     seed = int(os.environ.get("LEAPBOX_TEST_SEED", time.time_ns() % 1_000_000))

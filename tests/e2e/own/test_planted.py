@@ -18,6 +18,7 @@ pytestmark = pytest.mark.production_driver
 
 SECRET = "not a sandbox's business\n"
 STRANGER = 2_999_999
+FOLDERS = ("machines", "disks", "warm", "archives")
 
 
 class Outside:
@@ -56,9 +57,9 @@ def state(server: Server) -> Path:
 
 def plant(server: Server, outside: Outside) -> list[Path]:
     """Links of every kind in every folder whose content the server goes through."""
-    machines, disks, warm = (state(server) / name for name in ("machines", "disks", "warm"))
+    machines, disks, warm, archives = (state(server) / name for name in FOLDERS)
     made = []
-    for folder in (machines, disks, warm):
+    for folder in (machines, disks, warm, archives):
         made += [folder / "vm-to-folder", folder / "vm-to-file", folder / "vm-hard", folder / ".vm-hidden"]
         (folder / "vm-to-folder").symlink_to(outside.path / "folder")
         (folder / "vm-to-file").symlink_to(outside.path / "file")
@@ -71,6 +72,11 @@ def plant(server: Server, outside: Outside) -> list[Path]:
     (inside / "up").symlink_to(outside.path)
     (inside / "firecracker" / "vm-inside" / "root" / "disk").symlink_to(outside.path / "disk.ext4")
     os.link(outside.path / "file", inside / "hard")
+    (archives / "ckp-planted").symlink_to(outside.path / "folder")
+    (archives / "ckp-inside").mkdir()
+    (archives / "ckp-inside" / "memory").symlink_to(outside.path / "file")
+    os.link(outside.path / "file", archives / "ckp-inside" / "manifest.json")
+    made += [archives / "ckp-planted", archives / "ckp-inside"]
     return [*made, disks / "vm-planted.ext4", disks / "vm-linked.ext4", inside]
 
 
@@ -91,15 +97,15 @@ def test_case_3_planted_links_are_not_followed_and_do_not_disturb_a_running_sand
     outside.assert_untouched()
     left = [path for path in planted if path.is_symlink() or path.exists()]
     for path in left:
-        path.unlink()
-    # What does not even look like a disk is not the server's to remove.
-    disks = state(server) / "disks"
-    assert [path for path in left if path.parent != disks or path.suffix == ".ext4"] == []
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    # What does not even look like a disk or an archive is not the server's to remove.
+    strange = [path for path in left if path.parent.name in ("disks", "archives")]
+    assert [path for path in left if path not in strange or path.suffix == ".ext4" or path.name == "ckp-inside"] == []
 
 
 def test_case_3_a_link_in_place_of_a_folder_is_refused(server, outside):
     server.stop()
-    for name in ("machines", "disks", "warm"):
+    for name in FOLDERS:
         folder, aside = state(server) / name, state(server) / f"{name}-aside"
         folder.rename(aside)
         folder.symlink_to(outside.path)

@@ -5,12 +5,11 @@ The SDK is pointed at it by nothing but the variables that `leapbox env` prints.
 
 import os
 
-import httpx
 import pytest
 
 from e2e.conftest import running_server
-from lab import Server, patience
-from lab.clients import delete_if_there, web_client
+from lab import Server
+from lab.clients import api_client, delete_if_there, web_client
 from lab.sandboxes import start_app
 from lab.sdk import AsyncLeap0Client, Leap0Client
 
@@ -56,9 +55,7 @@ def shared_sandbox(server):
 @pytest.fixture
 def api(server: Server):
     """Plain HTTP to the control plane, with the key."""
-    exports = server.env()
-    headers = {"authorization": f"Bearer {exports['LEAP0_API_KEY']}"}
-    with httpx.Client(base_url=exports["LEAP0_BASE_URL"], headers=headers, timeout=patience(60)) as made:
+    with api_client(server) as made:
         yield made
 
 

@@ -40,7 +40,7 @@ def test_pages_do_not_overlap_and_the_total_counts_all_of_them(api, three):
 
 def test_a_state_filter_shows_that_state_only(api, three):
     assert set(three) <= set(ids(api.get("/v1/sandboxes?state=running&page-size=100")))
-    assert ids(api.get("/v1/sandboxes?state=paused")) == []
+    assert not set(three) & set(ids(api.get("/v1/sandboxes?state=paused&page-size=100")))
 
 
 def test_sorting_by_state_is_accepted_in_both_directions(api, three):

@@ -39,12 +39,11 @@ def test_a_value_out_of_bounds_is_refused_by_its_field_name(api, field, values):
 @pytest.mark.parametrize(
     "body",
     [
-        {"auto_pause": True},
         {"mounts": [{"bucket": "b"}]},
         {"network_policy": {"mode": "deny-all"}},
         {"network_policy": {"mode": "custom", "allow_domains": ["example.com"]}},
     ],
-    ids=["auto_pause", "mounts", "deny-all", "custom policy"],
+    ids=["mounts", "deny-all", "custom policy"],
 )
 def test_a_field_that_is_not_supported_yet_is_refused_and_never_ignored(api, body):
     answer = api.post("/v1/sandbox", json=body)

@@ -1,8 +1,14 @@
 //! Finding the disks by what is on them: their order is the machine's business.
+//!
+//! Between [`wait_for_devices`] and [`find`] a snapshot may have been taken, and the writable disk may be another one in
+//! every machine started from it. So nothing opens a disk before it is to be mounted, and whatever the kernel kept of
+//! one when it looked for partitions is dropped first.
 
 use super::BootError;
+use nix::errno::Errno;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -19,6 +25,11 @@ const EXT4_MAGIC_AT: u64 = 56;
 /// How long disks may take to appear after their driver was loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Disks of a guest.
+const COUNT: usize = 2;
+/// Drops what is cached of a block device (<linux/fs.h>).
+const BLKFLSBUF: libc::c_ulong = 0x1261;
+
 /// The two disks of a guest.
 #[derive(Debug)]
 pub(super) struct Disks {
@@ -34,8 +45,23 @@ enum Content {
     Other,
 }
 
-/// Waits for both disks.
+/// Waits until the kernel knows both disks. Opens neither.
+pub(super) fn wait_for_devices() -> Result<(), BootError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match virtio_disks().count() {
+            COUNT.. => return Ok(()),
+            _ if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+            found => return Err(BootError::FewDisks { found, expected: COUNT }),
+        }
+    }
+}
+
+/// Looks at the disks there are, for the two that are wanted.
 pub(super) fn find() -> Result<Disks, BootError> {
+    for disk in virtio_disks() {
+        forget_cached(&disk).map_err(BootError::path("dropping what is cached of", &disk))?;
+    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (mut erofs, mut ext4) = (None, None);
@@ -58,6 +84,13 @@ pub(super) fn find() -> Result<Disks, BootError> {
 fn virtio_disks() -> impl Iterator<Item = PathBuf> {
     let names = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| name.to_string_lossy().starts_with("vd")).map(|name| Path::new("/dev").join(name))
+}
+
+fn forget_cached(disk: &Path) -> io::Result<()> {
+    let disk = File::open(disk)?;
+    // SAFETY: the request takes no argument.
+    let result = unsafe { libc::ioctl(disk.as_raw_fd(), BLKFLSBUF, 0) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 fn content(disk: &Path) -> io::Result<Content> {

@@ -8,6 +8,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Where the guest's control groups are mounted.
+pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 /// Memory the workload cannot have, at least: the agent's own, what its requests may hold, and some for the kernel.
 const RESERVE_MIN_BYTES: u64 = BUDGET_BYTES as u64 + (16 << 20);
 /// The same, as a part of all memory.
@@ -51,7 +53,7 @@ pub(super) fn apply() -> Result<(), BootError> {
 
 /// Makes the workload's cgroup with its limits; its path.
 pub(super) fn make_cgroups() -> Result<PathBuf, BootError> {
-    let root = Path::new("/sys/fs/cgroup");
+    let root = Path::new(CGROUPS);
     let control = root.join("cgroup.subtree_control");
     write(&control, "+memory +pids").map_err(BootError::path("enabling controllers in", control))?;
     let workload = root.join("workload");

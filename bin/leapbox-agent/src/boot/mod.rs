@@ -1,13 +1,14 @@
 //! From the kernel's first process to a guest that can be asked.
 //!
 //! ```text
-//! initramfs: /dev /proc /sys → modules → disks by superblock → EROFS ro + ext4 rw → overlay → switch root
-//! guest:     /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity
-//!            → channel NIC into a network namespace of its own → listener there → Guest
+//! boot_bare: /dev /proc /sys → modules → channel NIC into a network namespace of its own → listener there
+//!            ┄┄ `bare` answers, and a snapshot may be taken: no disk has been opened ┄┄► `Mount`
+//! mount:     disks by superblock → EROFS ro + ext4 rw → overlay → switch root
+//!            → /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity → Guest
 //! ```
 //!
 //! Everything happens on the main thread, once, before any other process exists. A failure ends PID 1, and with it the
-//! machine, after its cause was written to the console.
+//! machine, after its cause was written to the console. Called by `main`.
 
 mod channel;
 mod disks;
@@ -20,9 +21,10 @@ mod root;
 mod workload_net;
 
 use crate::cgroup::Cgroups;
-use crate::configure::{BOOT_ID_PATH, Identity};
+use crate::configure::{BOOT_ID_PATH, IdentityFiles};
 use crate::guest::Guest;
 use crate::names;
+use crate::workload::Workload;
 use leapbox_guest_protocol::{ImageConfig, net};
 use std::error::Error;
 use std::fs;
@@ -48,6 +50,14 @@ pub enum BootError {
         /// What the kernel said.
         #[source]
         source: std::io::Error,
+    },
+    /// Not all disks appeared.
+    #[error("{found} of {expected} disks")]
+    FewDisks {
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
     },
     /// No disk with the wanted file system appeared.
     #[error("no disk with an {filesystem} file system")]
@@ -95,14 +105,20 @@ impl BootError {
     }
 }
 
-/// Boots the guest. The listener is the agent's port on the guest channel.
-pub fn boot() -> Result<(Arc<Guest>, TcpListener), Box<dyn Error>> {
+/// Boots a guest that waits for its disks. The listener is the agent's port on the guest channel.
+pub fn boot_bare() -> Result<TcpListener, Box<dyn Error>> {
     root::mount_initramfs()?;
     limits::protect_agent();
     modules::load_all()?;
+    disks::wait_for_devices()?;
+    Ok(channel::listen()?)
+}
+
+/// The rest of the boot, with the disks that are there now.
+pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     let disks = disks::find()?;
     root::assemble(&disks)?;
-    // Opened while its path can be reached; see `Identity`.
+    // Opened while its path can be reached; see `IdentityFiles`.
     fs::create_dir_all(HIDDEN).map_err(BootError::path("making", HIDDEN))?;
     let hidden = fs::File::open(HIDDEN).map_err(BootError::path("opening", HIDDEN))?;
     root::switch()?;
@@ -112,14 +128,13 @@ pub fn boot() -> Result<(Arc<Guest>, TcpListener), Box<dyn Error>> {
     let image = read_image()?;
     etc::write()?;
     workload_net::set_up()?;
-    let listener = channel::listen()?;
     let hidden = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&hidden)));
-    let identity = Identity::install(&hidden, Path::new("/etc"), Path::new(BOOT_ID_PATH))?;
+    let identity = IdentityFiles::install(&hidden, Path::new("/etc"), Path::new(BOOT_ID_PATH))?;
     let shell = names::login_shell(Path::new("/etc/passwd"), image.uid);
     let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
-    let cgroups = Cgroups::new(cgroups);
-    let guest = Guest::new(image, shell, cgroups, identity, net::WORKLOAD_GUEST_IP)?;
-    Ok((Arc::new(guest), listener))
+    let (cgroups, workload) = (Cgroups::new(cgroups), Workload::below(limits::CGROUPS));
+    let guest = Guest::new(image, shell, cgroups, workload, identity, net::WORKLOAD_GUEST_IP)?;
+    Ok(Arc::new(guest))
 }
 
 fn read_image() -> Result<ImageConfig, BootError> {

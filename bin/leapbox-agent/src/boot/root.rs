@@ -75,7 +75,7 @@ pub(super) fn mount_guest() -> Result<(), BootError> {
     mount_at("devpts", "/dev/pts", DEVICES, "gid=5,mode=0620,ptmxmode=0666")?;
     mount_at("tmpfs", "/dev/shm", ours, "mode=1777")?;
     mount_at("tmpfs", "/run", ours, "mode=0755,size=20%")?;
-    mount_at("cgroup2", "/sys/fs/cgroup", PRIVATE, "")?;
+    mount_at("cgroup2", super::limits::CGROUPS, PRIVATE, "")?;
     for (link, target) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "/proc/self/fd/0"),

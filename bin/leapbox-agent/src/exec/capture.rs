@@ -5,7 +5,7 @@ use crate::budget::Lease;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{PipeReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// How long output is waited for after the command itself has ended: background processes may hold its pipes for ever.
@@ -39,12 +39,19 @@ impl Capture {
         Self { streams: pipes.map(stream) }
     }
 
-    /// Reads until the command has ended; false when its deadline came first.
-    pub(crate) fn until_end(&mut self, child: &Child, deadline: Instant, lease: &mut Lease<'_>) -> bool {
+    /// Reads until the command has ended, its time is up, or nobody is left to read it for.
+    pub(crate) fn until_end(
+        &mut self,
+        child: &Child,
+        caller: Option<BorrowedFd<'_>>,
+        deadline: Instant,
+        lease: &mut Lease<'_>,
+    ) -> End {
         loop {
-            match self.step(Some(child), deadline, lease) {
-                Step::Ended => return true,
-                Step::TimeOut => return false,
+            match self.step(Some(child), caller, deadline, lease) {
+                Step::Ended => return End::Ended,
+                Step::TimeOut => return End::TimeOut,
+                Step::HungUp => return End::HungUp,
                 Step::Read => {}
             }
         }
@@ -54,9 +61,9 @@ impl Capture {
     pub(crate) fn remains(&mut self, lease: &mut Lease<'_>) {
         let deadline = Instant::now() + GRACE;
         while self.streams.iter().any(|stream| stream.pipe.is_some()) {
-            match self.step(None, deadline, lease) {
+            match self.step(None, None, deadline, lease) {
                 Step::Read => {}
-                Step::Ended | Step::TimeOut => return,
+                Step::Ended | Step::TimeOut | Step::HungUp => return,
             }
         }
     }
@@ -68,10 +75,18 @@ impl Capture {
     }
 
     /// Waits for output or the end, and reads one chunk of each stream that has some.
-    fn step(&mut self, child: Option<&Child>, deadline: Instant, lease: &mut Lease<'_>) -> Step {
+    fn step(
+        &mut self,
+        child: Option<&Child>,
+        caller: Option<BorrowedFd<'_>>,
+        deadline: Instant,
+        lease: &mut Lease<'_>,
+    ) -> Step {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(4);
         polled.extend(child.map(|child| PollFd::new(child.pidfd(), PollFlags::POLLIN)));
+        // The caller has said all it has to say: what comes now is its end or a reset.
+        polled.extend(caller.map(|caller| PollFd::new(caller, PollFlags::POLLIN)));
         let pipes = self.streams.iter().filter_map(|stream| stream.pipe.as_ref());
         polled.extend(pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         match poll(&mut polled, timeout(left)) {
@@ -81,28 +96,42 @@ impl Capture {
         }
         let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(true)).collect::<Vec<_>>().into_iter();
         let ended = child.is_some() && ready.next() == Some(true);
+        let hung_up = caller.is_some() && ready.next() == Some(true);
         for stream in self.streams.iter_mut().filter(|stream| stream.pipe.is_some()) {
             if ready.next() == Some(true) {
                 stream.read(lease);
             }
         }
-        match (ended, left.is_zero()) {
-            (true, _) => Step::Ended,
+        match (ended, hung_up, left.is_zero()) {
+            (true, _, _) => Step::Ended,
+            (false, true, _) => Step::HungUp,
             // Asked here and not only when nothing is ready: output may never stop.
-            (false, true) => Step::TimeOut,
-            (false, false) => Step::Read,
+            (false, false, true) => Step::TimeOut,
+            (false, false, false) => Step::Read,
         }
     }
+}
+
+/// Why reading came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The command has ended.
+    Ended,
+    /// Its time is up.
+    TimeOut,
+    /// The caller is gone.
+    HungUp,
 }
 
 enum Step {
     Read,
     Ended,
     TimeOut,
+    HungUp,
 }
 
 /// Rounded up to the next millisecond: rounding down would spin at the end.
-fn timeout(left: Duration) -> PollTimeout {
+pub(super) fn timeout(left: Duration) -> PollTimeout {
     let millis = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(millis).ok().and_then(|millis| PollTimeout::try_from(millis).ok()).unwrap_or(PollTimeout::MAX)
 }

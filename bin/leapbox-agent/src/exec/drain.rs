@@ -44,8 +44,12 @@ fn read_for_ever(epoll: &Epoll) {
             // SAFETY: `take` gave this descriptor up to this thread, which alone uses and closes it.
             let mut pipe = PipeReader::from(unsafe { OwnedFd::from_raw_fd(fd) });
             match pipe.read(&mut dropped) {
-                // Closing a pipe takes it off the list.
-                Ok(0) | Err(_) => drop(pipe),
+                // Off the list before it is closed: that would not take it off while another process has a copy, as every
+                // command has that is just being started, and the number is somebody else's next.
+                Ok(0) | Err(_) => {
+                    let _ = epoll.delete(&pipe);
+                    drop(pipe);
+                }
                 Ok(_) => {
                     let _ = pipe.into_raw_fd();
                 }

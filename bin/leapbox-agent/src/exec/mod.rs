@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! exec ─▶ environment (argv, env) ─▶ cgroup ─▶ spawn ─▶ capture (output, end, time-out) ─▶ answer
-//!                                                          └─ pipes of background processes ─▶ drain
+//!                                                          ├─ pipes of background processes ─▶ drain
+//!                                                          └─ the caller hung up ─▶ detached
 //! ```
 
 mod capture;
+mod detached;
 mod drain;
 mod environment;
 mod spawn;
 
+pub(crate) use detached::Detached;
 pub(crate) use drain::Drain;
 pub(crate) use environment::check_env;
 
@@ -17,33 +20,42 @@ use crate::budget::Lease;
 use crate::cgroup::Group;
 use crate::fault;
 use crate::guest::Guest;
+use capture::{Capture, End};
+use detached::Command;
 use environment::{CStrings, c_string};
 use leapbox_guest_protocol::{ExecOutput, ExecRequest, FaultKind, GuestFault, MAX_STREAM_OUTPUT};
 use spawn::{Child, Launch, LaunchError, Stage};
-use std::io::{self, PipeReader};
-use std::os::fd::AsRawFd;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// The exit code of a command whose time was up, as `timeout(1)` has it.
 const TIMED_OUT: i32 = 124;
 
-/// Runs a request's command.
-pub(crate) fn exec(guest: &Guest, request: &ExecRequest, lease: &mut Lease<'_>) -> Result<ExecOutput, GuestFault> {
+/// Runs a request's command. If the caller hangs up meanwhile, the command goes on without it.
+pub(crate) fn exec(
+    guest: &Guest,
+    request: &ExecRequest,
+    caller: &TcpStream,
+    lease: &mut Lease<'_>,
+) -> Result<ExecOutput, GuestFault> {
     let env = guest.sandbox_env()?;
-    run(guest, &env, request, lease)
+    run(guest, &env, request, Some(caller.as_fd()), lease)
 }
 
 /// Runs `true` the way any command is run, so that the kernel and the shell have been through it once.
 pub(crate) fn warm(guest: &Guest, lease: &mut Lease<'_>) -> Result<(), GuestFault> {
     let request =
         ExecRequest { command: "true".to_owned(), cwd: None, env: Vec::new(), timeout_ms: 30_000, output_limit: 1024 };
-    run(guest, &[], &request, lease).map(drop)
+    run(guest, &[], &request, None, lease).map(drop)
 }
 
 fn run(
     guest: &Guest,
     sandbox_env: &[(String, String)],
     request: &ExecRequest,
+    caller: Option<BorrowedFd<'_>>,
     lease: &mut Lease<'_>,
 ) -> Result<ExecOutput, GuestFault> {
     let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.into());
@@ -60,11 +72,17 @@ fn run(
         user: &guest.user,
         stdio: [guest.dev_null.as_raw_fd(), stdout_end.as_raw_fd(), stderr_end.as_raw_fd()],
     };
-    let (child, mut group) = start(guest, &launch).map_err(|error| explain(&error, request, guest))?;
+    let (child, group) = start(guest, &launch).map_err(|error| explain(&error, request, guest))?;
     drop((stdout_end, stderr_end));
-    let output = finish(guest, &child, &mut group, [stdout, stderr], request, deadline, lease);
-    guest.cgroups.release(group);
-    output
+    let limit = usize::try_from(request.output_limit).unwrap_or(usize::MAX).min(MAX_STREAM_OUTPUT);
+    let mut capture = Capture::new([stdout, stderr], limit);
+    let end = capture.until_end(&child, caller, deadline, lease);
+    let command = Command { child, group, deadline };
+    match end {
+        End::Ended => finish(guest, command, capture, false, lease),
+        End::TimeOut => finish(guest, command, capture, true, lease),
+        End::HungUp => Err(detach(guest, command, capture)),
+    }
 }
 
 /// Starts the process in a cgroup of its own. A group that was kept may have been removed by the guest's root.
@@ -81,39 +99,38 @@ fn start(guest: &Guest, launch: &Launch<'_>) -> Result<(Child, Group), LaunchErr
     }
 }
 
+/// Buries a command that has ended or must end now, and tells what came of it.
 fn finish(
     guest: &Guest,
-    child: &Child,
-    group: &mut Group,
-    pipes: [PipeReader; 2],
-    request: &ExecRequest,
-    deadline: Instant,
+    mut command: Command,
+    mut capture: Capture,
+    timed_out: bool,
     lease: &mut Lease<'_>,
 ) -> Result<ExecOutput, GuestFault> {
-    let limit = usize::try_from(request.output_limit).unwrap_or(usize::MAX).min(MAX_STREAM_OUTPUT);
-    let mut capture = capture::Capture::new(pipes, limit);
-    let timed_out = !capture.until_end(child, deadline, lease);
     if timed_out {
-        if let Err(error) = group.kill() {
-            crate::log::line(format_args!("cannot kill a command's cgroup: {error}"));
-        }
-        // In case it has left its group.
-        child.kill();
+        command.kill();
     }
-    let status = child.wait().map_err(|error| fault::from_io("waiting for the command", &error))?;
+    let status = command.child.wait().map_err(|error| fault::from_io("waiting for the command", &error));
     capture.remains(lease);
     let ([stdout, stderr], open) = capture.into_parts();
-    for pipe in open {
-        guest.drain.take(pipe);
-    }
+    open.for_each(|pipe| guest.drain.take(pipe));
+    guest.cgroups.release(command.group);
     Ok(ExecOutput {
-        exit_code: if timed_out { TIMED_OUT } else { status },
+        exit_code: if timed_out { TIMED_OUT } else { status? },
         stdout: stdout.bytes,
         stderr: stderr.bytes,
         timed_out,
         stdout_truncated: stdout.truncated,
         stderr_truncated: stderr.truncated,
     })
+}
+
+/// Leaves a command to itself; its output is read on and dropped. What the caller would be told, were it there.
+fn detach(guest: &Guest, command: Command, capture: Capture) -> GuestFault {
+    let (_, open) = capture.into_parts();
+    open.for_each(|pipe| guest.drain.take(pipe));
+    guest.detached.take(command);
+    GuestFault::new(FaultKind::Io, "the caller has hung up; the command goes on")
 }
 
 /// Says which part of starting a command failed, in the words of who asked for it.

@@ -1,11 +1,16 @@
 //! A guest without a machine: the agent's server on loopback, with an unprivileged user, a cgroup, a UTS and a mount
 //! namespace of its own.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use async_trait::async_trait;
+use leapbox_agent::bare;
 use leapbox_agent::cgroup::Cgroups;
-use leapbox_agent::configure::Identity;
+use leapbox_agent::configure::IdentityFiles;
 use leapbox_agent::guest::Guest;
 use leapbox_agent::server;
+use leapbox_agent::workload::Workload;
 use leapbox_guest_client::protocol::*;
 use leapbox_guest_client::{Dial, GuestClient, GuestError};
 use nix::mount::{MsFlags, mount};
@@ -50,6 +55,19 @@ impl Sandbox {
     }
 
     pub async fn start_unconfigured() -> Self {
+        Self::serve(|guest, listener| {
+            server::serve(Arc::new(guest), listener).expect("serves");
+        })
+    }
+
+    /// One whose disks are "mounted" when it is told so.
+    pub async fn start_bare() -> Self {
+        Self::serve(|guest, listener| {
+            bare::serve(listener, move || Ok(Arc::new(guest))).expect("serves");
+        })
+    }
+
+    fn serve(serve: impl FnOnce(Guest, TcpListener) + Send + 'static) -> Self {
         let folder = TempDir::new().expect("temporary folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("opens it");
         for name in ["home", "root-only", "etc", "hidden"] {
@@ -60,7 +78,7 @@ impl Sandbox {
         fs::write(root_only.join("secret"), "secret").expect("writes");
         fs::set_permissions(root_only, fs::Permissions::from_mode(0o700)).expect("closes it");
         let cgroup = make_cgroup();
-        let address = serve_apart(folder.path().to_owned(), cgroup.clone());
+        let address = serve_apart(folder.path().to_owned(), cgroup.clone(), serve);
         Self {
             guest: GuestClient::new(Arc::new(Loopback(address))),
             cgroup,
@@ -151,24 +169,38 @@ fn make_cgroup() -> PathBuf {
 }
 
 /// Serves from threads with namespaces of their own, so that neither host name nor mounts of this machine change.
-fn serve_apart(folder: PathBuf, cgroup: PathBuf) -> SocketAddr {
-    let serve = move || {
+fn serve_apart(
+    folder: PathBuf,
+    cgroup: PathBuf,
+    serve: impl FnOnce(Guest, TcpListener) + Send + 'static,
+) -> SocketAddr {
+    let (told, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS).expect("unshares");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("makes mounts private");
         let boot_id = folder.join("etc/boot-id");
         fs::write(&boot_id, "").expect("writes");
         let etc = folder.join("etc");
-        let identity = Identity::install(&folder.join("hidden"), &etc, &boot_id).expect("installs");
+        let identity = IdentityFiles::install(&folder.join("hidden"), &etc, &boot_id).expect("installs");
         let home = folder.join("home");
-        let guest = Guest::new(image(&home), "/bin/sh".into(), Cgroups::new(cgroup), identity, Ipv4Addr::LOCALHOST)
+        let (cgroups, workload) = (Cgroups::new(&cgroup), Workload::in_group(&cgroup));
+        let guest = Guest::new(image(&home), "/bin/sh".into(), cgroups, workload, identity, Ipv4Addr::LOCALHOST)
             .expect("makes a guest");
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-        let address = listener.local_addr().expect("is bound");
-        server::serve(Arc::new(guest), listener).expect("serves");
-        address
-    };
-    std::thread::spawn(serve).join().expect("starts")
+        told.send(listener.local_addr().expect("is bound")).expect("is awaited");
+        serve(guest, listener);
+    });
+    address.recv().expect("starts")
+}
+
+/// A bare guest whose disks are missing, and the end of its serving.
+pub async fn bare_without_disks() -> (GuestClient, std::thread::JoinHandle<Result<(), String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("is bound");
+    let serving =
+        std::thread::spawn(move || bare::serve(listener, || Err("no disk".into())).map_err(|e| e.to_string()));
+    (GuestClient::new(Arc::new(Loopback(address))), serving)
 }
 
 fn image(home: &Path) -> ImageConfig {
@@ -193,9 +225,9 @@ pub fn configuration() -> Configure {
         hostname: "sbx-test".into(),
         entropy: Entropy([7; 64]),
         wall_clock_unix_ns: u64::try_from(now.as_nanos()).expect("before 2500"),
-        machine_id: [0x1a; 16],
-        boot_id: [0x2b; 16],
-        env: vec![pair("FROM_SANDBOX"), pair("BOTH"), pair("ALL")],
+        identity: Some(Identity { machine_id: [0x1a; 16], boot_id: [0x2b; 16] }),
+        env: Some(vec![pair("FROM_SANDBOX"), pair("BOTH"), pair("ALL")]),
+        restored: false,
     }
 }
 

@@ -28,7 +28,12 @@ impl Client {
 
     /// Creates a sandbox of the default shape and gives its id.
     pub async fn create(&self) -> Result<String, BenchError> {
-        let asked = json!({"template_name": "system/debian:bookworm", "timeout": 3600});
+        self.create_sized(1024).await
+    }
+
+    /// Creates a sandbox with so much memory and gives its id.
+    pub async fn create_sized(&self, memory_mib: u64) -> Result<String, BenchError> {
+        let asked = json!({"template_name": "system/debian:bookworm", "timeout": 3600, "memory": memory_mib});
         let sandbox = self.call(Method::POST, "/v1/sandbox", Some(asked), StatusCode::CREATED).await?;
         Ok(sandbox["id"].as_str().unwrap_or_default().to_owned())
     }
@@ -37,6 +42,11 @@ impl Client {
     pub async fn execute(&self, id: &str, command: &str) -> Result<(), BenchError> {
         let path = format!("/v1/sandbox/{id}/process/execute");
         self.call(Method::POST, &path, Some(json!({"command": command})), StatusCode::OK).await.map(drop)
+    }
+
+    /// Pauses it.
+    pub async fn pause(&self, id: &str) -> Result<(), BenchError> {
+        self.call(Method::POST, &format!("/v1/sandbox/{id}/pause"), None, StatusCode::CREATED).await.map(drop)
     }
 
     /// Reads it.

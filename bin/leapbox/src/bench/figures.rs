@@ -59,6 +59,17 @@ pub(super) struct Idle {
     pub all_answered: bool,
 }
 
+/// What is stored of a paused sandbox, in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct Stored {
+    /// What its guest was made to write.
+    pub written_bytes: u64,
+    /// What is stored, before compression.
+    pub plain_bytes: u64,
+    /// What is stored, as it lies on the disk.
+    pub stored_bytes: u64,
+}
+
 /// Everything measured in one run.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
@@ -73,6 +84,10 @@ pub(super) struct Report {
     pub burst_without_pool: Samples,
     pub burst: Samples,
     pub get: Samples,
+    pub wake: Samples,
+    pub pause_small: Samples,
+    pub pause_large: Samples,
+    pub stored: Option<Stored>,
     pub idle: Option<Idle>,
     pub proxy: Option<ProxyFigures>,
 }
@@ -91,7 +106,17 @@ impl Report {
             Goal::at_most("pool: first answer / floor", self.pooled_first_answer.p50() / floor, 0.5),
             Goal::at_most("burst: p95 / single restored create", burst, 6.0),
             Goal::at_most("GET a sandbox, ms", self.get.p50(), 1.0),
+            Goal::at_most("wake by a request / floor", self.wake.p50() / floor, 1.5),
+            Goal::at_most(
+                "pause: 4 GiB / 1 GiB, same pages written",
+                self.pause_large.p50() / self.pause_small.p50(),
+                1.3,
+            ),
         ];
+        if let Some(stored) = &self.stored {
+            let ratio = stored.plain_bytes as f64 / stored.written_bytes as f64;
+            goals.push(Goal::at_most("stored before compression / written", ratio, 1.2));
+        }
         if let Some(idle) = &self.idle {
             goals.push(Goal::at_most("idle sandbox, MiB of its own", idle.private_mib_max, own_mib));
         }
@@ -150,6 +175,9 @@ impl fmt::Display for Report {
             ("create, in a burst, pool in use", &self.burst),
             ("create, in a burst, no pool", &self.burst_without_pool),
             ("GET a sandbox", &self.get),
+            ("wake by a request, to its answer", &self.wake),
+            ("pause, 1 GiB, 64 MiB written", &self.pause_small),
+            ("pause, 4 GiB, 64 MiB written", &self.pause_large),
         ];
         for (name, samples) in rows.into_iter().filter(|(_, samples)| !samples.0.is_empty()) {
             let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| samples.percentile(share));
@@ -157,6 +185,11 @@ impl fmt::Display for Report {
         }
         if let Some(cold) = self.cold {
             writeln!(f, "{:<38}{cold:>9.0}", "first use of a shape, to first answer")?;
+        }
+        if let Some(stored) = &self.stored {
+            let [written, plain, stored] = [stored.written_bytes, stored.plain_bytes, stored.stored_bytes]
+                .map(|bytes| bytes as f64 / f64::from(1 << 20));
+            writeln!(f, "{written:.0} MiB written: {plain:.1} MiB stored, {stored:.1} MiB on the disk")?;
         }
         if let Some(idle) = &self.idle {
             let (n, median, max) = (idle.sandboxes, idle.private_mib_median, idle.private_mib_max);

@@ -5,7 +5,7 @@ use super::figures::{Millis, ms_since};
 use super::server::Server;
 use crate::config::Config;
 use crate::verbs::serve::vmm;
-use leapbox_guest_protocol::{Configure, Entropy, ExecRequest};
+use leapbox_guest_protocol::{Configure, Entropy, ExecRequest, Identity};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_storage::copy_sparse;
 use leapbox_templates::{Artifacts, SYSTEM_DEBIAN, attachment, guest_of};
@@ -44,7 +44,7 @@ impl Floor {
         });
         let network = network.await?;
         network.start_pool();
-        let snapshot = Arc::new(server.warm_snapshot()?);
+        let snapshot = server.warm_snapshot()?;
         let dir = server.state_dir().join("floor");
         std::fs::create_dir_all(&dir).map_err(super::error::file("creating", &dir))?;
         Ok(Self { vmm, network, image, snapshot, dir })
@@ -63,6 +63,7 @@ impl Floor {
         copy_sparse(&self.snapshot.disk, &disk)?;
         let spec = RestoreSpec {
             snapshot: Arc::clone(&self.snapshot),
+            changes: None,
             image: self.image.clone(),
             disk: disk.clone(),
             limits: IoLimits::default(),
@@ -96,9 +97,9 @@ fn identity() -> Configure {
         hostname: "sbx-floor-floor-floor-fl".to_owned(),
         entropy: Entropy([7; 64]),
         wall_clock_unix_ns: now.as_nanos() as u64,
-        machine_id: [1; 16],
-        boot_id: [2; 16],
-        env: Vec::new(),
+        identity: Some(Identity { machine_id: [1; 16], boot_id: [2; 16] }),
+        env: Some(Vec::new()),
+        restored: false,
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! server without a pool: first boot, then floor and restored create in turn, GET, a burst, idle sandboxes
 //! server with a pool:    pooled creates
+//! server without a pool: floor and wake in turn, pauses of a small and a large machine
 //! gateway and nginx:     the same backend through each, in turn
 //! ```
 //!
@@ -17,6 +18,7 @@ mod floor;
 mod idle;
 mod proxy;
 mod server;
+mod sleep;
 
 pub use error::BenchError;
 pub use proxy::{GatewayArgs, LoadArgs, ProxyError};
@@ -45,7 +47,7 @@ pub struct Args {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
     idle: u32,
     /// What is measured [default: everything].
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Create, Part::Pool, Part::Gateway])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Create, Part::Pool, Part::Sleep, Part::Gateway])]
     parts: Vec<Part>,
 }
 
@@ -56,6 +58,8 @@ enum Part {
     Create,
     /// With a pool: pooled creates, a burst.
     Pool,
+    /// Without a pool: wakes beside the floor, pauses.
+    Sleep,
     /// The gateway beside nginx.
     Gateway,
 }
@@ -107,6 +111,13 @@ async fn measure(config: &Config, args: &Args) -> Result<Report, BenchError> {
         server.stop().await?;
         measured?;
     }
+    if args.parts.contains(&Part::Sleep) {
+        eprintln!("a server for pauses and wakes …");
+        let server = Server::start(config, 0).await?;
+        let measured = pause_and_wake(config, args, &server, &mut report).await;
+        server.stop().await?;
+        measured?;
+    }
     if args.parts.contains(&Part::Gateway) {
         eprintln!("gateway and nginx …");
         report.proxy = Some(proxy::run(ProxyOptions::default()).await?);
@@ -127,6 +138,17 @@ async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mu
     report.burst_without_pool = burst(args, server).await?;
     eprintln!("{} idle sandboxes …", args.idle);
     idle::measure(args.idle, server, report).await
+}
+
+async fn pause_and_wake(config: &Config, args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+    let client = server.client();
+    create_and_use(&client).await?;
+    let floor = Floor::open(config, server).await?;
+    report.virtualised = floor.is_virtualised();
+    let measured = sleep::wakes(args.runs, &floor, &client, report).await;
+    floor.close().await?;
+    measured?;
+    sleep::pauses(server, report).await
 }
 
 async fn beside_the_floor(args: &Args, floor: &Floor, client: &Client, report: &mut Report) -> Result<(), BenchError> {

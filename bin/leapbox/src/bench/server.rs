@@ -13,6 +13,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
@@ -87,11 +88,28 @@ impl Server {
         self.dir.join("state")
     }
 
-    /// The one warm snapshot it has taken by now.
-    pub fn warm_snapshot(&self) -> Result<Snapshot, BenchError> {
+    /// The first warm snapshot it has taken.
+    pub fn warm_snapshot(&self) -> Result<Arc<Snapshot>, BenchError> {
         let warm = self.state_dir().join("warm");
         let mut stored = leapbox_templates::WarmSnapshots::stored(&warm).into_iter();
-        stored.next().ok_or(BenchError::NotReady { what: "its warm snapshot" })
+        stored.next().map(|base| base.snapshot).ok_or(BenchError::NotReady { what: "its warm snapshot" })
+    }
+
+    /// Bytes of the one checkpoint there is, before and after compression, as its manifest has them.
+    pub fn only_checkpoint(&self) -> Result<(u64, u64), BenchError> {
+        let dir = State::at(self.state_dir()).archives_dir();
+        let entries = std::fs::read_dir(&dir).map_err(file("listing", &dir))?.flatten();
+        let checkpoint = entries
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ckp-")));
+        let path = checkpoint.ok_or(BenchError::NotReady { what: "its checkpoint" })?.join("manifest.json");
+        let text = std::fs::read(&path).map_err(file("reading", &path))?;
+        let manifest: serde_json::Value = serde_json::from_slice(&text).map_err(BenchError::Encode)?;
+        let parts = manifest["content"]["parts"].as_object().into_iter().flatten().map(|(_, part)| part);
+        let bytes = |part: &serde_json::Value, name: &str| part["stats"][name].as_u64().unwrap_or(0);
+        Ok(parts.fold((0, 0), |(plain, stored), part| {
+            (plain + bytes(part, "plain_bytes"), stored + bytes(part, "stored_bytes"))
+        }))
     }
 
     /// Waits until at least `count` clones are ready in the pool.

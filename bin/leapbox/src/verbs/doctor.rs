@@ -1,7 +1,7 @@
 //! `leapbox doctor`: what is used and why, what is missing and how to get it. Changes nothing.
 //!
 //! ```text
-//! runtime, installation, host, resources, isolation ─► checks ─► text or JSON; exit code 1 if any is red
+//! runtime, installation, host, resources, stored, isolation ─► checks ─► text or JSON; exit code 1 if any is red
 //! firecracker (kvm, jails), where it is or could be the driver ─┘
 //! ```
 //!
@@ -19,6 +19,7 @@ mod made_up;
 mod mounts;
 mod resources;
 mod runtime;
+mod stored;
 
 use crate::config::Config;
 use crate::verbs::driver::{self, DriverFacts};
@@ -59,6 +60,7 @@ pub fn run(config: &Config, args: &Args) -> Result<ExitCode, DoctorError> {
     checks.extend(installation::checks(config));
     checks.extend(host::checks(config, root));
     checks.extend(resources::checks(config, root));
+    checks.extend(stored::checks(config));
     checks.extend(isolation::checks(root));
 
     let text = if args.json { check::as_json(&checks) } else { check::as_text(&checks) };

@@ -25,6 +25,7 @@ use leapbox_gateway::Gateway;
 use leapbox_gateway::tls::Tls;
 use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, chain};
 use leapbox_network::{HostTable, Network, NetworkConfig};
+use leapbox_storage::{ArchiveStore, RemoteConfig, ServerKey, StoreConfig};
 use leapbox_templates::Artifacts;
 use leapbox_vmm::IoLimits;
 use std::fs::File;
@@ -83,11 +84,14 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let auth = Arc::new(Auth::new(db.clone(), RateLimit { requests: config.rate_limit, period: RATE_PERIOD }));
     let vmm = vmm::open(&config, &config.state_dir(), &instance)?;
     let network = Network::start(network_config(&config, &instance)).await?;
+    let key = ServerKey::load_or_create(&state.server_key())?;
     let parts = Parts {
         db: db.clone(),
         vmm,
         network: Arc::clone(&network),
         artifacts: Artifacts::open(&config.artifacts_dir)?,
+        archives: archives(&config, &state, &key)?,
+        key,
     };
     let lifecycle = Lifecycle::start(lifecycle_config(&config, &instance), parts).await?;
     let served = serve_all(&config, entrances, &lifecycle, auth, &network).await;
@@ -96,6 +100,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     network.stop(HostTable::Keep).await?;
     db.close().await;
     served
+}
+
+/// Where what is stored of sandboxes is kept.
+fn archives(config: &Config, state: &State, key: &ServerKey) -> Result<ArchiveStore, ServeError> {
+    let remote = config.object_store.as_deref().map(RemoteConfig::from_env).transpose()?;
+    let cache_bytes = remote.is_some().then_some(config.archive_cache_mib << 20);
+    Ok(ArchiveStore::open(StoreConfig { dir: state.archives_dir(), key: key.clone(), remote, cache_bytes })?)
 }
 
 /// Everything that is listened on, and the gateway's certificate.

@@ -14,18 +14,11 @@ const PATCH: MethodFilter = MethodFilter::PATCH;
 const DELETE: MethodFilter = MethodFilter::DELETE;
 
 /// Path and methods.
-const LATER: [(&str, MethodFilter); 53] = [
-    ("/v1/sandbox/{id}/pause", POST),
-    ("/v1/sandbox/{id}/stop", POST),
-    ("/v1/sandbox/{id}/start", POST),
+const LATER: [(&str, MethodFilter); 46] = [
     ("/v1/sandbox/{id}/mounts", POST),
     ("/v1/sandbox/{id}/mounts/{mount}", PATCH.or(DELETE)),
     ("/v1/sandbox/{id}/presigned-url", POST),
     ("/v1/sandbox/{id}/presigned-url/{url}", DELETE),
-    ("/v1/sandbox/{id}/snapshot/create", POST),
-    ("/v1/snapshot/restore", POST),
-    ("/v1/snapshot/{snapshot}", DELETE),
-    ("/v1/snapshots", GET),
     ("/v1/template", POST),
     ("/v1/template/{template}", PATCH.or(DELETE)),
     ("/v1/sandbox/{id}/filesystem/write-files", POST),

@@ -4,6 +4,7 @@ pub(crate) mod filesystem;
 pub(crate) mod later;
 pub(crate) mod process;
 pub(crate) mod sandbox;
+pub(crate) mod snapshot;
 pub(crate) mod system;
 
 use crate::ApiState;
@@ -15,7 +16,14 @@ pub(crate) type Routes<S = ApiState> = Vec<(&'static str, MethodRouter<S>)>;
 
 /// Every path.
 pub(crate) fn all() -> Router<ApiState> {
-    let routes = [sandbox::routes(), system::routes(), process::routes(), filesystem::routes(), later::routes()];
+    let routes = [
+        sandbox::routes(),
+        snapshot::routes(),
+        system::routes(),
+        process::routes(),
+        filesystem::routes(),
+        later::routes(),
+    ];
     in_both_forms(routes.into_iter().flatten().collect())
 }
 

@@ -1,4 +1,4 @@
-//! Create, get, list, delete.
+//! Create, get, list, pause, stop, start, delete.
 
 use super::Routes;
 use crate::ApiState;
@@ -16,7 +16,14 @@ use leapbox_api_types::sandbox::{CreateSandbox, SandboxDetails, SandboxList};
 use leapbox_auth::Caller;
 
 pub(super) fn routes() -> Routes {
-    vec![("/v1/sandbox", post(create)), ("/v1/sandbox/{id}", get(read).delete(delete)), ("/v1/sandboxes", get(list))]
+    vec![
+        ("/v1/sandbox", post(create)),
+        ("/v1/sandbox/{id}", get(read).delete(delete)),
+        ("/v1/sandbox/{id}/pause", post(pause)),
+        ("/v1/sandbox/{id}/stop", post(stop)),
+        ("/v1/sandbox/{id}/start", post(start)),
+        ("/v1/sandboxes", get(list)),
+    ]
 }
 
 #[utoipa::path(
@@ -95,4 +102,61 @@ pub(crate) async fn list(
 ) -> Result<Json<SandboxList>, Failure> {
     let query = validate::sandbox::list(&query)?;
     Ok(Json(api.lifecycle.list(&caller.organisation, query).await?))
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/sandbox/{id}/pause",
+    operation_id = "pauseSandbox",
+    tag = "Sandbox",
+    params(
+        ("id" = String, Path, description = "The sandbox's id")
+    ),
+    responses((status = 201, description = "Its memory and disk are stored; a request wakes it.", body = SandboxDetails), Errors),
+)]
+pub(crate) async fn pause(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath,
+) -> Result<(StatusCode, Json<SandboxDetails>), Failure> {
+    let paused = detached(async move { api.lifecycle.pause(&caller.organisation, &id).await }).await?;
+    Ok((StatusCode::CREATED, Json(paused)))
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/sandbox/{id}/stop",
+    operation_id = "stopSandbox",
+    tag = "Sandbox",
+    params(
+        ("id" = String, Path, description = "The sandbox's id")
+    ),
+    responses((status = 200, description = "Its disk is stored; only a start brings it back.", body = SandboxDetails), Errors),
+)]
+pub(crate) async fn stop(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath,
+) -> Result<Json<SandboxDetails>, Failure> {
+    let stopped = detached(async move { api.lifecycle.stop_sandbox(&caller.organisation, &id).await }).await?;
+    Ok(Json(stopped))
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/sandbox/{id}/start",
+    operation_id = "startSandbox",
+    tag = "Sandbox",
+    params(
+        ("id" = String, Path, description = "The sandbox's id")
+    ),
+    responses((status = 200, description = "It has booted afresh over its disk and can be used.", body = SandboxDetails), Errors),
+)]
+pub(crate) async fn start(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath,
+) -> Result<Json<SandboxDetails>, Failure> {
+    let started = detached(async move { api.lifecycle.start_sandbox(&caller.organisation, &id).await }).await?;
+    Ok(Json(started))
 }

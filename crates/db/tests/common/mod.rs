@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use leapbox_api_types::sandbox::SandboxState;
-use leapbox_db::{Db, OrganisationRow, SandboxRow, TemplateRow};
-use leapbox_ids::{OrganisationId, SandboxId, TemplateId};
+use leapbox_db::{Db, OrganisationRow, SandboxRow, SnapshotRow, TemplateRow};
+use leapbox_ids::{CheckpointId, OrganisationId, SandboxId, SnapshotId, TemplateId};
 use std::path::PathBuf;
 
 pub struct Fixture {
@@ -57,5 +57,26 @@ pub fn sandbox(organisation: &OrganisationId, template: &TemplateId) -> SandboxR
         state_changed_at_ms: 1000,
         timeout_at_ms: None,
         machine: None,
+        checkpoint: None,
+        base: None,
+        image: None,
+        environment: None,
+    }
+}
+
+pub fn snapshot(organisation: &OrganisationId, template: &TemplateId, name: &str) -> SnapshotRow {
+    SnapshotRow {
+        id: SnapshotId::generate(),
+        organisation: organisation.clone(),
+        name: name.to_owned(),
+        template: template.clone(),
+        vcpu: 2,
+        memory_mib: 1024,
+        disk_mib: 10240,
+        checkpoint: CheckpointId::generate().to_string(),
+        base: "base-1a".to_owned(),
+        image: "2b".to_owned(),
+        environment: None,
+        created_at_ms: 1000,
     }
 }

@@ -94,6 +94,10 @@ impl Backend for Application {
             _ => OpenError::Unreachable { source: Box::new(source) },
         })
     }
+
+    async fn left(&self) {
+        std::future::pending().await
+    }
 }
 
 /// A gateway that serves, with one sandbox.

@@ -95,3 +95,71 @@ fn a_manifest_of_another_format_is_refused_by_readers_and_replaced_by_builders()
     build(&mut workshop, "one");
     Artifacts::open(dir.path()).expect("readable again");
 }
+
+/// Kernel, initramfs and root file system of the first image that tests build.
+pub(super) const FIRST: [&str; 3] = ["the kernel", "the initramfs", "the root"];
+
+/// Builds an image of these contents, in use as `system/test`.
+pub(super) fn build_image(dir: &Path, [kernel, initramfs, rootfs]: [&str; 3]) {
+    let mut workshop = Workshop::open(dir, || {}).expect("open");
+    let publish = |kind, file: &'static str, content: &str| {
+        let scratch = workshop.scratch(kind).expect("scratch");
+        fs::write(scratch.join(file), content).expect("write");
+        let config = r#"{"user":"u","uid":1,"gid":1,"groups":[],"home":"/","workdir":"/","env":[],"port":null}"#;
+        fs::write(scratch.join(IMAGE_FILE), config).expect("write");
+        workshop.publish(&scratch, NewArtifact { kind, prefix: "", file, inputs: content }).expect("publish")
+    };
+    let stored = publish("kernel", KERNEL_FILE, kernel);
+    let (version, package) = ("6.1".to_owned(), "linux".to_owned());
+    let kernel = KernelArtifact { version, package, stored };
+    let initramfs = publish("initramfs", INITRAMFS_FILE, initramfs);
+    let rootfs = publish("rootfs", ROOTFS_FILE, rootfs);
+    workshop.record(|m| m.kernel = Some(kernel)).expect("record");
+    workshop.record(|m| m.initramfs = Some(initramfs)).expect("record");
+    workshop.record(|m| drop(m.templates.insert("system/test".to_owned(), rootfs))).expect("record");
+}
+
+#[test]
+fn an_image_that_is_in_use_no_more_is_found_by_its_digest() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    build_image(dir.path(), FIRST);
+    let old = Artifacts::open(dir.path()).expect("open").guest_image("system/test").expect("built");
+    build_image(dir.path(), ["the kernel", "a newer initramfs", "the root"]);
+    let artifacts = Artifacts::open(dir.path()).expect("open");
+    let new = artifacts.guest_image("system/test").expect("built");
+    assert_ne!(new.digest, old.digest);
+    let (found, config) = artifacts.image_of(&old.digest).expect("still there");
+    assert_eq!((found, config.user.as_str()), (old, "u"));
+    assert_eq!(artifacts.image_of(&new.digest).expect("in use").0, new);
+}
+
+#[test]
+fn what_is_missing_of_an_older_image_is_named() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    build_image(dir.path(), FIRST);
+    let old = Artifacts::open(dir.path()).expect("open").guest_image("system/test").expect("built");
+    build_image(dir.path(), ["the kernel", "a newer initramfs", "the root"]);
+    let artifacts = Artifacts::open(dir.path()).expect("open");
+    fs::remove_file(&old.initramfs).expect("removed");
+    match artifacts.image_of(&old.digest).expect_err("incomplete") {
+        ArtifactError::File { path, .. } => assert_eq!(path, old.initramfs),
+        other => panic!("{other}"),
+    }
+    for unknown in ["0".repeat(64), "../../etc/passwd".to_owned(), String::new()] {
+        let error = artifacts.image_of(&unknown).expect_err("never built");
+        assert!(matches!(error, ArtifactError::NoImage { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_list_entry_that_names_other_contents_is_refused() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    build_image(dir.path(), FIRST);
+    let old = Artifacts::open(dir.path()).expect("open").guest_image("system/test").expect("built");
+    build_image(dir.path(), ["the kernel", "a newer initramfs", "the root"]);
+    let entry = dir.path().join(format!("images/{}.json", old.digest));
+    let forged = fs::read_to_string(&entry).expect("read").replacen("\"sha256\": \"", "\"sha256\": \"0", 1);
+    fs::write(&entry, forged).expect("write");
+    let error = Artifacts::open(dir.path()).expect("open").image_of(&old.digest).expect_err("refused");
+    assert!(matches!(error, ArtifactError::Damaged { .. }), "{error}");
+}

@@ -6,6 +6,7 @@
 //!
 //! A builder that dies leaves only files in `tmp/`; the next one removes them and starts that step again.
 
+use super::images;
 use super::manifest::{Manifest, StoredArtifact};
 use crate::digest;
 use crate::error::ArtifactError;
@@ -38,6 +39,8 @@ impl Workshop {
         };
         let workshop = Self { dir, manifest, _lock: lock };
         remove_tree(&workshop.dir.join("tmp"))?;
+        // What a former version has put into use may go out of use now.
+        images::remember_all(&workshop.manifest, &workshop.dir)?;
         Ok(workshop)
     }
 
@@ -95,6 +98,8 @@ impl Workshop {
     pub(crate) fn record(&mut self, change: impl FnOnce(&mut Manifest)) -> Result<(), ArtifactError> {
         let mut manifest = self.manifest.clone();
         change(&mut manifest);
+        // Before it can be in use: what is stored may name it from then on.
+        images::remember_all(&manifest, &self.dir)?;
         manifest.write(&self.dir)?;
         self.manifest = manifest;
         Ok(())

@@ -1,8 +1,10 @@
 //! Why there is no warm snapshot.
 
+use super::folder::Refused;
+use crate::carry::CarryError;
 use leapbox_guest_client::GuestError;
 use leapbox_network::NetworkError;
-use leapbox_storage::{PrivateError, SealError, StorageError};
+use leapbox_storage::{PrivateError, StorageError};
 use leapbox_vmm::{Shape, VmmError};
 use std::path::{Path, PathBuf};
 
@@ -54,14 +56,23 @@ pub enum WarmError {
         #[source]
         source: GuestError,
     },
-    /// What was taken could not be stored.
-    #[error("the warm snapshot of {shape} could not be stored")]
+    /// What was taken, or came back from an archive, could not be sealed.
+    #[error("the warm snapshot {what} could not be stored")]
     Seal {
-        /// The shape that was wanted.
-        shape: Shape,
+        /// The shape that was wanted, or the base's id.
+        what: String,
         /// Why not.
         #[source]
-        source: SealError,
+        source: SealFailed,
+    },
+    /// A base could not be put into its archive, or not be taken out.
+    #[error("the warm snapshot {id} and its archive")]
+    Carry {
+        /// The base's id.
+        id: String,
+        /// Why not.
+        #[source]
+        source: Box<CarryError>,
     },
     /// A file operation failed.
     #[error("{step}: {path}")]
@@ -74,6 +85,17 @@ pub enum WarmError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Why a folder did not become a base.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SealFailed(#[from] Refused);
+
+impl WarmError {
+    pub(super) fn seal(shape: Shape, reason: Refused) -> Self {
+        WarmError::Seal { what: format!("of {shape}"), source: SealFailed(reason) }
+    }
 }
 
 pub(super) fn file(step: &'static str, path: &Path, source: std::io::Error) -> WarmError {

@@ -1,143 +1,196 @@
-//! Warm snapshots: one per template and shape, taken right after boot with the agent ready and before any workload.
+//! Bases: warm snapshots that machines start from, per template image, shape and kind.
 //!
 //! ```text
-//! first use of a shape:            slot + pristine disk ─boot─► agent ready ─warm, sync─► snapshot ─seal─► warm/<key>/
-//! first use in a server's life:    warm/<key>/ ─verify─► sound: shared from then on
-//!                                                └─► damaged, foreign: refused, removed, and taken as above
+//! first use of a shape:      slot + pristine disk ─boot─► agent answers ─────────────────────────► Bare ┐
+//!                                                             └─ mount, warm, sync ──────────────► Ready ┤
+//! a host that has lost it:   archive ─import─────────────────────────────────────────────────────────────┴─seal─►
+//!                                                                                          warm/base-<digest>/
+//! first use in a server's life:    warm/base-<digest>/ ─verify─► sound: shared from then on
+//!                                                          └───► damaged: refused, removed, and taken as above
 //! every later use:                 shared
 //! ```
 //!
-//! The folder's name is the compatibility key: a new kernel, agent, image, VMM build or host CPU is a new snapshot,
-//! and the old ones are removed at start. A snapshot is trusted input to a VMM, so its folder is the server's alone and
-//! its contents are verified once; a running server keeps the verdict, because nobody else can write there. Called by
-//! `lifecycle`.
+//! The *compatibility key* of a base says what it fits: a new kernel, agent, image, VMM build or host CPU is a new key.
+//! The newest base of a key and kind is the current one. Older ones, and those that fit nothing in use any more, stay
+//! as long as something stored is a difference to them. A base is trusted input to a VMM, so its folder is the server's
+//! alone and its contents are verified once; a running server keeps the verdict, because nobody else can write there.
+//! Called by `lifecycle`.
 
+mod base;
+mod carry;
 mod error;
 mod folder;
+mod shelf;
 mod take;
 
+pub use base::{Base, BaseKind};
 pub use error::WarmError;
 
 use error::file;
 use leapbox_network::Network;
 use leapbox_storage::private_dir;
-use leapbox_vmm::{GuestImage, Shape, Snapshot, Vmm};
-use std::collections::HashMap;
+use leapbox_vmm::{GuestImage, Shape, Vmm};
+use shelf::{Found, Shelf};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tokio::sync::{Mutex, OnceCell, Semaphore};
 
-/// Snapshots kept at once. Each costs disk, and memory while the server lives, and a tenant may ask for some thirty
-/// thousand shapes.
-const KEPT_MAX: usize = 16;
-
-type Cell = Arc<OnceCell<Arc<Snapshot>>>;
-
-/// One snapshot and when it was last asked for.
-struct Kept {
-    asked: Instant,
-    cell: Cell,
-}
-
-/// All warm snapshots of one server.
+/// All bases of one server.
 pub struct WarmSnapshots {
     dir: PathBuf,
     disk_mib: u64,
     vmm: Arc<dyn Vmm>,
     network: Arc<Network>,
-    /// By the name of the folder.
-    by_name: Mutex<HashMap<String, Kept>>,
+    shelf: Mutex<Shelf>,
     /// One boot at a time: it takes seconds of a CPU that sandboxes want, too.
-    boots: Semaphore,
+    boots: tokio::sync::Mutex<()>,
+    /// One import at a time: two of the same would be in each other's way.
+    imports: tokio::sync::Mutex<()>,
 }
 
 impl WarmSnapshots {
-    /// Snapshots kept under `dir` (0700, the server's alone), of machines with a writable disk of `disk_mib` MiB. What
-    /// a former server left unfinished is removed.
+    /// Bases kept under `dir` (0700, the server's alone), of machines with a writable disk of `disk_mib` MiB. What a
+    /// former server left unfinished is removed, and so is what is refused by its manifest.
     pub fn open(dir: &Path, disk_mib: u64, vmm: Arc<dyn Vmm>, network: Arc<Network>) -> Result<Self, WarmError> {
         private_dir(dir).map_err(|source| WarmError::Folder { source })?;
+        let mut shelf = Shelf::default();
         for entry in std::fs::read_dir(dir).map_err(|source| file("listing", dir, source))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with('.') {
-                folder::remove(&entry.path());
+            let path = entry.path();
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if !is_folder || entry.file_name().to_string_lossy().starts_with('.') {
+                folder::remove(&path);
+                continue;
+            }
+            match folder::read(&path) {
+                Ok(base) => shelf.put(Arc::new(base), false),
+                Err(reason) => {
+                    folder::log_refused(&path, &reason);
+                    if reason.is_damage() {
+                        folder::remove(&path);
+                    }
+                }
             }
         }
-        let (by_name, boots) = (Mutex::default(), Semaphore::new(1));
-        Ok(Self { dir: dir.to_path_buf(), disk_mib, vmm, network, by_name, boots })
+        let (shelf, boots, imports) = (Mutex::new(shelf), tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self { dir: dir.to_path_buf(), disk_mib, vmm, network, shelf, boots, imports })
     }
 
-    /// What the manifests in `dir` say, their data unverified: for whoever looks at another server's snapshots.
-    pub fn stored(dir: &Path) -> Vec<Snapshot> {
-        std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| folder::stored(&entry.path()))
-            .collect()
+    /// What the manifests in `dir` say, their data unverified, oldest first: for whoever looks at another server's
+    /// bases.
+    pub fn stored(dir: &Path) -> Vec<Base> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut bases: Vec<Base> = entries.filter_map(|entry| folder::read(&entry.path()).ok()).collect();
+        bases.sort_by_key(|base| base.taken_at_ms);
+        bases
     }
 
-    /// Removes the snapshots that fit none of `images` any more, those that are refused by their manifest, and those
-    /// beyond what is kept.
-    pub fn remove_outdated(&self, images: &[GuestImage]) {
-        let mut kept = 0;
-        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let fits = |snapshot: &Snapshot| {
-                let key_with = |image| self.vmm.compatibility_key(snapshot.shape, image);
-                images.iter().any(|image| key_with(image) == snapshot.compatibility_key)
-            };
-            kept += usize::from(folder::keep_if(&entry.path(), fits));
-            if kept > KEPT_MAX {
-                folder::remove(&entry.path());
-            }
-        }
-    }
-
-    /// The snapshot of `image` and `shape`, taken now if there is none that is sound. However many ask, one machine
-    /// boots.
-    pub async fn get(&self, image: &GuestImage, shape: Shape) -> Result<Arc<Snapshot>, WarmError> {
+    /// The current base of `image`, `shape` and `kind`, taken now if there is none that is sound. However many ask, one
+    /// machine boots.
+    pub async fn get(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Arc<Base>, WarmError> {
         let key = self.vmm.compatibility_key(shape, image);
-        let cell = self.cell(folder::name_of(&key)).await;
-        cell.get_or_try_init(|| self.find_or_take(&key, image, shape)).await.cloned()
-    }
-
-    /// The place of a snapshot. A new one may push out the one that was not asked for the longest.
-    async fn cell(&self, name: &str) -> Cell {
-        let mut by_name = self.by_name.lock().await;
-        if !by_name.contains_key(name) && by_name.len() >= KEPT_MAX {
-            self.push_out(&mut by_name).await;
+        if let Some(base) = self.current(&key, kind).await? {
+            return Ok(base);
         }
-        let kept =
-            by_name.entry(name.to_owned()).or_insert_with(|| Kept { asked: Instant::now(), cell: Cell::default() });
-        kept.asked = Instant::now();
-        Arc::clone(&kept.cell)
+        let _turn = self.boots.lock().await;
+        // Whoever had the turn before may have wanted the same.
+        if let Some(base) = self.current(&key, kind).await? {
+            return Ok(base);
+        }
+        let base = Arc::new(self.take(image, shape, kind).await?);
+        self.shelf().put(Arc::clone(&base), true);
+        Ok(base)
     }
 
-    async fn push_out(&self, by_name: &mut HashMap<String, Kept>) {
-        // One that is in somebody's hands is being taken or restored right now.
-        let idle = |kept: &Kept| {
-            Arc::strong_count(&kept.cell) == 1
-                && kept.cell.get().is_none_or(|snapshot| Arc::strong_count(snapshot) == 1)
+    /// The base of this id, whatever it fits; none if it is not there, or not sound any more.
+    pub async fn by_id(&self, id: &str) -> Result<Option<Arc<Base>>, WarmError> {
+        let found = self.shelf().by_id(id);
+        match found {
+            Some(found) => self.sound(found).await,
+            None => Ok(None),
+        }
+    }
+
+    /// There are more bases than are kept unless something refers to them: time to [`WarmSnapshots::evict`].
+    pub fn is_crowded(&self) -> bool {
+        self.shelf().is_crowded()
+    }
+
+    /// Removes the bases that are neither `referenced` (by id) nor in use and that nobody will ask for: made for none of
+    /// `images` or for another VMM or CPU, superseded by a newer one, or beyond the number that is kept.
+    pub async fn evict(&self, images: &[GuestImage], referenced: &BTreeSet<String>) {
+        let fits = |base: &Base| {
+            let key_with = |image| self.vmm.compatibility_key(base.snapshot.shape, image);
+            images.iter().any(|image| key_with(image) == base.snapshot.compatibility_key)
         };
-        let oldest = by_name.iter().filter(|(_, kept)| idle(kept)).min_by_key(|(_, kept)| kept.asked);
-        let Some(name) = oldest.map(|(name, _)| name.clone()) else { return };
-        if let Some(snapshot) = by_name.remove(&name).and_then(|kept| kept.cell.get().cloned()) {
-            self.vmm.forget(&snapshot).await;
+        let gone: Vec<(Arc<Base>, PathBuf)> = {
+            // Out of sight before anybody can look for it again.
+            let mut shelf = self.shelf();
+            let gone = shelf.take_off_surplus(fits, referenced).into_iter();
+            gone.map(|base| (Arc::clone(&base), folder::set_aside(&self.dir.join(&base.id)))).collect()
+        };
+        for (base, aside) in gone {
+            let (id, shape, key) = (&base.id, base.snapshot.shape, &base.snapshot.compatibility_key);
+            tracing::info!(id, %shape, key, "removing a warm snapshot that nothing needs any more");
+            self.remove(&base, aside).await;
         }
-        folder::remove(&self.dir.join(&name));
     }
 
-    async fn find_or_take(&self, key: &str, image: &GuestImage, shape: Shape) -> Result<Arc<Snapshot>, WarmError> {
-        let name = folder::name_of(key);
-        let dir = self.dir.join(name);
-        let (place, wanted) = (dir.clone(), key.to_owned());
-        let found = tokio::task::spawn_blocking(move || folder::find(&place, &wanted))
-            .await
-            .map_err(|e| file("verifying", &dir, e.into()))?;
-        if let Some(snapshot) = found {
-            return Ok(Arc::new(snapshot));
+    async fn current(&self, key: &str, kind: BaseKind) -> Result<Option<Arc<Base>>, WarmError> {
+        loop {
+            let newest = self.shelf().newest(key, kind);
+            let Some(found) = newest else { return Ok(None) };
+            if let Some(base) = self.sound(found).await? {
+                return Ok(Some(base));
+            }
         }
-        // Closed by nobody.
-        let _turn = self.boots.acquire().await;
-        self.take(name, &dir, image, shape).await.map(Arc::new)
     }
+
+    /// The base, if it is as it was sealed; one that is not is removed.
+    async fn sound(&self, found: Found) -> Result<Option<Arc<Base>>, WarmError> {
+        let Found { base, verified } = found;
+        let dir = self.dir.join(&base.id);
+        match verified.get_or_try_init(|| verify(&base, &dir)).await {
+            Ok(()) => return Ok(Some(base)),
+            Err(Unsound::Interrupted(source)) => return Err(file("verifying", &dir, source)),
+            Err(Unsound::Refused(reason)) if !reason.is_damage() => {
+                let source = std::io::Error::other(reason);
+                return Err(file("verifying", &dir, source));
+            }
+            Err(Unsound::Refused(reason)) => folder::log_refused(&dir, &reason),
+        }
+        let aside = {
+            let mut shelf = self.shelf();
+            shelf.take_off(&base).then(|| folder::set_aside(&dir))
+        };
+        if let Some(aside) = aside {
+            self.remove(&base, aside).await;
+        }
+        Ok(None)
+    }
+
+    async fn remove(&self, base: &Base, dir: PathBuf) {
+        self.vmm.forget(&base.snapshot).await;
+        // What fails is logged there.
+        let _ = tokio::task::spawn_blocking(move || folder::remove(&dir)).await;
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Unsound {
+    Refused(folder::Refused),
+    Interrupted(std::io::Error),
+}
+
+/// Reads all of a base's data.
+async fn verify(base: &Base, dir: &Path) -> Result<(), Unsound> {
+    let (started, place) = (Instant::now(), dir.to_path_buf());
+    let verified = tokio::task::spawn_blocking(move || folder::verify(&place)).await;
+    verified.map_err(|error| Unsound::Interrupted(error.into()))?.map_err(Unsound::Refused)?;
+    let elapsed_ms = started.elapsed().as_millis() as u64;
+    tracing::info!(id = base.id, shape = %base.snapshot.shape, elapsed_ms, "the stored warm snapshot is sound");
+    Ok(())
 }

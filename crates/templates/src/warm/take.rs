@@ -1,44 +1,45 @@
-//! Taking a warm snapshot: a machine boots, its agent gets ready and runs once what a sandbox runs first, and it stops.
+//! Taking a base: a machine boots, its agent answers, and for a `Ready` one mounts its disks and runs once what a
+//! sandbox runs first; then the machine stops.
 
+use super::base::{Base, BaseKind, Header};
 use super::error::file;
 use super::{WarmError, WarmSnapshots, folder};
 use crate::attach::{attachment, guest_of};
-use leapbox_guest_client::GuestClient;
+use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_storage::{create_pristine_disk, private_dir};
 use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, VmmError};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// From the VMM's start to the agent's first answer. A boot takes seconds under emulation; a busy host needs more.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// The machine's name, and that of the folder it is taken in. There is one at a time.
+const NAME: &str = "warm";
 
 impl WarmSnapshots {
-    /// Boots a machine once and keeps it, stopped, in `dir`, where nothing may be.
-    pub(super) async fn take(
-        &self,
-        name: &str,
-        dir: &Path,
-        image: &GuestImage,
-        shape: Shape,
-    ) -> Result<Snapshot, WarmError> {
+    /// Boots a machine once and keeps it, stopped.
+    pub(super) async fn take(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, WarmError> {
         let started = Instant::now();
-        tracing::info!(%shape, "first use of this shape: booting it once for its warm snapshot");
-        let unfinished = self.dir.join(format!(".{name}"));
+        tracing::info!(%shape, ?kind, "first use of this shape: booting it once for its warm snapshot");
+        let unfinished = self.dir.join(format!(".{NAME}"));
         folder::remove(&unfinished);
         private_dir(&unfinished).map_err(|source| WarmError::Folder { source })?;
-        let kept = match self.boot(name, &unfinished, image, shape).await {
-            Ok(snapshot) => keep(snapshot, &unfinished, dir).await,
+        let kept = match self.boot(&unfinished, image, shape, kind).await {
+            Ok(snapshot) => self.keep(snapshot, unfinished.clone(), image, kind).await,
             Err(error) => Err(error),
         };
         match &kept {
-            Ok(_) => tracing::info!(%shape, elapsed_ms = started.elapsed().as_millis() as u64, "warm snapshot taken"),
+            Ok(base) => {
+                let elapsed_ms = started.elapsed().as_millis() as u64;
+                tracing::info!(id = base.id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
+            }
             Err(_) => folder::remove(&unfinished),
         }
         kept
     }
 
     /// Boots a machine into `dir` and stops it there.
-    async fn boot(&self, name: &str, dir: &Path, image: &GuestImage, shape: Shape) -> Result<Snapshot, WarmError> {
+    async fn boot(&self, dir: &Path, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Snapshot, WarmError> {
         let disk = dir.join("disk");
         let (path, size) = (disk.clone(), self.disk_mib);
         tokio::task::spawn_blocking(move || create_pristine_disk(&path, size))
@@ -53,11 +54,7 @@ impl WarmSnapshots {
             image: image.clone(),
             disk,
             network: attachment(&slot),
-            confinement: Confinement {
-                name: format!("warm-{}", &name[..12]),
-                uid: slot.uid(),
-                dir: dir.join("machine"),
-            },
+            confinement: Confinement { name: NAME.to_owned(), uid: slot.uid(), dir: dir.join("machine") },
             snapshot_dir: dir.to_path_buf(),
         };
         let booted = match given {
@@ -65,33 +62,57 @@ impl WarmSnapshots {
             Err(error) => Err(error),
         };
         let taken = match booted {
-            Ok(machine) => make_ready(machine, &guest_of(&slot), shape).await,
+            Ok(machine) => stop_when_there(machine, &guest_of(&slot), shape, kind).await,
             Err(error) => Err(error),
         };
         slot.close().await;
         taken
     }
+
+    async fn keep(
+        &self,
+        snapshot: Snapshot,
+        unfinished: PathBuf,
+        image: &GuestImage,
+        kind: BaseKind,
+    ) -> Result<Base, WarmError> {
+        let (shape, bases, from) = (snapshot.shape, self.dir.clone(), unfinished.clone());
+        let header = header_of(snapshot, &unfinished, image, kind);
+        tokio::task::spawn_blocking(move || folder::seal(&header, &from, &bases))
+            .await
+            .map_err(|e| file("sealing", &unfinished, e.into()))?
+            .map_err(|reason| WarmError::seal(shape, reason))
+    }
 }
 
-async fn keep(snapshot: Snapshot, unfinished: &Path, dir: &Path) -> Result<Snapshot, WarmError> {
-    let (from, to, shape) = (unfinished.to_path_buf(), dir.to_path_buf(), snapshot.shape);
-    tokio::task::spawn_blocking(move || folder::seal(&snapshot, &from, &to))
-        .await
-        .map_err(|e| file("sealing", unfinished, e.into()))?
-        .map_err(|source| WarmError::Seal { shape, source })
+fn header_of(snapshot: Snapshot, unfinished: &Path, image: &GuestImage, kind: BaseKind) -> Header {
+    // A file that lies elsewhere keeps its path here, which is not a name that can be sealed.
+    let name = |path: &Path| path.strip_prefix(unfinished).unwrap_or(path).to_string_lossy().into_owned();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Header {
+        kind,
+        image: image.digest.clone(),
+        taken_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        shape: snapshot.shape,
+        memory: name(&snapshot.memory),
+        state: name(&snapshot.state),
+        disk: name(&snapshot.disk),
+        compatibility_key: snapshot.compatibility_key,
+    }
 }
 
-/// Waits for the agent, lets it run once what a sandbox runs first, and stops the machine.
-async fn make_ready(machine: Box<dyn Machine>, guest: &GuestClient, shape: Shape) -> Result<Snapshot, WarmError> {
-    let ready = tokio::select! {
-        ready = async {
-            guest.wait_ready(BOOT_DEADLINE).await?;
-            guest.warm().await?;
-            guest.prepare_snapshot().await
-        } => ready.map_err(Some),
+/// Lets the guest come as far as a base of this kind is, and stops the machine.
+async fn stop_when_there(
+    machine: Box<dyn Machine>,
+    guest: &GuestClient,
+    shape: Shape,
+    kind: BaseKind,
+) -> Result<Snapshot, WarmError> {
+    let there = tokio::select! {
+        there = bring(guest, kind) => there.map_err(Some),
         _ = machine.exited() => Err(None),
     };
-    match ready {
+    match there {
         Ok(()) => machine.into_warm_snapshot().await.map_err(|source| WarmError::Vmm { shape, source }),
         Err(Some(source)) => {
             let console = machine.console_tail().await;
@@ -102,6 +123,18 @@ async fn make_ready(machine: Box<dyn Machine>, guest: &GuestClient, shape: Shape
             let reason = machine.exited().await;
             destroy(machine.as_ref()).await;
             Err(WarmError::Vmm { shape, source: VmmError::Died { stage: "booting", reason } })
+        }
+    }
+}
+
+async fn bring(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
+    guest.wait_ready(BOOT_DEADLINE).await?;
+    match kind {
+        BaseKind::Bare => Ok(()),
+        BaseKind::Ready => {
+            guest.mount().await?;
+            guest.warm().await?;
+            guest.prepare_snapshot().await
         }
     }
 }

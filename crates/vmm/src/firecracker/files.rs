@@ -4,10 +4,11 @@
 //! jail.
 
 use crate::error::VmmError;
+use crate::spec::STATE_MAX;
 use leapbox_storage::{copy_sparse, private_dir};
 use nix::unistd::{Gid, Uid};
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
@@ -29,9 +30,8 @@ pub(super) const STATE: &str = "state";
 pub(super) const NEW_MEMORY: &str = "new-memory";
 /// Device and CPU state that is written.
 pub(super) const NEW_STATE: &str = "new-state";
-
-/// Longest device state taken from a machine, in bytes: real ones are some tens of KiB.
-const STATE_MAX: u64 = 16 << 20;
+/// The note of what in a machine's RAM came from changes: in the machine's own folder, out of the jail's reach.
+pub(super) const INHERITED: &str = "inherited";
 
 /// Folders the jailer makes and gives to the sandbox's uid, the root first.
 const FOLDERS: [&str; 4] = ["", "dev", "dev/net", "run"];
@@ -109,20 +109,23 @@ pub(super) fn new_output(root: &Path, name: &str, uid: u32) -> Result<(), VmmErr
     give(&path, uid)
 }
 
-/// Copies the device state a machine has written to the new file `target`, whatever the machine does meanwhile. On
-/// failure there is no file.
-pub(super) fn copy_state(root: &Path, target: &Path) -> Result<(), VmmError> {
+/// The device state a machine has written, whatever the machine does meanwhile.
+pub(super) fn read_state(root: &Path) -> Result<Vec<u8>, VmmError> {
     let path = root.join(NEW_STATE);
     let from = File::open(&path).map_err(file("opening", &path))?;
-    let opened = File::options().write(true).create_new(true).mode(0o600).open(target);
-    let mut to = opened.map_err(file("creating", target))?;
-    let copied = match io::copy(&mut io::Read::take(from, STATE_MAX), &mut to) {
-        Ok(copied) if copied < STATE_MAX => return Ok(()),
-        Ok(_) => Err(io::ErrorKind::FileTooLarge.into()),
-        Err(error) => Err(error),
-    };
-    remove(target);
-    copied.map_err(file("writing", target))
+    let mut state = Vec::new();
+    from.take(STATE_MAX + 1).read_to_end(&mut state).map_err(file("reading", &path))?;
+    let found = state.len() as u64;
+    if (1..=STATE_MAX).contains(&found) { Ok(state) } else { Err(VmmError::StateLength { found }) }
+}
+
+/// Writes a device state into the jail, for the machine to read and nobody to change.
+pub(super) fn write_state(root: &Path, state: &[u8]) -> Result<(), VmmError> {
+    let path = root.join(STATE);
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    let mut to = made.map_err(file("creating", &path))?;
+    to.write_all(state).map_err(file("writing", &path))?;
+    to.set_permissions(Permissions::from_mode(0o444)).map_err(file("protecting", &path))
 }
 
 /// Removes what [`new_output`] made.

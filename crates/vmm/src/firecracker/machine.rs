@@ -2,11 +2,11 @@
 
 use super::api::Api;
 use super::exit::Logs;
-use super::files::{self, MEMORY, NEW_MEMORY, NEW_STATE};
+use super::files::{self, INHERITED, MEMORY, NEW_MEMORY, NEW_STATE};
 use super::types::{SnapshotCreate, SnapshotType, Vm, VmState};
 use crate::error::{ExitReason, VmmError};
 use crate::machine::{Machine, MachineRecord};
-use crate::memory::{self, Mapping};
+use crate::memory::{self, Composed, Mapping};
 use crate::process::Process;
 use crate::spec::{DiffSnapshot, Snapshot};
 use crate::vessel::{Started, Vessel};
@@ -14,7 +14,7 @@ use crate::watchdog;
 use async_trait::async_trait;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A running Firecracker with a machine in it.
@@ -79,33 +79,23 @@ impl FirecrackerMachine {
     async fn save_booted(&self, snapshot: &Snapshot) -> Result<(), VmmError> {
         self.pause().await?;
         self.write_outputs().await?;
-        files::copy_state(&self.root, &snapshot.state)?;
+        let file = |step, path: &PathBuf| {
+            let path = path.clone();
+            move |source| VmmError::File { step, path, source }
+        };
+        fs::write(&snapshot.state, files::read_state(&self.root)?).map_err(file("writing", &snapshot.state))?;
         let written = self.root.join(NEW_MEMORY);
-        fs::rename(&written, &snapshot.memory).map_err(|source| VmmError::File {
-            step: "moving into place",
-            path: snapshot.memory.clone(),
-            source,
-        })
+        fs::rename(&written, &snapshot.memory).map_err(file("moving into place", &snapshot.memory))
     }
 
-    /// Which pages differ is asked of the kernel, not of Firecracker: it forgets its own account of them with every
-    /// attempt, and one that failed half way would leave a machine that can't be saved any more. So only its device
-    /// state is used; the memory file beside it, as large as what was written since the last time, is thrown away.
-    async fn save_difference(&self, dir: &Path) -> Result<DiffSnapshot, VmmError> {
-        let (memory, state) = (dir.join("memory"), dir.join("state"));
-        self.write_outputs().await?;
-        files::copy_state(&self.root, &state)?;
+    /// Its device state, and that alone. Which pages differ is asked of the kernel, not of Firecracker: it forgets its
+    /// own account of them with every attempt, and one that failed half way would leave a machine that can't be saved
+    /// any more. The memory file beside the state, as large as what was written since the last time, is thrown away.
+    async fn save_state(&self) -> Result<Vec<u8>, VmmError> {
+        let written = self.write_outputs().await;
+        let state = written.and_then(|()| files::read_state(&self.root));
         files::remove_outputs(&self.root);
-        let record = self.vessel.record();
-        let writing = async { memory::write_dirty(record.pid, self.mapping()?, record.shape, &memory).await };
-        match self.vessel.while_alive("saving its memory", writing).await {
-            Ok(()) => Ok(DiffSnapshot { memory, state }),
-            Err(error) => {
-                // So that it can be asked again.
-                let _ = fs::remove_file(&state);
-                Err(error)
-            }
-        }
+        state
     }
 }
 
@@ -143,10 +133,13 @@ impl Machine for FirecrackerMachine {
         self.set(VmState::Resumed).await
     }
 
-    async fn snapshot_diff(&self, dir: &Path) -> Result<DiffSnapshot, VmmError> {
-        let saved = self.save_difference(dir).await;
-        files::remove_outputs(&self.root);
-        saved
+    async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError> {
+        let state = self.save_state().await?;
+        let record = self.vessel.record();
+        let composed = Composed { memory: self.root.join(MEMORY), note: record.dir.join(INHERITED) };
+        let found = memory::difference(self.vessel.proc()?, self.mapping()?, record.shape, Some(composed));
+        let memory = self.vessel.while_alive("looking for its changes", found).await?;
+        Ok(DiffSnapshot { memory: self.vessel.whole(memory), state })
     }
 
     async fn exited(&self) -> ExitReason {

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! boot:     jail ─► kernel, initramfs, drives, taps ─► InstanceStart ─► pause, Diff snapshot: sparse RAM file, state
-//! restore:  jail ─► hard links to RAM file (mapped privately), state, drives ─► load ─► limits ─► resume
+//! restore:  jail ─► RAM file (mapped privately), state, drives ─► load ─► limits ─► resume    (restore.rs)
 //! ```
 //!
-//! The jail's files are hard links: artifacts are root's and read-only, the disk is the sandbox's own. Everything else
-//! the machine is made of is decided by the callers.
+//! The jail's files are root's and read-only, most of them hard links to artifacts; the disk is the sandbox's own.
+//! Everything else the machine is made of is decided by the callers.
 
 mod api;
 mod bare;
@@ -19,9 +19,11 @@ mod jail;
 mod key;
 mod machine;
 mod prefetch;
+mod restore;
 mod types;
 pub mod version;
 
+use crate::blocking::blocking;
 use crate::cgroup::{Cgroup, Cgroups, Limits};
 use crate::error::VmmError;
 use crate::machine::{Capabilities, Machine, MachineRecord, Vmm};
@@ -34,7 +36,7 @@ use async_trait::async_trait;
 use binaries::Binaries;
 use console::Console;
 use exit::Logs;
-use files::{INITRAMFS, KERNEL, MEMORY, ROOTFS, SOCKET, STATE};
+use files::{INITRAMFS, KERNEL, ROOTFS, SOCKET};
 use jail::Jailed;
 use machine::FirecrackerMachine;
 use prefetch::Prefetch;
@@ -140,30 +142,11 @@ impl Firecracker {
     ) -> Result<(), VmmError> {
         let shared = shared.map(|(source, name)| (source.to_path_buf(), name));
         let (root, disk, copies) = (root.to_path_buf(), disk.to_path_buf(), self.copies.clone());
-        let linking = tokio::task::spawn_blocking(move || {
+        blocking("linking into the jail", move || {
             shared.iter().try_for_each(|(source, name)| files::link(source, &root, name, &copies))?;
             files::link_disk(&disk, &root, uid)
-        });
-        linking.await.map_err(|e| VmmError::System { step: "linking into the jail", source: e.into() })?
-    }
-
-    /// Loads the linked snapshot into an idle Firecracker and lets its guest run.
-    async fn resume_in(&self, idle: Idle, spec: &RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
-        let Idle { started, api, logs, root } = idle;
-        let loaded = async {
-            let (snapshot, image) = (&spec.snapshot, &spec.image);
-            let shared = [(&*snapshot.memory, MEMORY), (&*snapshot.state, STATE), (&*image.rootfs, ROOTFS)];
-            self.link(&root, shared, &spec.disk, spec.confinement.uid).await?;
-            guest::load(&api, &spec.limits).await
-        };
-        match loaded.await {
-            Ok(()) => {
-                let machine = FirecrackerMachine::watch(started, api, logs, root);
-                self.prefetch.record(&machine, spec);
-                Ok(Box::new(machine))
-            }
-            Err(error) => Err(started.give_up(error, |reason| logs.explain(reason)).await),
-        }
+        })
+        .await
     }
 }
 
@@ -219,13 +202,15 @@ impl Vmm for Firecracker {
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
         snapshot.check_memory()?;
-        self.prefetch.start(snapshot);
-        let begun = Instant::now();
+        if spec.changes.is_none() {
+            self.prefetch.start(snapshot);
+        }
+        let (begun, name) = (Instant::now(), spec.confinement.name.clone());
         let idle = self.launch(&spec.confinement, snapshot.shape, &spec.network.netns, &spec.disk).await?;
         let launched = begun.elapsed();
-        let machine = self.resume_in(idle, &spec).await?;
+        let machine = self.resume_in(idle, spec).await?;
         let (launch_ms, load_ms) = (launched.as_secs_f64() * 1e3, (begun.elapsed() - launched).as_secs_f64() * 1e3);
-        tracing::debug!(name = spec.confinement.name, launch_ms, load_ms, "restored");
+        tracing::debug!(name, launch_ms, load_ms, "restored");
         Ok(machine)
     }
 
@@ -243,7 +228,7 @@ impl Vmm for Firecracker {
             }
         };
         let idle = self.idle(&spec.confinement, snapshot.shape, jailed);
-        self.resume_in(idle, &spec).await
+        self.resume_in(idle, spec).await
     }
 
     async fn forget(&self, snapshot: &Snapshot) {

@@ -5,7 +5,7 @@
 
 use super::machine::FirecrackerMachine;
 use crate::memory::WorkingSet;
-use crate::spec::{RestoreSpec, Snapshot};
+use crate::spec::Snapshot;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -51,11 +51,11 @@ impl Prefetch {
     }
 
     /// Notes what this clone has touched once it has been awake for a moment, unless enough clones were looked at.
-    pub fn record(&self, machine: &FirecrackerMachine, spec: &RestoreSpec) {
+    pub fn record(&self, machine: &FirecrackerMachine, snapshot: &Arc<Snapshot>) {
         let Ok(mapping) = machine.mapping() else { return };
-        let (pid, shape, note) = (machine.pid(), spec.snapshot.shape, note_of(&spec.snapshot));
+        let (pid, shape, note) = (machine.pid(), snapshot.shape, note_of(snapshot));
         let (recording, notes) = (Arc::clone(&self.recording), Arc::clone(&self.notes));
-        let snapshot = Arc::downgrade(&spec.snapshot);
+        let snapshot = Arc::downgrade(snapshot);
         tokio::spawn(async move {
             let Ok(_turn) = recording.try_lock() else { return };
             let before = WorkingSet::load(&note, shape).unwrap_or_default();

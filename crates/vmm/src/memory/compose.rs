@@ -1,89 +1,74 @@
-//! A snapshot's memory and a diff put together.
+//! A base's memory and changes put together in a file, for a VMM that reads guest memory while it loads its devices.
 
-use super::blocking;
+use super::Inherited;
+use super::changes::checked;
 use crate::error::VmmError;
-use leapbox_storage::{copy_data, copy_sparse};
-use std::fs::File;
-use std::path::Path;
+use leapbox_storage::{Runs, copy_sparse};
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
-/// Writes the new file `target` (mode 0600): `base`, the memory of a snapshot, with the data of `diff` laid over it, the
-/// memory of a [`DiffSnapshot`](crate::DiffSnapshot) taken of a clone of that snapshot. Holes stay holes, and nothing
-/// is copied that the file system can share. Not synced. The file is there when it is whole, and not before.
-pub async fn compose_memory(base: &Path, diff: &Path, target: &Path) -> Result<(), VmmError> {
-    let (base, diff, target) = (base.to_path_buf(), diff.to_path_buf(), target.to_path_buf());
-    blocking("composing a memory", move || compose(&base, &diff, &target)).await
+/// Where a composed memory is, and the note of what in it came from changes.
+#[derive(Debug)]
+pub(crate) struct Composed {
+    /// The memory: nothing may write it while a machine has it mapped.
+    pub memory: PathBuf,
+    /// What [`Inherited::save`] wrote.
+    pub note: PathBuf,
 }
 
-fn compose(base: &Path, diff: &Path, target: &Path) -> Result<(), VmmError> {
-    let (_, base_bytes) = open(base)?;
-    let (from, diff_bytes) = open(diff)?;
-    if base_bytes != diff_bytes {
-        let (base, diff) = (base.to_path_buf(), diff.to_path_buf());
-        return Err(VmmError::NoDiffOf { base, base_bytes, diff, diff_bytes });
-    }
-    let mut name = target.as_os_str().to_owned();
-    name.push(".unfinished");
-    let unfinished = Path::new(&name);
-    let composed = lay_over(base, &from, unfinished).and_then(|()| {
-        // Unlike a rename, a link never replaces.
-        let linked = std::fs::hard_link(unfinished, target);
-        linked.map_err(|source| VmmError::File { step: "creating", path: target.to_path_buf(), source })
-    });
-    let _ = std::fs::remove_file(unfinished);
-    composed
-}
-
-fn lay_over(base: &Path, diff: &File, target: &Path) -> Result<(), VmmError> {
-    // Of a server that was killed.
-    let _ = std::fs::remove_file(target);
+/// Writes the new file `target`: `base`, a memory of `bytes` bytes, with `changes` laid over it, and tells where those
+/// are. Holes stay holes, and nothing is copied that the file system can share. It is read-only, the server's, and may
+/// be read by all. Not synced. Blocking; on failure there may be a part of the file.
+pub(crate) fn compose(base: &Path, changes: Runs, bytes: u64, target: &Path) -> Result<Inherited, VmmError> {
+    let file = |step| move |source| VmmError::File { step, path: target.to_path_buf(), source };
     copy_sparse(base, target).map_err(|source| VmmError::CopyMemory { path: base.to_path_buf(), source })?;
-    let laid = File::options().write(true).open(target).and_then(|to| copy_data(diff, &to));
-    laid.map_err(|source| VmmError::File { step: "laying a diff over", path: target.to_path_buf(), source })
-}
-
-fn open(path: &Path) -> Result<(File, u64), VmmError> {
-    let opened = File::open(path).and_then(|file| file.metadata().map(|meta| (file, meta.len())));
-    opened.map_err(|source| VmmError::File { step: "opening", path: path.to_path_buf(), source })
+    let to = File::options().write(true).open(target).map_err(file("opening"))?;
+    let mut inherited = Inherited::default();
+    for run in checked(changes, bytes) {
+        let run = run?;
+        to.write_all_at(&run.bytes, run.offset).map_err(file("laying changes over"))?;
+        inherited.push(run.offset..run.offset + run.bytes.len() as u64);
+    }
+    to.set_permissions(Permissions::from_mode(0o444)).map_err(file("protecting"))?;
+    Ok(inherited)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::PAGE;
+    use super::super::changes::tests::{damaged, run, runs};
     use super::*;
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::MetadataExt;
 
-    #[tokio::test]
-    async fn a_composed_memory_stays_sparse() {
+    #[test]
+    fn a_composed_memory_has_both_and_stays_sparse() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (base, diff, target) = (dir.path().join("base"), dir.path().join("diff"), dir.path().join("target"));
-        let file = |path: &Path| {
-            let file = File::create(path).expect("created");
-            file.set_len(1 << 30).expect("sized");
-            file
-        };
-        file(&base).write_all_at(&[1; 8192], 1 << 20).expect("written");
-        let changes = file(&diff);
-        changes.write_all_at(&[0; 4096], 1 << 20).expect("written");
-        changes.write_all_at(&[2; 4096], (1 << 20) + 4096).expect("written");
-        compose_memory(&base, &diff, &target).await.expect("composed");
+        let (base, target) = (dir.path().join("base"), dir.path().join("target"));
+        let file = File::create(&base).expect("created");
+        file.set_len(1 << 30).expect("sized");
+        file.write_all_at(&[1; 8192], 1 << 20).expect("written");
+        let first = (1 << 20) / PAGE;
+        let changes = vec![run(first, 1, 0), run(first + 1, 1, 2), run(100_000, 1, 3)];
+        let inherited = compose(&base, runs(changes.clone()), 1 << 30, &target).expect("composed");
+        assert_eq!(inherited.ranges(), [1 << 20..(1 << 20) + 8192, 100_000 * PAGE..100_001 * PAGE]);
         let composed = File::open(&target).expect("opened");
         let mut bytes = [9; 8192];
         composed.read_exact_at(&mut bytes, 1 << 20).expect("read");
         assert!(bytes[..4096].iter().all(|byte| *byte == 0) && bytes[4096..].iter().all(|byte| *byte == 2));
         let meta = composed.metadata().expect("metadata");
-        assert_eq!((meta.len(), meta.mode() & 0o777), (1 << 30, 0o600));
+        assert_eq!((meta.len(), meta.mode() & 0o777), (1 << 30, 0o444));
         assert!(meta.blocks() * 512 < 1 << 20, "{} bytes on disk", meta.blocks() * 512);
-        assert!(compose_memory(&base, &diff, &target).await.is_err(), "it was overwritten");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 3);
+        assert!(compose(&base, runs(changes), 1 << 30, &target).is_err(), "it was overwritten");
     }
 
-    #[tokio::test]
-    async fn a_diff_of_another_size_is_refused() {
+    #[test]
+    fn changes_that_are_damaged_or_do_not_fit_are_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (base, diff, target) = (dir.path().join("base"), dir.path().join("diff"), dir.path().join("target"));
-        std::fs::write(&base, [1; 8192]).expect("written");
-        std::fs::write(&diff, [1; 4096]).expect("written");
-        let refused = compose_memory(&base, &diff, &target).await;
-        assert!(matches!(refused, Err(VmmError::NoDiffOf { base_bytes: 8192, diff_bytes: 4096, .. })), "{refused:?}");
-        assert!(!target.exists());
+        let base = dir.path().join("base");
+        File::create(&base).expect("created").set_len(16 << 20).expect("sized");
+        let composed = |changes, name: &str| compose(&base, changes, 16 << 20, &dir.path().join(name));
+        assert!(matches!(composed(damaged(), "damaged"), Err(VmmError::Changes { .. })));
+        assert!(matches!(composed(runs(vec![run(4096, 1, 1)]), "beyond"), Err(VmmError::Change { .. })));
     }
 }

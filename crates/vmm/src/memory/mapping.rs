@@ -43,7 +43,7 @@ pub(super) struct Piece {
 
 /// A process's folder in /proc, held open: it stays this process's, and empties with it, whoever gets its number.
 #[derive(Debug)]
-pub(super) struct Proc {
+pub(crate) struct Proc {
     dir: File,
     pid: i32,
 }
@@ -58,19 +58,31 @@ impl Proc {
         Ok(Self { dir, pid })
     }
 
+    /// Its memory, for reading: it stays this process's.
+    pub(super) fn memory(&self) -> Result<File, VmmError> {
+        self.file("mem", "opening its memory")
+    }
+
+    /// Its memory, for writing.
+    pub(super) fn writable_memory(&self) -> Result<File, VmmError> {
+        let opened = File::options().write(true).open(self.path("mem"));
+        opened.map_err(|source| self.failed("opening its memory for writing", source))
+    }
+
     /// A file of the folder, for reading.
-    pub fn file(&self, name: &str, step: &'static str) -> Result<File, VmmError> {
+    pub(super) fn file(&self, name: &str, step: &'static str) -> Result<File, VmmError> {
         File::open(self.path(name)).map_err(|source| self.failed(step, source))
     }
 
-    /// What an error while reading the process is. Its memory ends, for its reader, in the moment it does.
-    pub fn failed(&self, step: &'static str, source: io::Error) -> VmmError {
-        let gone = source.kind() == io::ErrorKind::UnexpectedEof || source.raw_os_error() == Some(libc::ESRCH);
+    /// What an error while reading or writing the process is. For others its memory ends in the moment it does.
+    pub(super) fn failed(&self, step: &'static str, source: io::Error) -> VmmError {
+        let ended = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);
+        let gone = ended || source.raw_os_error() == Some(libc::ESRCH);
         if gone { VmmError::NotAlive { pid: self.pid } } else { VmmError::Memory { step, pid: self.pid, source } }
     }
 
     /// Where the RAM is, in the file's order; an error unless it is all there, once, and private.
-    pub fn ram(&self, mapping: Mapping, bytes: u64) -> Result<Vec<Piece>, VmmError> {
+    pub(super) fn ram(&self, mapping: Mapping, bytes: u64) -> Result<Vec<Piece>, VmmError> {
         let step = "reading its mappings";
         let mut maps = Vec::new();
         let read = self.file("maps", step)?.take(MAPS_MAX).read_to_end(&mut maps);

@@ -2,14 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use super::{Mapping, PAGE};
+use super::{Mapping, PAGE, Proc};
 use crate::spec::Shape;
+use leapbox_storage::Runs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// The shape of a guest with 16 MiB.
@@ -28,7 +30,9 @@ pub struct Guest {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
     mapping: Mapping,
-    base: tempfile::NamedTempFile,
+    base: PathBuf,
+    /// What is removed with the guest.
+    _file: Option<tempfile::NamedTempFile>,
     _memfd: Option<OwnedFd>,
 }
 
@@ -36,9 +40,14 @@ impl Guest {
     /// Maps a file on disk, every page of it other than zero.
     pub fn of_file(bytes: u64) -> Self {
         let base = base(bytes);
-        let mapping = Mapping::of_file(base.path()).expect("a file");
-        let path = base.path().display().to_string();
-        Self::start(&path, mapping, base, None)
+        let mut guest = Self::of(base.path());
+        guest._file = Some(base);
+        guest
+    }
+
+    /// Maps the file at `path`.
+    pub fn of(path: &Path) -> Self {
+        Self::start(path, Mapping::of_file(path).expect("a file"), path)
     }
 
     /// Maps a memfd of the same bytes.
@@ -49,10 +58,12 @@ impl Guest {
         to.set_len(bytes).expect("sized");
         leapbox_storage::copy_data(base.as_file(), &to).expect("copied");
         let path = format!("/proc/{}/fd/{}", std::process::id(), memfd.as_raw_fd());
-        Self::start(&path, Mapping::Memfd(NAME), base, Some(memfd))
+        let mut guest = Self::start(Path::new(&path), Mapping::Memfd(NAME), base.path());
+        (guest._file, guest._memfd) = (Some(base), Some(memfd));
+        guest
     }
 
-    fn start(path: &str, mapping: Mapping, base: tempfile::NamedTempFile, memfd: Option<OwnedFd>) -> Self {
+    fn start(path: &Path, mapping: Mapping, base: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("our own program"))
             .args(["--exact", CHILD, "--nocapture"])
             .env(VARIABLE, path)
@@ -62,7 +73,8 @@ impl Guest {
             .expect("started");
         let orders = child.stdin.take().expect("piped");
         let answers = BufReader::new(child.stdout.take().expect("piped"));
-        let mut guest = Self { child, orders, answers, mapping, base, _memfd: memfd };
+        let base = base.to_path_buf();
+        let mut guest = Self { child, orders, answers, mapping, base, _file: None, _memfd: None };
         guest.order("start", 0, 0);
         guest
     }
@@ -77,7 +89,12 @@ impl Guest {
 
     /// The file with the RAM's first bytes.
     pub fn base(&self) -> &Path {
-        self.base.path()
+        &self.base
+    }
+
+    /// Its folder in /proc.
+    pub fn process(&self) -> Proc {
+        Proc::open(self.pid()).expect("alive")
     }
 
     /// Maps a part of the RAM copy-on-write.
@@ -103,6 +120,11 @@ impl Guest {
     /// Fills the whole RAM.
     pub fn write_all(&mut self, byte: u8) {
         self.order("fill", u64::MAX, byte.into());
+    }
+
+    /// Takes away what was mapped at `offset`.
+    pub fn unmap(&mut self, offset: u64) {
+        self.order("unmap", offset, 0);
     }
 
     fn order(&mut self, what: &str, first: u64, second: u64) {
@@ -137,6 +159,19 @@ impl Drop for Guest {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What is in each page of `runs`, which must be of one value throughout.
+pub fn contents(runs: Runs) -> io::Result<BTreeMap<u64, u8>> {
+    let mut pages = BTreeMap::new();
+    for run in runs {
+        let run = run?;
+        for (page, bytes) in (run.offset / PAGE..).zip(run.bytes.chunks(PAGE as usize)) {
+            assert!(bytes.len() as u64 == PAGE && bytes.iter().all(|byte| *byte == bytes[0]), "page {page}");
+            assert_eq!(pages.insert(page, bytes[0]), None, "page {page} comes twice");
+        }
+    }
+    Ok(pages)
 }
 
 /// A file whose pages say which they are and are never zero.
@@ -174,6 +209,12 @@ fn started_again_this_is_the_guest() {
             // SAFETY: as above.
             "read" => assert_ne!(unsafe { place(first).expect("mapped").read_volatile() }, 0),
             "write" => write(place(first).expect("mapped")),
+            "unmap" => {
+                let of = pieces.iter().position(|(start, _, _)| *start == first);
+                let (_, length, at) = pieces.remove(of.expect("mapped"));
+                // SAFETY: this piece was mapped below, and nothing knows of it any more.
+                assert_eq!(unsafe { libc::munmap(at as *mut libc::c_void, length as usize) }, 0, "munmap");
+            }
             "fill" => (0..first).map_while(place).for_each(write),
             other => panic!("{other} is no order"),
         }

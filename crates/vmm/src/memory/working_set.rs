@@ -10,13 +10,13 @@
 //! It is advice: a set that is missing or wrong costs time and nothing else. Called by the Firecracker driver, whose
 //! clones map the snapshot's file.
 
-use super::blocking;
 use super::mapping::{Mapping, Proc};
 use super::pages::{runs, touched};
+use super::ranges;
+use crate::blocking::blocking;
 use crate::error::VmmError;
 use crate::spec::Shape;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -95,10 +95,7 @@ impl WorkingSet {
     /// Stores it at `path` (mode 0600), whole or not at all; of several who do at once, the last. Blocking.
     pub fn save(&self, path: &Path) -> Result<(), VmmError> {
         let mut text = format!("{HEADER}\n{}\n", self.wakes);
-        for range in &self.ranges {
-            // Into a string, which does not fail.
-            let _ = writeln!(text, "{} {}", range.start, range.end);
-        }
+        ranges::print(&mut text, &self.ranges);
         let unfinished = path.with_extension(format!("new-{}", SAVED.fetch_add(1, Ordering::Relaxed)));
         let file = |step| move |source| VmmError::File { step, path: path.to_path_buf(), source };
         let made = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
@@ -121,14 +118,9 @@ impl WorkingSet {
 }
 
 /// Joins ranges, which come in ascending order of their starts, across gaps.
-fn merge(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
-    let mut merged: Vec<Range<u64>> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end.saturating_add(GAP) => last.end = last.end.max(range.end),
-            _ => merged.push(range),
-        }
-    }
+fn merge(found: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut merged = Vec::new();
+    found.for_each(|range| ranges::push(&mut merged, range, GAP));
     merged
 }
 
@@ -142,16 +134,7 @@ fn parse(text: &str, bytes: u64) -> Option<WorkingSet> {
         return None;
     }
     let wakes = lines.next()?.parse().ok()?;
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for line in lines {
-        let (start, end) = line.split_once(' ')?;
-        let range: Range<u64> = start.parse().ok()?..end.parse().ok()?;
-        let after = ranges.last().is_none_or(|last| range.start > last.end);
-        if !after || range.is_empty() || range.end > bytes {
-            return None;
-        }
-        ranges.push(range);
-    }
+    let ranges = ranges::parse(lines, bytes)?;
     let set = WorkingSet { wakes, ranges };
     set.is_modest().then_some(set)
 }

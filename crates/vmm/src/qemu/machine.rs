@@ -1,6 +1,7 @@
 //! One living QEMU.
 
 use super::console::Console;
+use super::file_error;
 use super::qmp::Qmp;
 use super::ram::NAME;
 use super::state;
@@ -14,10 +15,10 @@ use crate::spec::{DiffSnapshot, Snapshot};
 use crate::vessel::{Started, Vessel};
 use crate::watchdog;
 use async_trait::async_trait;
+use leapbox_storage::Runs;
 use serde_json::json;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,15 +68,14 @@ impl QemuMachine {
         self.vessel.while_alive("loading its state", state::load(&self.qmp)).await
     }
 
-    async fn save_state(&self, path: &Path) -> Result<(), VmmError> {
-        self.vessel.while_alive("saving its state", state::save(&self.qmp, path)).await
+    /// Lays changes over the RAM of a restored machine, which has not loaded its devices: they look into it.
+    pub async fn change_memory(&self, changes: Runs) -> Result<(), VmmError> {
+        let injected = memory::inject(self.vessel.proc()?, Mapping::Memfd(NAME), self.vessel.record().shape, changes);
+        self.vessel.while_alive("getting its memory back", injected).await
     }
 
-    /// Writes what the guest has written since it was restored.
-    async fn save_memory(&self, path: &Path) -> Result<(), VmmError> {
-        let record = self.vessel.record();
-        let written = memory::write_dirty(record.pid, Mapping::Memfd(NAME), record.shape, path);
-        self.vessel.while_alive("saving its memory", written).await
+    async fn save_state(&self) -> Result<Vec<u8>, VmmError> {
+        self.vessel.while_alive("saving its state", state::save(&self.qmp)).await
     }
 }
 
@@ -97,7 +97,10 @@ impl Machine for QemuMachine {
         let saved = async {
             let snapshot = snapshot?;
             self.pause().await?;
-            self.save_state(&snapshot.state).await.map(|()| snapshot)
+            let state = self.save_state().await?;
+            let path = &snapshot.state;
+            std::fs::write(path, state).map_err(|source| file_error("writing", path, source))?;
+            Ok(snapshot)
         };
         let saved = saved.await;
         let destroyed = self.destroy().await;
@@ -119,15 +122,11 @@ impl Machine for QemuMachine {
         self.vessel.while_alive("being resumed", cont).await
     }
 
-    async fn snapshot_diff(&self, dir: &Path) -> Result<DiffSnapshot, VmmError> {
-        let (memory, state) = (dir.join("memory"), dir.join("state"));
-        self.save_state(&state).await?;
-        if let Err(error) = self.save_memory(&memory).await {
-            // So that it can be asked again.
-            let _ = std::fs::remove_file(&state);
-            return Err(error);
-        }
-        Ok(DiffSnapshot { memory, state })
+    async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError> {
+        let state = self.save_state().await?;
+        let found = memory::difference(self.vessel.proc()?, Mapping::Memfd(NAME), self.vessel.record().shape, None);
+        let memory = self.vessel.while_alive("looking for its changes", found).await?;
+        Ok(DiffSnapshot { memory: self.vessel.whole(memory), state })
     }
 
     async fn exited(&self) -> ExitReason {

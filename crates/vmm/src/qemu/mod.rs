@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! boot:     RAM in a file (shared) ──stop, devices' state──► warm snapshot: that file, and the state
-//! restore:  sealed memfd of that file, mapped privately ──devices' state, cont──► clone
-//! diff:     clone ──stop, devices' state, pages written since──► what makes the next snapshot of the last
+//! restore:  sealed memfd of that file, mapped privately ──(changes into it)──devices' state, cont──► clone
+//! diff:     clone ──stop, devices' state, pages that are its own──► changes
 //! ```
 //!
 //! QEMU runs behind the walls of [`crate::confine`] and has no path of the host: kernel, disks, RAM, taps and its
@@ -13,6 +13,7 @@ mod args;
 mod bare;
 mod console;
 mod machine;
+mod memfd;
 mod qmp;
 mod ram;
 mod runtime;
@@ -29,6 +30,7 @@ use crate::spec::{BootSpec, GuestImage, RestoreSpec, Shape, Snapshot};
 use crate::vessel::{Started, clean_up};
 use args::{Macs, Start, command_line};
 use async_trait::async_trait;
+use leapbox_storage::Runs;
 use machine::QemuMachine;
 use nix::unistd::{Gid, Uid, chown};
 use runtime::Runtime;
@@ -81,25 +83,34 @@ impl Qemu {
         &self.runtime.version
     }
 
-    async fn restore_within(&self, spec: RestoreSpec, walls: Walls) -> Result<Box<dyn Machine>, VmmError> {
+    async fn restore_within(&self, mut spec: RestoreSpec, walls: Walls) -> Result<Box<dyn Machine>, VmmError> {
+        let changes = spec.changes.take();
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
         snapshot.check_memory()?;
-        let fd = self.images.sealed(&snapshot.memory).await?;
-        let state = File::open(&snapshot.state).map_err(|source| file_error("opening", &snapshot.state, source))?;
+        let (memory, state) = match changes {
+            None => {
+                let state = File::open(&snapshot.state);
+                (None, state.map_err(|source| file_error("opening", &snapshot.state, source))?)
+            }
+            Some(changes) => {
+                changes.check_state()?;
+                (Some(changes.memory), state::to_load(&changes.state)?)
+            }
+        };
         let plan = Plan {
             shape: snapshot.shape,
             image: &spec.image,
             network: &spec.network,
             confinement: &spec.confinement,
             disk: &spec.disk,
-            ram: Ram { fd, bytes: 0 },
+            ram: Ram { fd: self.images.sealed(&snapshot.memory).await?, bytes: 0 },
             state: Some(state),
             start: Start::Restore,
             walls,
         };
         let machine = self.start(plan).await?;
-        match machine.load_state().await {
+        match load(&machine, memory).await {
             Ok(()) => Ok(Box::new(machine)),
             Err(error) => {
                 let _ = machine.destroy().await;
@@ -107,6 +118,14 @@ impl Qemu {
             }
         }
     }
+}
+
+/// Completes a started machine: what changed in its memory, then the devices, which look into that.
+async fn load(machine: &QemuMachine, memory: Option<Runs>) -> Result<(), VmmError> {
+    if let Some(changes) = memory {
+        machine.change_memory(changes).await?;
+    }
+    machine.load_state().await
 }
 
 #[async_trait]

@@ -1,38 +1,41 @@
-//! The RAM of a warm snapshot as a sealed memfd that all its clones map copy-on-write.
+//! The RAM of a base as a sealed memfd that all its clones map copy-on-write.
 //!
 //! QEMU 7.2 opens its RAM for writing even where it only ever maps it privately. With a plain file, a guest that has
 //! taken over its QEMU could change the RAM of every clone to come; the seals make the kernel refuse that.
 
+use super::memfd;
+use crate::blocking::blocking;
 use crate::error::VmmError;
 use leapbox_storage::copy_data;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Mutex, OnceCell};
 
 /// Name of every sealed image: what a clone's RAM is found by in its QEMU.
 pub const NAME: &str = "leapbox-ram";
 
-/// Sealed RAM images by the file they were made from.
+/// Images kept at once. Each holds some hundred MiB of the host's memory, and a tenant may ask for many shapes.
+const KEPT_MAX: usize = 16;
+
+type Cell = Arc<OnceCell<Arc<OwnedFd>>>;
+
+/// Sealed RAM images by the file they were made from, and when each was last asked for.
 #[derive(Debug, Default)]
 pub struct RamImages {
-    images: Mutex<HashMap<PathBuf, Arc<OnceCell<Arc<OwnedFd>>>>>,
+    images: Mutex<HashMap<PathBuf, (Instant, Cell)>>,
 }
 
 impl RamImages {
     /// The sealed copy of `memory`, made at its first use.
     pub async fn sealed(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError> {
-        let cell = self.images.lock().await.entry(memory.to_path_buf()).or_default().clone();
+        let cell = self.cell(memory).await;
         let make = || async {
             let path = memory.to_path_buf();
-            tokio::task::spawn_blocking(move || seal(&path))
-                .await
-                .map_err(|e| VmmError::System { step: "sealing a RAM image", source: e.into() })?
-                .map(Arc::new)
+            blocking("sealing a RAM image", move || seal(&path)).await.map(Arc::new)
         };
         cell.get_or_try_init(make).await.cloned()
     }
@@ -41,20 +44,28 @@ impl RamImages {
     pub async fn forget(&self, memory: &Path) {
         self.images.lock().await.remove(memory);
     }
+
+    /// The place of an image; a new one takes that of the one unused for the longest.
+    async fn cell(&self, memory: &Path) -> Cell {
+        let mut images = self.images.lock().await;
+        if !images.contains_key(memory) && images.len() >= KEPT_MAX {
+            let oldest = images.iter().min_by_key(|(_, (asked, _))| *asked).map(|(path, _)| path.clone());
+            oldest.map(|path| images.remove(&path));
+        }
+        let (asked, cell) = images.entry(memory.to_path_buf()).or_insert_with(|| (Instant::now(), Cell::default()));
+        *asked = Instant::now();
+        Arc::clone(cell)
+    }
 }
 
 fn seal(memory: &Path) -> Result<OwnedFd, VmmError> {
     let file = |step| move |source| VmmError::File { step, path: memory.to_path_buf(), source };
-    let system = |step| move |errno: nix::errno::Errno| VmmError::System { step, source: errno.into() };
     let from = File::open(memory).map_err(file("opening"))?;
     let length = from.metadata().map_err(file("reading the size of"))?.len();
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let to = File::from(memfd_create(NAME, flags).map_err(system("making a memfd"))?);
-    to.set_len(length).map_err(file("sizing the sealed copy of"))?;
-    copy_data(&from, &to).map_err(file("copying"))?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
-    fcntl(&to, FcntlArg::F_ADD_SEALS(seals)).map_err(system("sealing the memfd"))?;
-    Ok(to.into())
+    memfd::sealed(NAME, |to| {
+        to.set_len(length).map_err(file("sizing the sealed copy of"))?;
+        copy_data(&from, to).map_err(file("copying"))
+    })
 }
 
 #[cfg(test)]
@@ -84,5 +95,19 @@ mod tests {
         assert_eq!(&bytes, b"kernel");
         assert!(reopened.write_at(b"poison", 16 << 20).is_err());
         assert!(reopened.set_len(0).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_images_are_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let images = RamImages::default();
+        for number in 0..KEPT_MAX + 3 {
+            let path = dir.path().join(number.to_string());
+            std::fs::write(&path, [1; 4096]).expect("written");
+            images.sealed(&path).await.expect("sealed");
+        }
+        let kept = images.images.lock().await;
+        assert_eq!(kept.len(), KEPT_MAX);
+        assert!(!kept.contains_key(&dir.path().join("0")) && kept.contains_key(&dir.path().join("18")));
     }
 }

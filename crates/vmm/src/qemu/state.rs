@@ -1,7 +1,7 @@
 //! Device and CPU state of a QEMU, out and in again. RAM is never part of it: that is the file or memfd it maps.
 //!
 //! ```text
-//! out:  add-fd ──► xen-save-devices-state /dev/fdset/N ──► remove-fd ──► file     the machine stays stopped, and itself
+//! out:  add-fd ──► xen-save-devices-state /dev/fdset/N ──► remove-fd ──► bytes    the machine stays stopped, and itself
 //! in:   migrate-incoming fd:STATE ──► completed ──► cont
 //! ```
 //!
@@ -12,30 +12,28 @@
 //! addresses read as zeroes. Nothing runs it any more once the kernel does, and a reboot ends the machine.
 
 use super::args::fd;
-use super::file_error;
+use super::memfd;
 use super::qmp::Qmp;
 use crate::error::VmmError;
+use crate::spec::STATE_MAX;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 /// The set that QEMU finds the descriptor in. Its number is free, like the descriptor's of the restored state, which
 /// QEMU has closed.
 const SET: i32 = fd::STATE;
-/// Largest state taken, in bytes. A machine with eight CPUs has 60 KiB.
-const STATE_MAX: u64 = 16 << 20;
 /// First bytes of a migration stream (`QEMU_VM_FILE_MAGIC`).
 const MAGIC: &[u8] = b"QEVM";
 
-/// Writes the state of a stopped machine into the new file `path` (mode 0600). Not synced.
+/// The state of a stopped machine.
 ///
 /// QEMU writes into memory, and the file is ours alone: QEMU may keep its descriptor until the guest goes on (see
 /// [`let_go`]), and what it writes after that is in no snapshot.
-pub(super) async fn save(qmp: &Qmp, path: &Path) -> Result<(), VmmError> {
+pub(super) async fn save(qmp: &Qmp) -> Result<Vec<u8>, VmmError> {
     let command = "xen-save-devices-state";
     if qmp.run("query-status", json!({})).await?.get("running") != Some(&Value::Bool(false)) {
         // QEMU would stop it and let it go on, and memory and state would be of different moments.
@@ -57,9 +55,17 @@ pub(super) async fn save(qmp: &Qmp, path: &Path) -> Result<(), VmmError> {
         let message = format!("{} bytes that are no state of a machine", state.len());
         return Err(VmmError::Protocol { command: command.to_owned(), message });
     }
-    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = made.map_err(|source| file_error("creating", path, source))?;
-    file.write_all(&state).map_err(|source| file_error("writing", path, source))
+    Ok(state)
+}
+
+/// A state that is in memory, for a QEMU to be started with.
+pub(super) fn to_load(state: &[u8]) -> Result<File, VmmError> {
+    let fill = |file: &File| {
+        // Without moving the position from which QEMU reads.
+        let written = file.write_all_at(state, 0);
+        written.map_err(|source| VmmError::System { step: "writing a state into a memfd", source })
+    };
+    memfd::sealed("leapbox-state", fill).map(File::from)
 }
 
 /// Has QEMU close what [`save`] gave it. It marks descriptors of a set for that at any time, but closes them only while

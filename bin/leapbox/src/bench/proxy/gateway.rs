@@ -70,6 +70,10 @@ impl Backend for FixedApplication {
     async fn open(&self) -> Result<TcpStream, OpenError> {
         TcpStream::connect(self.0).await.map_err(|source| OpenError::Unreachable { source: Box::new(source) })
     }
+
+    async fn left(&self) {
+        std::future::pending().await
+    }
 }
 
 /// Serves until standard input ends. Says `<port> <host name> <key>` on standard output once it is ready.

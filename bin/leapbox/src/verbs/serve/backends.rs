@@ -4,10 +4,10 @@ use http::HeaderMap;
 use leapbox_api_types::ApiError;
 use leapbox_auth::Auth;
 use leapbox_gateway::{Backend, Backends, OpenError};
-use leapbox_guest_client::{GuestClient, GuestError};
+use leapbox_guest_client::GuestError;
 use leapbox_guest_protocol::FaultKind;
 use leapbox_ids::{OrganisationId, SandboxId};
-use leapbox_lifecycle::Lifecycle;
+use leapbox_lifecycle::{Lifecycle, RunningSandbox};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
@@ -25,7 +25,7 @@ impl Sandboxes {
 
 /// A port in a running sandbox.
 pub(super) struct Application {
-    guest: GuestClient,
+    sandbox: RunningSandbox,
     port: u16,
 }
 
@@ -47,7 +47,7 @@ impl Backends for Sandboxes {
             let text = format!("the template of {id} names no port; name one in the address: {id}-<port>.<domain>");
             ApiError::BadRequest(text)
         })?;
-        Ok(Application { guest: running.guest, port })
+        Ok(Application { sandbox: running, port })
     }
 }
 
@@ -57,9 +57,14 @@ impl Backend for Application {
     }
 
     async fn open(&self) -> Result<TcpStream, OpenError> {
-        self.guest.connect_port(self.port).await.map_err(|error| match error {
+        self.sandbox.guest.connect_port(self.port).await.map_err(|error| match error {
             GuestError::Fault(fault) if fault.kind == FaultKind::ConnectionRefused => OpenError::NothingListens,
+            GuestError::Fault(fault) if fault.kind == FaultKind::Busy => OpenError::Busy,
             error => OpenError::Unreachable { source: error.into() },
         })
+    }
+
+    async fn left(&self) {
+        self.sandbox.left().await;
     }
 }

@@ -38,6 +38,12 @@ pub enum ServeError {
     /// The database failed.
     #[error("opening the database")]
     Db(#[from] leapbox_db::DbError),
+    /// The server's key cannot be used.
+    #[error("reading the server's key")]
+    Key(#[from] leapbox_storage::KeyError),
+    /// What is stored of sandboxes cannot be reached.
+    #[error("opening the archives")]
+    Archives(#[from] leapbox_storage::StoreError),
     /// The configured driver cannot be used.
     #[error(transparent)]
     Driver(#[from] DriverRefused),

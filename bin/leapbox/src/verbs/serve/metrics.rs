@@ -61,14 +61,29 @@ fn render(lifecycle: &Lifecycle, gateway: &Gateway<Sandboxes>, network: &Network
         let count = stats.states.iter().filter(|s| **s == state).count();
         page.value("sandboxes", &format!("{{state=\"{state}\"}}"), count);
     }
-    page.single("pool_ready", "gauge", "Clones ready in the warm pool.", stats.pool_ready);
+    page.single("pool_ready", "gauge", "Clones ready in the warm pool.", stats.machines.ready);
     page.histogram("create_seconds", "From the request to a usable sandbox.", &stats.creates);
     page.head("machines_total", "counter", "Machines given to new sandboxes, by where they came from.");
-    page.value("machines_total", "{source=\"pool\"}", stats.from_pool);
-    page.value("machines_total", "{source=\"restored\"}", stats.restored);
+    page.value("machines_total", "{source=\"pool\"}", stats.machines.from_pool);
+    page.value("machines_total", "{source=\"restored\"}", stats.machines.launched);
+    page.histogram("restore_seconds", "From the request to a usable sandbox of a snapshot.", &stats.restores);
+    page.histogram("pause_seconds", "From the pause to a sandbox that is stored and gone.", &stats.pauses);
+    page.histogram(
+        "wake_seconds",
+        "From the first request that needs a paused sandbox to its being usable.",
+        &stats.wakes,
+    );
+    page.single("wakes_failed_total", "counter", "Wakes that failed; the sandboxes stayed paused.", stats.failed_wakes);
+    of_archives(&mut page, &stats.machines.archives);
     of_gateway(&mut page, gateway);
     of_network(&mut page, network);
     page.0
+}
+
+fn of_archives(page: &mut Page, archives: &leapbox_storage::Usage) {
+    page.single("archives", "gauge", "What is stored: checkpoints, and bases for the object store.", archives.archives);
+    page.single("archives_bytes", "gauge", "Bytes of them in the data folder.", archives.bytes);
+    page.single("archives_pending", "gauge", "Those that the object store does not have yet.", archives.pending);
 }
 
 fn of_gateway(page: &mut Page, gateway: &Gateway<Sandboxes>) {

@@ -1,4 +1,5 @@
 use super::*;
+use leapbox_api_types::sandbox::SortOrder;
 use serde_json::json;
 
 fn object(value: Value) -> Map<String, Value> {
@@ -29,19 +30,19 @@ fn an_empty_create_gets_the_defaults() {
     let new = create(&Map::new()).expect("valid");
     assert_eq!(new.template_name, "system/debian:bookworm");
     assert_eq!((new.vcpu, new.memory_mib, new.timeout_s), (1, 1024, 300));
-    assert!(new.env_vars.is_empty());
+    assert!(new.env_vars.is_empty() && !new.auto_pause);
 }
 
 #[test]
 fn what_the_sdk_sends_is_taken() {
     let body = json!({
         "template_name": " system/debian:bookworm ", "vcpu": 8, "memory": 8192, "timeout": 28800,
-        "auto_pause": false, "env_vars": { "B": "2", "A": "1" }, "network_policy": null,
+        "auto_pause": true, "env_vars": { "B": "2", "A": "1" }, "network_policy": null,
         "something_of_a_later_contract": 1,
     });
     let new = create(&object(body)).expect("valid");
     assert_eq!(new.template_name, "system/debian:bookworm");
-    assert_eq!((new.vcpu, new.memory_mib, new.timeout_s), (8, 8192, 28800));
+    assert_eq!((new.vcpu, new.memory_mib, new.timeout_s, new.auto_pause), (8, 8192, 28800, true));
     assert_eq!(new.env_vars, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
 }
 
@@ -104,10 +105,6 @@ fn a_template_name_has_at_most_64_characters_and_no_control_characters() {
 #[test]
 fn fields_of_later_versions_are_refused_never_ignored() {
     for (body, expected) in [
-        (
-            json!({ "auto_pause": true }),
-            "auto_pause: pausing at the timeout is not supported yet; leave it out or send false",
-        ),
         (
             json!({ "mounts": [{ "type": "object-storage" }] }),
             "mounts: mounts are not supported yet; leave the field out",

@@ -4,12 +4,16 @@
 //! demand: every create counts, and a count fades by half in a minute; of the default shape one is always kept. A pooled clone holds a share of the host's
 //! capacity like any other and is given up when a create needs that share.
 
-use crate::capacity::Capacity;
+use super::Identity;
+use super::capacity::Capacity;
+use super::launch::{Disk, Launcher};
+use super::vm::Vm;
 use crate::catalog::Template;
 use crate::error::{LaunchError, chain};
-use crate::vm::{Launcher, Vm};
+
 use futures::FutureExt;
 use leapbox_ids::{SandboxId, TemplateId};
+use leapbox_templates::BaseKind;
 use leapbox_vmm::Shape;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -184,9 +188,9 @@ impl Pool {
     async fn add_one(&self, template: &Arc<Template>, shape: Shape, launcher: &Launcher, capacity: &Capacity) {
         let key = (template.id.clone(), shape);
         let launched = async {
-            let snapshot = launcher.warm.get(&template.image, shape).await.map_err(LaunchError::Warm)?;
+            let base = launcher.warm.get(&template.image, shape, BaseKind::Ready).await.map_err(LaunchError::Warm)?;
             match capacity.admit(shape) {
-                Ok(permit) => launcher.launch(template, snapshot, permit).await.map(Some),
+                Ok(permit) => launcher.launch(template, base, Disk::OfBase, None, permit).await.map(Some),
                 Err(_) => Ok(None),
             }
         };
@@ -260,7 +264,7 @@ impl Pool {
 /// Lets the clone do once what handing it over and a first command will make it do: under emulation the first time is
 /// several times slower. The identity is thrown away: the clone gets its own when it is handed over.
 async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
-    vm.become_sandbox(&SandboxId::generate(), Vec::new()).await?;
+    vm.become_sandbox(&SandboxId::generate(), Identity::New(&[])).await?;
     vm.guest.warm().await.map_err(|source| LaunchError::Agent { stage: "warming up", source })
 }
 

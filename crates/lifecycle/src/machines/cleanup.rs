@@ -29,6 +29,11 @@ impl Cleanup {
         }
     }
 
+    /// Leaves one thing as it is.
+    pub fn skip(&mut self, what: &str) {
+        self.steps.retain(|(name, _)| *name != what);
+    }
+
     /// Forgets everything: another process is to own it.
     pub fn disown(mut self) {
         self.steps.clear();

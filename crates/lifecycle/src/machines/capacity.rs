@@ -26,6 +26,8 @@ pub struct CapacityLimits {
 struct Taken {
     machines: u32,
     memory_mib: u64,
+    /// What is being written to the disk.
+    writing_mib: u64,
 }
 
 /// The host's capacity. Cheap to clone.
@@ -43,6 +45,19 @@ pub(crate) struct Permit {
     memory_mib: u64,
 }
 
+/// Disk that is being written; counted until this is dropped, by when it shows as used.
+#[derive(Debug)]
+pub(crate) struct Room {
+    taken: Arc<Mutex<Taken>>,
+    mib: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).writing_mib -= self.mib;
+    }
+}
+
 impl Capacity {
     pub fn new(limits: CapacityLimits, disk_dir: &Path) -> Self {
         Self { limits, disk_dir: disk_dir.to_path_buf(), taken: Arc::default() }
@@ -56,13 +71,7 @@ impl Capacity {
                 "{available} MiB of memory are available, {AVAILABLE_RESERVE_MIB} are kept free"
             )));
         }
-        match free_mib(&self.disk_dir) {
-            Ok(free) if free < DISK_RESERVE_MIB => {
-                return Err(full(format!("{free} MiB of disk are free, {DISK_RESERVE_MIB} are kept free")));
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the free disk space is not known"),
-        }
+        drop(self.reserve_disk(0)?);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let memory_mib = u64::from(shape.memory_mib);
         if taken.machines >= self.limits.sandboxes {
@@ -73,6 +82,23 @@ impl Capacity {
             return Err(full(format!("it has {left} MiB of memory left to promise, not {memory_mib}")));
         }
         Ok(self.take(&mut taken, memory_mib))
+    }
+
+    /// Room for `mib` that are about to be written to the disk: what running sandboxes still have to write comes first,
+    /// and what others are writing.
+    pub fn reserve_disk(&self, mib: u64) -> Result<Room, LifecycleError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        match free_mib(&self.disk_dir) {
+            Ok(free) if free < DISK_RESERVE_MIB + taken.writing_mib + mib => {
+                let missing =
+                    format!("{free} MiB of disk are free, {DISK_RESERVE_MIB} are kept free, {mib} are needed");
+                return Err(LifecycleError::HostFull { missing });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the free disk space is not known"),
+        }
+        taken.writing_mib += mib;
+        Ok(Room { taken: Arc::clone(&self.taken), mib })
     }
 
     /// Whether a machine would find enough promised memory if `freed_mib` more were given back.

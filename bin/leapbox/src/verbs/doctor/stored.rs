@@ -1,0 +1,70 @@
+//! What is stored of sandboxes: how much, and with which key.
+
+use super::check::Check;
+use crate::config::Config;
+use crate::state::State;
+use leapbox_storage::ServerKey;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const MIB: u64 = 1024 * 1024;
+
+pub(super) fn checks(config: &Config) -> Vec<Check> {
+    let state = State::at(config.state_dir());
+    vec![archives(config, &state), bases(&config.state_dir().join("warm")), key(&state)]
+}
+
+fn archives(config: &Config, state: &State) -> Check {
+    const NAME: &str = "stored sandboxes";
+    let (count, bytes) = folders(&state.archives_dir(), "ckp-");
+    let place = match &config.object_store {
+        Some(url) => format!("; copies go to {url}, at most {} MiB are kept here", config.archive_cache_mib),
+        None => String::new(),
+    };
+    Check::green(NAME, format!("{count} paused, stopped or snapshots, {} MiB{place}", bytes / MIB))
+}
+
+fn bases(warm: &Path) -> Check {
+    let (count, bytes) = folders(warm, "");
+    Check::green("bases", format!("{count} warm snapshots that sandboxes start from, {} MiB", bytes / MIB))
+}
+
+fn key(state: &State) -> Check {
+    const NAME: &str = "server key";
+    match ServerKey::load(&state.server_key()) {
+        Ok(Some(_)) => Check::green(NAME, "there; what is stored cannot be read without it: keep a copy elsewhere"),
+        Ok(None) => Check::green(NAME, "not made yet; the first start of the server makes it"),
+        Err(error) => Check::red(
+            NAME,
+            error.to_string(),
+            "put the key back as it was: paused sandboxes cannot be woken without it",
+        ),
+    }
+}
+
+/// Finished folders in `dir` whose names begin with `prefix`, and the bytes that their files take on the disk.
+fn folders(dir: &Path, prefix: &str) -> (usize, u64) {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_counted = |name: &str| name.starts_with(prefix) && !name.starts_with('.');
+    let found = entries(dir).filter(|entry| is_counted(&entry.file_name().to_string_lossy()));
+    found.fold((0, 0), |(count, bytes), folder| {
+        let files = entries(&folder.path()).filter_map(|file| file.metadata().ok());
+        (count + 1, bytes + files.map(|meta| meta.blocks() * 512).sum::<u64>())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finished_folders_are_counted_with_what_they_take() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["ckp-a", "ckp-b", ".ckp-c", "base-d"] {
+            std::fs::create_dir(dir.path().join(name)).expect("made");
+            std::fs::write(dir.path().join(name).join("memory"), vec![1; 8192]).expect("written");
+        }
+        assert_eq!(folders(dir.path(), "ckp-"), (2, 16384));
+        assert_eq!(folders(&dir.path().join("nothing"), ""), (0, 0));
+    }
+}

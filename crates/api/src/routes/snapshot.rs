@@ -1,0 +1,108 @@
+//! Snapshots: create, list, restore, delete.
+
+use super::Routes;
+use crate::ApiState;
+use crate::answer::Failure;
+use crate::body::{JsonObject, OptionalJsonObject};
+use crate::detached::detached;
+use crate::openapi::Errors;
+use crate::path::{InPath, SnapshotInPath};
+use crate::validate::{self, Query};
+use axum::extract::State;
+use axum::routing::{delete, get, post};
+use axum::{Extension, Json};
+use http::StatusCode;
+use leapbox_api_types::sandbox::SandboxDetails;
+use leapbox_api_types::snapshot::{CreateSnapshot, RestoreSnapshotRequest, SnapshotDetails, SnapshotList};
+use leapbox_auth::Caller;
+
+pub(super) fn routes() -> Routes {
+    vec![
+        ("/v1/sandbox/{id}/snapshot/create", post(create)),
+        ("/v1/snapshot/restore", post(restore)),
+        ("/v1/snapshot/{id}", delete(remove)),
+        ("/v1/snapshots", get(list)),
+    ]
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/sandbox/{id}/snapshot/create",
+    operation_id = "createSnapshot",
+    tag = "Snapshot",
+    params(
+        ("id" = String, Path, description = "The sandbox's id; it runs or is paused")
+    ),
+    request_body = Option<CreateSnapshot>,
+    responses((status = 201, description = "It is stored.", body = SnapshotDetails), Errors),
+)]
+pub(crate) async fn create(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath,
+    OptionalJsonObject(body): OptionalJsonObject,
+) -> Result<(StatusCode, Json<SnapshotDetails>), Failure> {
+    let new = validate::snapshot::create(&body)?;
+    let created = detached(async move { api.lifecycle.snapshot(&caller.organisation, &id, new).await }).await?;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/snapshot/restore",
+    operation_id = "restoreSnapshot",
+    tag = "Sandbox",
+    request_body = RestoreSnapshotRequest,
+    responses((status = 201, description = "A new sandbox that can be used.", body = SandboxDetails), Errors),
+)]
+pub(crate) async fn restore(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<(StatusCode, Json<SandboxDetails>), Failure> {
+    let restore = validate::snapshot::restore(&body)?;
+    let restored = detached(async move { api.lifecycle.restore(&caller.organisation, restore).await }).await?;
+    Ok((StatusCode::CREATED, Json(restored)))
+}
+
+#[utoipa::path(
+    delete,
+    path = "/v1/snapshot/{id}",
+    operation_id = "deleteSnapshot",
+    tag = "Snapshot",
+    params(
+        ("id" = String, Path, description = "The snapshot's id")
+    ),
+    responses((status = 204, description = "It is gone; sandboxes restored from it live on."), Errors),
+)]
+pub(crate) async fn remove(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    SnapshotInPath(id): SnapshotInPath,
+) -> Result<StatusCode, Failure> {
+    detached(async move { api.lifecycle.delete_snapshot(&caller.organisation, &id).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/snapshots",
+    operation_id = "listSnapshots",
+    tag = "Snapshot",
+    params(
+        ("query" = Option<String>, Query, description = "Only snapshots whose name contains this", max_length = 64),
+        ("sort" = Option<String>, Query, description = "`created_at` (default) or `template_id`"),
+        ("order-by" = Option<String>, Query, description = "`asc` or `desc` (default)"),
+        ("page" = Option<u64>, Query, description = "From 1", minimum = 1),
+        ("page-size" = Option<u64>, Query, description = "20 when absent", minimum = 1, maximum = 100)
+    ),
+    responses((status = 200, description = "A page.", body = SnapshotList), Errors),
+)]
+pub(crate) async fn list(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query,
+) -> Result<Json<SnapshotList>, Failure> {
+    let query = validate::snapshot::list(&query)?;
+    Ok(Json(api.lifecycle.snapshots(&caller.organisation, query).await?))
+}

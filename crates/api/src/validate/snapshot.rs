@@ -1,0 +1,60 @@
+//! Creating, restoring and listing snapshots.
+
+use super::{network, paging};
+use crate::fields::Fields;
+use leapbox_api_types::ApiError;
+use leapbox_api_types::sandbox::{DEFAULT_TIMEOUT_S, TIMEOUT_S_RANGE};
+use leapbox_api_types::snapshot::{NewSnapshot, RestoreSnapshot, SNAPSHOT_NAME_MAX, SnapshotListQuery, SnapshotSort};
+use serde_json::{Map, Value};
+
+/// A create.
+pub(crate) fn create(body: &Map<String, Value>) -> Result<NewSnapshot, ApiError> {
+    let mut fields = Fields::new(body);
+    let new = NewSnapshot {
+        name: fields.name("name", SNAPSHOT_NAME_MAX).map(str::to_owned),
+        kill_sandbox_after: fields.flag("kill_sandbox_after"),
+    };
+    fields.done(new)
+}
+
+/// A restore. The timeout is not the snapshot's: the contract has a default for it.
+pub(crate) fn restore(body: &Map<String, Value>) -> Result<RestoreSnapshot, ApiError> {
+    let mut fields = Fields::new(body);
+    if fields.value("snapshot_name").is_none() {
+        fields.refuse("snapshot_name", "is required");
+    }
+    let restore = RestoreSnapshot {
+        snapshot_name: fields.name("snapshot_name", SNAPSHOT_NAME_MAX).unwrap_or_default().to_owned(),
+        timeout_s: fields.integer("timeout", TIMEOUT_S_RANGE).unwrap_or(DEFAULT_TIMEOUT_S),
+        auto_pause: fields.flag("auto_pause"),
+    };
+    network::refuse_others(&mut fields);
+    fields.done(restore)
+}
+
+/// A list.
+pub(crate) fn list(query: &Map<String, Value>) -> Result<SnapshotListQuery, ApiError> {
+    const SORTS: [(&str, SnapshotSort); 2] =
+        [("created_at", SnapshotSort::CreatedAt), ("template_id", SnapshotSort::Template)];
+    let mut fields = Fields::new(query);
+    let checked = SnapshotListQuery {
+        name: text_in_name(&mut fields),
+        sort: paging::word(&mut fields, "sort", &SORTS).unwrap_or(SnapshotSort::CreatedAt),
+        order: paging::order(&mut fields),
+        page: paging::page(&mut fields),
+        page_size: paging::page_size(&mut fields),
+    };
+    fields.done(checked)
+}
+
+/// The SDK sends an empty one where nothing is looked for.
+fn text_in_name(fields: &mut Fields<'_>) -> Option<String> {
+    let text = fields.text("query").filter(|text| !text.is_empty())?;
+    if text.chars().count() > SNAPSHOT_NAME_MAX {
+        fields.refuse("query", format!("must be at most {SNAPSHOT_NAME_MAX} characters long"));
+    }
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! Which stored archives the rows still need. What is not among them is garbage, once nobody is writing it.
+//!
+//! A checkpoint is stored under its own id, as `checkpoint` has it, and so is a warm snapshot (`base`); a guest image
+//! under `image-` and its digest. Only the rows of deleted sandboxes need nothing.
+
+use crate::{Db, DbError};
+use sqlx::Row;
+use std::collections::BTreeSet;
+
+impl Db {
+    /// The ids of all archives that a sandbox which is not deleted, or a snapshot, needs: of one moment.
+    pub async fn archives_referenced(&self) -> Result<BTreeSet<String>, DbError> {
+        let error = |source| DbError::Query { query: "archives_referenced", source };
+        sqlx::query(
+            "WITH needed AS (
+                 SELECT checkpoint, base, image FROM sandbox WHERE state <> 'deleted'
+                 UNION ALL SELECT checkpoint, base, image FROM snapshot
+             )
+             SELECT checkpoint AS id FROM needed WHERE checkpoint IS NOT NULL
+             UNION SELECT base FROM needed WHERE base IS NOT NULL
+             UNION SELECT 'image-' || image FROM needed WHERE image IS NOT NULL",
+        )
+        .fetch_all(&self.read)
+        .await
+        .map_err(error)?
+        .iter()
+        .map(|row| row.try_get("id").map_err(error))
+        .collect()
+    }
+
+    /// Whether a sandbox that is not deleted, or a snapshot, still needs this checkpoint.
+    pub async fn checkpoint_is_referenced(&self, checkpoint: &str) -> Result<bool, DbError> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM sandbox WHERE checkpoint = $1 AND state <> 'deleted')
+                 OR EXISTS (SELECT 1 FROM snapshot WHERE checkpoint = $1)",
+        )
+        .bind(checkpoint)
+        .fetch_one(&self.read)
+        .await
+        .map_err(DbError::query("checkpoint_is_referenced"))
+    }
+}

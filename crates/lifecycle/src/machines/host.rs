@@ -1,0 +1,353 @@
+//! The machines of this host: the driver, the pool, the bases and the archives behind one door.
+
+use super::body::HostBody;
+use super::capacity::{Capacity, Permit};
+use super::carry::Exports;
+use super::checkpoint::{self, Contents};
+use super::launch::{Disk, Launcher};
+use super::pool::Pool;
+use super::vm::{StoredVm, Vm};
+use super::{Body, Machines, Unnamed};
+use crate::catalog::{Catalog, Template};
+use crate::create::shape_of;
+use crate::error::{CheckpointError, LaunchError, LifecycleError, StartError, chain};
+use crate::service::LifecycleConfig;
+use crate::stats::MachineNumbers;
+use async_trait::async_trait;
+use leapbox_api_types::sandbox::{DEFAULT_MEMORY_MIB, DEFAULT_TEMPLATE, DEFAULT_VCPU, DISK_MIB};
+use leapbox_db::{Db, SandboxRow};
+use leapbox_network::Network;
+use leapbox_storage::{Archive, ArchiveStore};
+use leapbox_templates::{Artifacts, Base, BaseKind, WarmSnapshots};
+use leapbox_vmm::{MachineRecord, Shape, Vmm, VmmError};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// What it stands on.
+pub(crate) struct HostParts {
+    pub vmm: Arc<dyn Vmm>,
+    pub network: Arc<Network>,
+    pub archives: ArchiveStore,
+    pub catalog: Arc<Catalog>,
+}
+
+/// What a checkpoint may take to come from the bucket.
+const FETCH_DEADLINE: Duration = Duration::from_secs(600);
+
+/// All machines of this host.
+pub(crate) struct Host {
+    pub(super) launcher: Launcher,
+    pub(super) archives: ArchiveStore,
+    pub(super) catalog: Arc<Catalog>,
+    capacity: Capacity,
+    pool: Pool,
+    launches: Semaphore,
+    from_pool: AtomicU64,
+    launched: AtomicU64,
+    /// There are more bases than are kept.
+    crowded: Notify,
+    pub(super) exports: Arc<Exports>,
+}
+
+impl Host {
+    /// Prepares the folders; nothing is launched yet.
+    pub fn open(config: LifecycleConfig, parts: HostParts) -> Result<Self, StartError> {
+        let HostParts { vmm, network, archives, catalog } = parts;
+        let state_dir = &config.state_dir;
+        let warm = WarmSnapshots::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
+        let launcher = Launcher::new(vmm, network, warm, config.io_limits, state_dir);
+        for dir in launcher.dirs() {
+            leapbox_storage::private_dir(dir)?;
+        }
+        Ok(Self {
+            launcher,
+            archives,
+            catalog,
+            capacity: Capacity::new(config.capacity, state_dir),
+            pool: Pool::new(config.pool),
+            launches: Semaphore::new(config.launches_at_once),
+            from_pool: AtomicU64::default(),
+            launched: AtomicU64::default(),
+            crowded: Notify::new(),
+            exports: Arc::default(),
+        })
+    }
+
+    /// Takes a share of the capacity back from the pool; the error if the pool has none.
+    async fn make_room(&self, shape: Shape, error: LifecycleError) -> Result<(), LifecycleError> {
+        // It is there now, or has given its share back.
+        if self.pool.being_filled().await {
+            return Ok(());
+        }
+        // What can never fit does not cost the others their pool.
+        if !self.capacity.would_fit(shape, self.pool.promised_mib()) {
+            return Err(error);
+        }
+        let vm = self.pool.give_up_one().ok_or(error)?;
+        vm.destroy().await;
+        Ok(())
+    }
+
+    /// A share of the host for one more machine.
+    async fn admit(&self, shape: Shape) -> Result<Permit, LifecycleError> {
+        loop {
+            match self.capacity.admit(shape) {
+                Ok(permit) => return Ok(permit),
+                Err(error) => self.make_room(shape, error).await?,
+            }
+        }
+    }
+
+    /// A machine, and where it is counted.
+    async fn launch_fresh(&self, template: &Template, shape: Shape) -> Result<(Vm, &AtomicU64), LifecycleError> {
+        // A base is some hundred MiB.
+        drop(self.capacity.reserve_disk(0)?);
+        // Before anything is held: the first use of a shape boots it, which takes seconds.
+        let base = self.base_now(template, shape, BaseKind::Ready).await?;
+        let _first = self.pool.busy();
+        let permit = loop {
+            if let Some(vm) = self.pool.take(template, shape) {
+                return Ok((vm, &self.from_pool));
+            }
+            match self.capacity.admit(shape) {
+                Ok(permit) => break permit,
+                Err(error) => self.make_room(shape, error).await?,
+            }
+        };
+        let _turn = self.launches.acquire().await.map_err(|_| LifecycleError::ShuttingDown)?;
+        Ok((self.launcher.launch(template, base, Disk::OfBase, None, permit).await?, &self.launched))
+    }
+
+    async fn base_now(&self, template: &Template, shape: Shape, kind: BaseKind) -> Result<Arc<Base>, LifecycleError> {
+        let base = self.launcher.warm.get(&template.image, shape, kind).await.map_err(LaunchError::Warm)?;
+        if self.launcher.warm.is_crowded() {
+            self.crowded.notify_one();
+        }
+        Ok(base)
+    }
+
+    /// Launches what is stored, once it is known to fit this host.
+    async fn launch_stored(&self, row: &SandboxRow, checkpoint: &str) -> Result<Vm, LifecycleError> {
+        // Before anything is held: it may have to be fetched first.
+        let archive = self.fetch(checkpoint).await?;
+        let header = checkpoint::header_of(&archive, row)?;
+        let template = self.image_of(row, &header.image).await?;
+        let base = match &header.base {
+            Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, shape_of(row)).await?,
+            None => self.base_now(&template, shape_of(row), BaseKind::Bare).await?,
+        };
+        let permit = self.admit(shape_of(row)).await?;
+        let _room = self.capacity.reserve_disk(archive.plain_bytes() >> 20)?;
+        let _first = self.pool.busy();
+        // Reading begins with the turn: frames that nobody takes yet would only fill the memory.
+        let _turn = self.launches.acquire().await.map_err(|_| LifecycleError::ShuttingDown)?;
+        let Contents { changes, disk } = checkpoint::read(archive).await?;
+        let launched = self.launcher.launch(&template, base, disk, changes, permit).await;
+        let vm = launched.map_err(CheckpointError::of_launch)?;
+        if header.base.is_some() {
+            return Ok(vm);
+        }
+        let mounted = vm.guest.mount().await;
+        match mounted.map_err(|source| LaunchError::Agent { stage: "mounting its disks", source }) {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                vm.destroy().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What is stored as `checkpoint`, here or in the bucket.
+    async fn fetch(&self, checkpoint: &str) -> Result<Archive, CheckpointError> {
+        let seconds = FETCH_DEADLINE.as_secs();
+        let fetched = tokio::time::timeout(FETCH_DEADLINE, self.archives.get(checkpoint)).await;
+        fetched.map_err(|_| CheckpointError::Late { seconds })?.map_err(CheckpointError::of_store)
+    }
+
+    /// The base of a checkpoint, if this host can still make machines of it.
+    async fn base_of(
+        &self,
+        id: &str,
+        stored_for: Option<&str>,
+        template: &Template,
+        shape: Shape,
+    ) -> Result<Arc<Base>, LifecycleError> {
+        let here = self.launcher.vmm.compatibility_key(shape, &template.image);
+        if let Some(stored) = stored_for.filter(|stored| *stored != here) {
+            return Err(CheckpointError::Incompatible { stored: stored.to_owned(), here }.into());
+        }
+        match self.launcher.warm.by_id(id).await.map_err(|error| CheckpointError::NoBase(Some(error)))? {
+            Some(base) => Ok(base),
+            None => Ok(self.fetch_base(id).await?),
+        }
+    }
+}
+
+#[async_trait]
+impl Machines for Host {
+    async fn fresh(&self, template: &Arc<Template>, shape: Shape) -> Result<Box<dyn Body>, LifecycleError> {
+        let (vm, counter) = match self.pool.take(template, shape) {
+            Some(vm) => (vm, &self.from_pool),
+            None => self.launch_fresh(template, shape).await?,
+        };
+        counter.fetch_add(1, Relaxed);
+        // Only what could be had is demand: creates that this host refuses must not fill its pool.
+        self.pool.count(template, shape);
+        Ok(self.body(vm))
+    }
+
+    async fn restored(&self, row: &SandboxRow, checkpoint: &str) -> Result<Box<dyn Body>, LifecycleError> {
+        Ok(self.body(self.launch_stored(row, checkpoint).await?))
+    }
+
+    async fn adopt(&self, row: &SandboxRow) -> Result<Box<dyn Body>, String> {
+        let stored = row.machine.as_deref().and_then(|json| serde_json::from_str::<StoredVm>(json).ok());
+        let stored = stored.ok_or_else(|| "its record cannot be read".to_owned())?;
+        let base = self.base_of_adopted(row).await;
+        let permit = self.capacity.adopt(shape_of(row));
+        let image = row.image.clone().unwrap_or_default();
+        let adopted = self.launcher.adopt(stored, base, image, permit).await;
+        adopted.map(|vm| self.body(vm)).map_err(|error| {
+            tracing::warn!(sandbox = %row.id, error = %chain(&error), "a sandbox could not be taken over");
+            "its virtual machine was lost while the server was down".to_owned()
+        })
+    }
+
+    async fn salvage(&self, row: &SandboxRow, checkpoint: &str) -> Result<Unnamed, CheckpointError> {
+        let Some(record) = row.machine.as_deref().and_then(stored_vm) else {
+            return Err(CheckpointError::DiskLost);
+        };
+        self.launcher.vmm.reap(&record.name, &record.dir).await.map_err(CheckpointError::Vmm)?;
+        let disk = self.launcher.disk(&record.name);
+        let bytes = match std::fs::metadata(&disk) {
+            Ok(meta) => meta.blocks() * 512,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(CheckpointError::DiskLost),
+            // It is told when it is read.
+            Err(_) => 0,
+        };
+        let _room = self.capacity.reserve_disk(bytes >> 20).map_err(|_| CheckpointError::NoRoom(None))?;
+        self.exports.want(row.image.iter().map(|digest| Artifacts::archive_id(digest)));
+        checkpoint::store_disk(&self.archives, &record.driver, row, &disk, checkpoint).await
+    }
+
+    async fn remove_disk(&self, row: &SandboxRow) {
+        if let Some(record) = row.machine.as_deref().and_then(stored_vm) {
+            remove_file(&self.launcher.disk(&record.name)).await;
+        }
+    }
+
+    async fn discard(&self, checkpoint: &str) {
+        if let Err(error) = self.archives.remove(checkpoint).await {
+            tracing::warn!(checkpoint, error = %chain(&error), "a checkpoint could not be removed: it is garbage now");
+        }
+    }
+
+    async fn remove_leftovers(&self, owned: &BTreeSet<String>) -> Result<(), VmmError> {
+        let launcher = &self.launcher;
+        let [machines_dir, disks_dir] = launcher.dirs();
+        let mut names: BTreeSet<String> = launcher.vmm.leftovers().await?.into_iter().collect();
+        names.extend(entries(machines_dir));
+        names.extend(entries(disks_dir).filter_map(|file| file.strip_suffix(".ext4").map(str::to_owned)));
+        for name in names.difference(owned) {
+            tracing::info!(machine = %name, "removing what is left of a machine");
+            launcher.vmm.reap(name, &launcher.machine_dir(name)).await?;
+            remove_file(&launcher.disk(name)).await;
+        }
+        Ok(())
+    }
+
+    async fn collect_garbage(&self, db: &Db) {
+        // First what there is, then what is named: what is stored and named in between is spared.
+        let sweep = self.archives.sweep().await;
+        let named = match db.archives_referenced().await {
+            Ok(named) => named,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "not known what is in use: nothing is collected");
+                return;
+            }
+        };
+        self.launcher.warm.evict(&self.catalog.images(), &named).await;
+        match sweep.keep_only(&named).await {
+            Ok(swept) => tracing::debug!(?swept, "collected garbage"),
+            Err(error) => tracing::warn!(error = %chain(&error), "not all garbage could be collected"),
+        }
+        self.exports.want(named.into_iter());
+    }
+
+    async fn crowded(&self) {
+        self.crowded.notified().await;
+    }
+
+    async fn run(&self, stop: &CancellationToken) {
+        let default = Shape { vcpus: DEFAULT_VCPU as u8, memory_mib: DEFAULT_MEMORY_MIB as u32 };
+        if let Ok(template) = self.catalog.by_name(DEFAULT_TEMPLATE) {
+            self.pool.keep_one(&template, default);
+        }
+        tokio::join!(
+            self.pool.run(&self.launcher, &self.capacity, stop),
+            self.archives.run(stop.clone()),
+            self.keep_exported(stop),
+            async {
+                stop.cancelled().await;
+                self.launches.close();
+            }
+        );
+    }
+
+    fn numbers(&self) -> MachineNumbers {
+        MachineNumbers {
+            ready: self.pool.ready(),
+            from_pool: self.from_pool.load(Relaxed),
+            launched: self.launched.load(Relaxed),
+            archives: self.archives.usage(),
+        }
+    }
+}
+
+impl Host {
+    /// What an adopted machine's memory is a difference to. Without it the machine runs on, and cannot be stored.
+    async fn base_of_adopted(&self, row: &SandboxRow) -> Option<Arc<Base>> {
+        let id = row.base.as_deref()?;
+        let base = match self.launcher.warm.by_id(id).await {
+            Ok(Some(base)) => return Some(base),
+            Ok(None) => self.fetch_base(id).await,
+            Err(error) => Err(CheckpointError::NoBase(Some(error))),
+        };
+        base.map_err(|error| tracing::warn!(sandbox = %row.id, error = %chain(&error), "it cannot be paused")).ok()
+    }
+
+    fn body(&self, vm: Vm) -> Box<dyn Body> {
+        Box::new(HostBody {
+            vm,
+            archives: self.archives.clone(),
+            capacity: self.capacity.clone(),
+            exports: Arc::clone(&self.exports),
+        })
+    }
+}
+
+/// The machine that a row's record describes.
+pub(crate) fn stored_vm(json: &str) -> Option<MachineRecord> {
+    serde_json::from_str::<StoredVm>(json).ok().map(|stored| stored.machine)
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+async fn remove_file(path: &Path) {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a file could not be removed: the next start will");
+        }
+        _ => {}
+    }
+}

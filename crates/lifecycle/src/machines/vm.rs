@@ -1,0 +1,181 @@
+//! A running clone, and everything that has to be given back when it ends.
+
+use super::capacity::Permit;
+use super::cleanup::Cleanup;
+use super::{Identity, Origin};
+use crate::clock::now_ns;
+use crate::error::{CheckpointError, LaunchError, chain};
+use leapbox_guest_client::GuestClient;
+use leapbox_guest_protocol::{Configure, Entropy, Identity as Names};
+use leapbox_ids::SandboxId;
+use leapbox_templates::Base;
+use leapbox_vmm::{Machine, MachineRecord};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How late a guest's clock may be when it is handed over: half of what is promised.
+const CLOCK_MAX_LATE: Duration = Duration::from_secs(1);
+const CONFIGURE_ATTEMPTS: usize = 5;
+/// What a workload has between being asked to end and being killed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// The name of the clean-up step that removes the disk.
+pub(super) const DISK: &str = "disk";
+
+/// What the database keeps of a machine, so that the next server finds it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredVm {
+    pub machine: MachineRecord,
+    pub slot: u32,
+}
+
+/// One clone. Ends by [`Vm::destroy`].
+pub(crate) struct Vm {
+    pub machine: Arc<dyn Machine>,
+    pub guest: GuestClient,
+    pub(super) slot: u32,
+    pub(super) disk: PathBuf,
+    /// What its memory is a difference to, held as long as it lives; an adopted machine may have lost it.
+    pub(super) base: Option<Arc<Base>>,
+    pub(super) image: String,
+    pub(super) cleanup: Cleanup,
+    #[expect(dead_code, reason = "gives its share of the host back when it is dropped")]
+    pub(super) permit: Permit,
+}
+
+impl Vm {
+    /// What the database keeps.
+    pub fn stored(&self) -> StoredVm {
+        StoredVm { machine: self.machine.record(), slot: self.slot }
+    }
+
+    /// What it was made from.
+    pub fn origin(&self) -> Origin {
+        let base = self.base.as_ref().map(|base| base.id.clone()).unwrap_or_default();
+        Origin { base, image: self.image.clone() }
+    }
+
+    /// Memory and disk that are its own, in MiB: about what storing it takes at the most.
+    pub fn own_mib(&self) -> u64 {
+        let memory = self.machine.private_bytes().unwrap_or_default();
+        let disk = std::fs::metadata(&self.disk).map_or(0, |meta| meta.blocks() * 512);
+        (memory + disk) >> 20
+    }
+
+    /// See [`super::Body::become_sandbox`].
+    pub async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>) -> Result<(), LaunchError> {
+        let mut configure = configure(id, who)?;
+        for _ in 0..CONFIGURE_ATTEMPTS {
+            let told = Instant::now();
+            configure.wall_clock_unix_ns = u64::try_from(now_ns()).unwrap_or_default();
+            let configured = self.guest.configure(configure.clone()).await;
+            configured.map_err(|source| LaunchError::Agent { stage: "taking its identity", source })?;
+            // The time it was told is as old as the exchange was long, and the first one on a busy host is slow.
+            if told.elapsed() < CLOCK_MAX_LATE {
+                return Ok(());
+            }
+        }
+        Err(LaunchError::NotConfirmed { what: "the right time" })
+    }
+
+    /// Freezes the workload and stops the CPUs. A guest that does not freeze (its root can see to that) is stored as it
+    /// is: then its workload runs for a moment before its clock is right.
+    pub async fn suspend(&self) -> Result<(), CheckpointError> {
+        match self.guest.suspend().await {
+            Ok(suspended) if suspended.frozen => {}
+            Ok(_) => tracing::warn!(machine = self.machine.record().name, "a workload did not freeze in time"),
+            Err(error) => {
+                tracing::warn!(machine = self.machine.record().name, error = %chain(&error), "a guest did not freeze");
+            }
+        }
+        self.machine.pause().await.map_err(CheckpointError::Vmm)
+    }
+
+    /// Ends its workload and has everything written to its disk.
+    pub async fn shut_down(&self) {
+        if let Err(error) = self.guest.shutdown(SHUTDOWN_GRACE).await {
+            let machine = self.machine.record().name;
+            tracing::warn!(machine, error = %chain(&error), "a guest did not shut down: its disk is as a power cut leaves it");
+        }
+    }
+
+    /// Ends it and gives everything back.
+    pub async fn destroy(self) {
+        self.cleanup.run().await;
+    }
+
+    /// Ends it and gives everything back but its disk.
+    pub async fn end_but_disk(mut self) {
+        // Lets writes on their way come to an end; one that cannot be paused is killed all the same.
+        if let Err(error) = self.machine.pause().await {
+            tracing::warn!(error = %chain(&error), "a machine to be ended could not be paused");
+        }
+        self.cleanup.skip(DISK);
+        self.cleanup.run().await;
+    }
+
+    /// Leaves it running for the next server.
+    pub fn leave(self) {
+        self.cleanup.disown();
+    }
+}
+
+fn configure(id: &SandboxId, who: Identity<'_>) -> Result<Configure, LaunchError> {
+    let (mut entropy, mut boot_id) = ([0; 64], [0; 16]);
+    for bytes in [&mut entropy[..], &mut boot_id] {
+        getrandom::fill(bytes).map_err(|_| LaunchError::NotConfirmed { what: "randomness of the host's own" })?;
+    }
+    let names = Names { machine_id: machine_id(id), boot_id: as_uuid(boot_id) };
+    let (identity, env, restored) = match who {
+        Identity::New(environment) => (Some(names), Some(environment.to_vec()), false),
+        Identity::Another => (Some(names), None, true),
+        Identity::Woken => (None, None, true),
+        Identity::Same => (None, None, false),
+    };
+    Ok(Configure {
+        hostname: id.as_str().to_owned(),
+        entropy: Entropy(entropy),
+        wall_clock_unix_ns: 0,
+        identity,
+        env,
+        restored,
+    })
+}
+
+/// A sandbox's machine id, the same however often it starts. Made from its id, which is as random.
+fn machine_id(id: &SandboxId) -> [u8; 16] {
+    let digest = Sha256::digest(format!("machine id of {id}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    as_uuid(bytes)
+}
+
+/// A random UUID (RFC 9562, version 4), as machine ids and boot ids are.
+fn as_uuid(mut bytes: [u8; 16]) -> [u8; 16] {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_uuids_of_version_4() {
+        let id = as_uuid([0xff; 16]);
+        assert_eq!((id[6] >> 4, id[8] >> 6), (4, 2));
+    }
+
+    #[test]
+    fn a_sandbox_keeps_its_machine_id_and_boots_with_another_boot_id() {
+        let (one, other) = (SandboxId::generate(), SandboxId::generate());
+        let names = |id| configure(id, Identity::Another).expect("random bytes").identity.expect("a new one");
+        assert_eq!(names(&one).machine_id, names(&one).machine_id);
+        assert_ne!(names(&one).machine_id, names(&other).machine_id);
+        assert_ne!(names(&one).boot_id, names(&one).boot_id);
+    }
+}

@@ -1,0 +1,387 @@
+//! The sandboxes' tasks against a model: clients race, machines die, operations fail, the server is killed at any moment,
+//! and still every history is legal, nothing acknowledged is lost, and nothing is left at the end.
+//!
+//! Real: policy, tasks, service, recovery, garbage, the database. Simulated: the machines ([`crate::machines::sim`]).
+
+use crate::catalog::Catalog;
+use crate::error::{CheckpointError, LifecycleError};
+use crate::inner::Inner;
+use crate::machines::sim::{Counted, World};
+use crate::policy::may_follow;
+use crate::service::Lifecycle;
+use crate::{garbage, recovery};
+use leapbox_api_types::sandbox::{DEFAULT_TEMPLATE, NewSandbox, SandboxState};
+use leapbox_api_types::snapshot::{NewSnapshot, RestoreSnapshot};
+use leapbox_db::{Db, OrganisationRow};
+use leapbox_ids::{OrganisationId, SandboxId, SnapshotId};
+use leapbox_storage::ServerKey;
+use proptest::prelude::*;
+use sqlx::Row;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What a client does; numbers pick one of what there is.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Create { timed: bool },
+    Use(usize),
+    Pause(usize),
+    Stop(usize),
+    Start(usize),
+    Snapshot { of: usize, kill: bool },
+    Restore(usize),
+    Delete(usize),
+    DeleteSnapshot(usize),
+    KillMachine(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let one = 0..6_usize;
+    prop_oneof![
+        2 => any::<bool>().prop_map(|timed| Op::Create { timed }),
+        8 => one.clone().prop_map(Op::Use),
+        5 => one.clone().prop_map(Op::Pause),
+        2 => one.clone().prop_map(Op::Stop),
+        3 => one.clone().prop_map(Op::Start),
+        3 => (one.clone(), prop::bool::weighted(0.2)).prop_map(|(of, kill)| Op::Snapshot { of, kill }),
+        2 => one.clone().prop_map(Op::Restore),
+        1 => one.clone().prop_map(Op::Delete),
+        1 => one.clone().prop_map(Op::DeleteSnapshot),
+        1 => one.prop_map(Op::KillMachine),
+    ]
+}
+
+/// One sandbox as its clients know it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    counted: Counted,
+    /// Somebody has asked for its end, or killed its machine: it need not be there.
+    may_be_gone: bool,
+    /// Somebody has asked for a stop: what was in memory need not be there.
+    may_be_stopped: bool,
+}
+
+/// What was acknowledged.
+#[derive(Debug, Default)]
+struct Facts {
+    sandboxes: BTreeMap<SandboxId, Known>,
+    /// And what was counted at the least when it was taken.
+    snapshots: BTreeMap<SnapshotId, (String, Counted)>,
+}
+
+#[derive(Clone)]
+pub(super) struct Stage {
+    pub path: PathBuf,
+    pub world: World,
+    pub org: OrganisationId,
+    facts: Arc<Mutex<Facts>>,
+}
+
+impl Stage {
+    /// An empty one in `dir`.
+    pub fn new(dir: &Path, world: World) -> Self {
+        Self { path: dir.to_owned(), world, org: OrganisationId::generate(), facts: Arc::default() }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A server on what the last one left.
+    pub async fn server(&self) -> Lifecycle {
+        let db = Db::open(&self.path.join("leapbox.db")).await.expect("opened");
+        let key = ServerKey::load_or_create(&self.path.join("key")).expect("a key");
+        let catalog = Arc::new(Catalog::made_up(&db).await);
+        let inner = Inner::new("pod-test".to_owned(), db, Arc::new(self.world.clone()), catalog, key);
+        let inner = Arc::new(inner);
+        recovery::recover(&inner).await.expect("recovered");
+        garbage::collect(&inner).await;
+        Lifecycle { inner }
+    }
+
+    fn pick(&self, number: usize) -> Option<(SandboxId, Known)> {
+        let facts = self.facts();
+        let count = facts.sandboxes.len().max(1);
+        facts.sandboxes.iter().nth(number % count).map(|(id, known)| (id.clone(), *known))
+    }
+
+    fn pick_snapshot(&self, number: usize) -> Option<(SnapshotId, String, Counted)> {
+        let facts = self.facts();
+        let count = facts.snapshots.len().max(1);
+        facts.snapshots.iter().nth(number % count).map(|(id, (name, counted))| (id.clone(), name.clone(), *counted))
+    }
+
+    /// From before it is asked for: whether it was done is not known when the server dies.
+    fn note(&self, id: &SandboxId, note: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.facts().sandboxes.get_mut(id) {
+            note(known);
+        }
+    }
+
+    /// A sandbox whose end nobody has asked for is there. Every other refusal is possible.
+    fn allowed(&self, id: &SandboxId, answer: Result<(), LifecycleError>) {
+        if let Err(error @ (LifecycleError::NotFound { .. } | LifecycleError::Failed { .. })) = answer {
+            let may_be_gone = self.facts().sandboxes.get(id).is_some_and(|known| known.may_be_gone);
+            assert!(may_be_gone, "an acknowledged sandbox is lost: {error}");
+        }
+    }
+
+    async fn perform(&self, server: &Lifecycle, op: Op) {
+        match op {
+            Op::Create { timed } => self.create(server, timed).await,
+            Op::Use(number) => self.count(server, number).await,
+            Op::Pause(number) => {
+                if let Some((id, _)) = self.pick(number) {
+                    self.allowed(&id, server.pause(&self.org, &id).await.map(drop));
+                }
+            }
+            Op::Stop(number) => {
+                if let Some((id, _)) = self.pick(number) {
+                    self.note(&id, |known| known.may_be_stopped = true);
+                    self.allowed(&id, server.stop_sandbox(&self.org, &id).await.map(drop));
+                }
+            }
+            Op::Start(number) => {
+                if let Some((id, _)) = self.pick(number) {
+                    self.allowed(&id, server.start_sandbox(&self.org, &id).await.map(drop));
+                }
+            }
+            Op::Snapshot { of, kill } => self.snapshot(server, of, kill).await,
+            Op::Restore(number) => self.restore(server, number).await,
+            Op::Delete(number) => {
+                if let Some((id, _)) = self.pick(number) {
+                    self.note(&id, |known| known.may_be_gone = true);
+                    self.allowed(&id, server.delete(&self.org, &id).await);
+                }
+            }
+            Op::DeleteSnapshot(number) => {
+                if let Some((id, ..)) = self.pick_snapshot(number) {
+                    self.facts().snapshots.remove(&id);
+                    // Of two who delete it, one is told that it is gone.
+                    let _ = server.delete_snapshot(&self.org, &id).await;
+                }
+            }
+            Op::KillMachine(number) => {
+                if let Some((id, _)) = self.pick(number) {
+                    self.note(&id, |known| known.may_be_gone = true);
+                    self.world.kill(&id);
+                }
+            }
+        }
+    }
+
+    async fn create(&self, server: &Lifecycle, timed: bool) {
+        let new = NewSandbox {
+            template_name: DEFAULT_TEMPLATE.to_owned(),
+            vcpu: 1,
+            memory_mib: 512,
+            // Paused as soon as it runs, and again after every wake.
+            timeout_s: if timed { 0 } else { 3600 },
+            auto_pause: true,
+            env_vars: vec![("A".to_owned(), "b".to_owned())],
+        };
+        if let Ok(created) = server.create(&self.org, new).await {
+            self.facts().sandboxes.insert(created.id, Known::default());
+        }
+    }
+
+    async fn count(&self, server: &Lifecycle, number: usize) {
+        let Some((id, before)) = self.pick(number) else { return };
+        let used = server.ensure_running(&self.org, &id).await;
+        if used.is_err() {
+            return self.allowed(&id, used.map(drop));
+        }
+        // Paused again before it was used: nothing was acknowledged.
+        let Some(now) = self.world.count(&id) else { return };
+        assert!(now.disk > before.counted.disk, "{id} lost what was on its disk: {before:?} {now:?}");
+        let stopped = self.facts().sandboxes.get(&id).is_some_and(|known| known.may_be_stopped);
+        assert!(stopped || now.memory > before.counted.memory, "{id} lost its memory: {before:?} {now:?}");
+        self.note(&id, |known| {
+            known.counted.disk = known.counted.disk.max(now.disk);
+            known.counted.memory = known.counted.memory.max(now.memory);
+        });
+    }
+
+    async fn snapshot(&self, server: &Lifecycle, of: usize, kill: bool) {
+        let Some((id, before)) = self.pick(of) else { return };
+        if kill {
+            self.note(&id, |known| known.may_be_gone = true);
+        }
+        let new = NewSnapshot { name: None, kill_sandbox_after: kill };
+        match server.snapshot(&self.org, &id, new).await {
+            Ok(taken) => {
+                let memory = if before.may_be_stopped { 0 } else { before.counted.memory };
+                let counted = Counted { memory, disk: before.counted.disk };
+                self.facts().snapshots.insert(taken.id, (taken.name, counted));
+            }
+            Err(error) => self.allowed(&id, Err(error)),
+        }
+    }
+
+    async fn restore(&self, server: &Lifecycle, number: usize) {
+        let Some((id, name, counted)) = self.pick_snapshot(number) else { return };
+        let restore = RestoreSnapshot { snapshot_name: name, timeout_s: 3600, auto_pause: true };
+        match server.restore(&self.org, restore).await {
+            Ok(restored) => {
+                let known = Known { counted, ..Known::default() };
+                self.facts().sandboxes.insert(restored.id, known);
+            }
+            Err(LifecycleError::NoSnapshot { .. } | LifecycleError::Checkpoint(CheckpointError::Mismatch { .. })) => {
+                assert!(!self.facts().snapshots.contains_key(&id), "snapshot {id} is lost");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn run(clients: Vec<Vec<Op>>, crashes: Vec<u64>, seed: u64, failing: u64) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stage = Stage::new(dir.path(), World::new(seed, failing));
+    in_a_server(|| prepare(stage.clone()));
+    let mut left = clients;
+    for crash in crashes {
+        let later = Arc::new(Mutex::new(left));
+        in_a_server(|| race(stage.clone(), Arc::clone(&later), Duration::from_micros(crash)));
+        left = later.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    }
+    let later = Arc::new(Mutex::new(left));
+    in_a_server(|| race(stage.clone(), later, Duration::from_secs(60)));
+    in_a_server(|| check(stage.clone()));
+}
+
+/// Runs a server's life and then kills it: whatever it was doing is dropped where it stands.
+fn in_a_server<F: Future<Output = ()>>(life: impl FnOnce() -> F) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(life());
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    // A killed process takes the database's threads with it. Here they finish what they are at.
+    while database_threads() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn database_threads() -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").expect("listed").flatten();
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("sqlx-sqlite")).count()
+}
+
+/// Makes the database, with a memory of every state.
+pub(super) async fn prepare(stage: Stage) {
+    let path = stage.path.join("leapbox.db");
+    let db = Db::open(&path).await.expect("opened");
+    let organisation = OrganisationRow { id: stage.org.clone(), name: "test".to_owned(), created_at_ms: 0 };
+    db.organisation_insert(&organisation).await.expect("inserted");
+    for sql in [
+        "CREATE TABLE history (id TEXT, state TEXT)",
+        "CREATE TRIGGER born AFTER INSERT ON sandbox BEGIN INSERT INTO history VALUES (NEW.id, NEW.state); END",
+        "CREATE TRIGGER changed AFTER UPDATE ON sandbox BEGIN INSERT INTO history VALUES (NEW.id, NEW.state); END",
+    ] {
+        sqlx::query(sql).execute(&history(&stage).await).await.expect("made");
+    }
+}
+
+async fn history(stage: &Stage) -> sqlx::SqlitePool {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(stage.path.join("leapbox.db"));
+    sqlx::SqlitePool::connect_with(options).await.expect("connected")
+}
+
+/// Clients race until the crash; what they have not begun is left for later.
+async fn race(stage: Stage, left: Arc<Mutex<Vec<Vec<Op>>>>, crash: Duration) {
+    let server = stage.server().await;
+    let clients = left.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let racing = (0..clients).map(|client| {
+        let (stage, server, left) = (stage.clone(), server.clone(), Arc::clone(&left));
+        async move {
+            loop {
+                let op = {
+                    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+                    if left[client].is_empty() {
+                        return;
+                    }
+                    left[client].remove(0)
+                };
+                stage.perform(&server, op).await;
+            }
+        }
+    });
+    let _ = tokio::time::timeout(crash, futures::future::join_all(racing)).await;
+}
+
+/// Everything is looked at and removed.
+async fn check(stage: Stage) {
+    stage.world.heal();
+    let server = stage.server().await;
+    let sandboxes: Vec<_> = stage.facts().sandboxes.iter().map(|(id, known)| (id.clone(), *known)).collect();
+    for (id, known) in sandboxes {
+        match rested(&server, &stage.org, &id).await {
+            Some(SandboxState::Deleted) | None => assert!(known.may_be_gone, "{id} is lost"),
+            Some(_) => server.delete(&stage.org, &id).await.expect("deleted"),
+        }
+    }
+    let snapshots: Vec<_> = stage.facts().snapshots.keys().cloned().collect();
+    for id in snapshots {
+        server.delete_snapshot(&stage.org, &id).await.expect("an acknowledged snapshot is there");
+    }
+    // What was made but never acknowledged, because the server died, is known to nobody but the server.
+    for row in server.inner.db.sandbox_unfinished().await.expect("listed") {
+        rested(&server, &stage.org, &row.id).await;
+        server.delete(&stage.org, &row.id).await.expect("deleted");
+    }
+    forget_unacknowledged_snapshots(&stage, &server).await;
+    server.stop().await;
+    garbage::collect(&server.inner).await;
+    assert_eq!(stage.world.left(), (0, 0), "machines and checkpoints are left");
+    check_history(&stage).await;
+}
+
+async fn forget_unacknowledged_snapshots(stage: &Stage, server: &Lifecycle) {
+    let rows = sqlx::query("SELECT id FROM snapshot").fetch_all(&history(stage).await).await.expect("read");
+    for row in rows {
+        let id: SnapshotId = row.get::<String, _>("id").parse().expect("an id");
+        server.delete_snapshot(&stage.org, &id).await.expect("deleted");
+    }
+}
+
+/// Its state once it is in no transition; none if it is not there.
+async fn rested(server: &Lifecycle, org: &OrganisationId, id: &SandboxId) -> Option<SandboxState> {
+    loop {
+        let state = server.get(org, id).await.ok()?.state;
+        match state {
+            SandboxState::Running | SandboxState::Paused | SandboxState::Stopped | SandboxState::Deleted => {
+                return Some(state);
+            }
+            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+async fn check_history(stage: &Stage) {
+    let mut last: BTreeMap<String, SandboxState> = BTreeMap::new();
+    let rows = sqlx::query("SELECT id, state FROM history ORDER BY rowid").fetch_all(&history(stage).await).await;
+    for row in rows.expect("read") {
+        let (id, state): (String, String) = (row.get("id"), row.get("state"));
+        let state: SandboxState = state.parse().expect("a state");
+        match last.insert(id.clone(), state) {
+            None => assert_eq!(state, SandboxState::Starting, "{id}"),
+            Some(before) => assert!(before == state || may_follow(before, state), "{id}: {before} to {state}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn histories_are_legal_and_nothing_acknowledged_is_lost(
+        clients in prop::collection::vec(prop::collection::vec(op(), 5..25), 2..5),
+        crashes in prop::collection::vec(2_000..60_000_u64, 0..4),
+        seed in any::<u64>(),
+        failing in prop::sample::select(vec![0, 8, 20]),
+    ) {
+        run(clients, crashes, seed, failing);
+    }
+}

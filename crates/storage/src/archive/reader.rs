@@ -1,0 +1,264 @@
+//! Reads an archive: the manifest when it is opened, frames as they are asked for.
+
+use super::error::{ArchiveError, fail};
+use super::files::open;
+use super::frame::{FrameKey, PREFIX, Place, SEALED_MAX, SEALED_MIN};
+use super::manifest::{BYTES_MAX, Kind, MANIFEST, MANIFEST_MAX, Manifest, Part, PartStats};
+use super::ordered::Ordered;
+use super::runs::{Order, parse};
+use crate::key::ServerKey;
+use crate::run::{Run, Runs};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::vec;
+
+/// An archive whose manifest is sound. All its files are open, so that removing it disturbs no reader.
+pub struct Archive {
+    dir: PathBuf,
+    key: ServerKey,
+    manifest: Manifest,
+    salt: Vec<u8>,
+    files: BTreeMap<String, Arc<File>>,
+    /// The manifest's very bytes.
+    text: Vec<u8>,
+}
+
+impl Archive {
+    /// Opens the archive `id` in `dir`, which is its own folder. Its parts have the lengths they were sealed with;
+    /// their frames are checked when they are read.
+    pub(crate) fn open(dir: &Path, id: &str, key: &ServerKey) -> Result<Self, ArchiveError> {
+        let path = dir.join(MANIFEST);
+        let mut text = Vec::new();
+        open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut text).map_err(fail("reading", &path))?;
+        let manifest = Manifest::decode(&text, id, key, &path)?;
+        let salt = manifest.salt(&path)?;
+        let mut files = BTreeMap::new();
+        for (name, part) in &manifest.parts {
+            let path = dir.join(name);
+            let file = open(&path)?;
+            let found = file.metadata().map_err(fail("reading the size of", &path))?.len();
+            let expected = part.stats.stored_bytes;
+            if found != expected {
+                return Err(ArchiveError::Length { path, found, expected });
+            }
+            files.insert(name.clone(), Arc::new(file));
+        }
+        Ok(Self { dir: dir.to_path_buf(), key: key.clone(), manifest, salt, files, text })
+    }
+
+    /// What it is called.
+    pub fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    /// The header, as what the owner of the archive put in.
+    pub fn header<H: DeserializeOwned>(&self) -> Result<H, ArchiveError> {
+        let wrong = |source| ArchiveError::Header { path: self.dir.join(MANIFEST), source };
+        H::deserialize(&self.manifest.header).map_err(wrong)
+    }
+
+    /// Whether there is such a part.
+    pub fn has(&self, name: &str) -> bool {
+        self.manifest.parts.contains_key(name)
+    }
+
+    /// What a part amounts to.
+    pub fn part(&self, name: &str) -> Option<PartStats> {
+        self.manifest.parts.get(name).map(|part| part.stats)
+    }
+
+    /// Bytes that went into all parts.
+    pub fn plain_bytes(&self) -> u64 {
+        self.manifest.parts.values().map(|part| part.stats.plain_bytes).sum()
+    }
+
+    /// Bytes that it takes on a disk or in a bucket, the manifest included.
+    pub fn stored_bytes(&self) -> u64 {
+        self.text.len() as u64 + self.manifest.parts.values().map(|part| part.stats.stored_bytes).sum::<u64>()
+    }
+
+    /// The parts' files as they are stored, with their lengths in bytes.
+    pub(crate) fn stored_parts(&self) -> impl Iterator<Item = (&str, &Arc<File>, u64)> {
+        let length = |name: &String| self.manifest.parts.get(name).map_or(0, |part| part.stats.stored_bytes);
+        self.files.iter().map(move |(name, file)| (name.as_str(), file, length(name)))
+    }
+
+    /// The manifest as it is stored.
+    pub(crate) fn manifest_text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// All of a part of bytes; at most 64 MiB. Blocking.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, ArchiveError> {
+        let frames = self.frames(name, Kind::Bytes)?;
+        let (key, expected) = (frames.key.clone(), frames.part.plain_bytes);
+        if expected > BYTES_MAX {
+            return Err(ArchiveError::TooLong { path: key.path().to_path_buf(), length: expected });
+        }
+        let mut bytes = Vec::new();
+        for frame in frames {
+            let (place, frame) = frame?;
+            bytes.extend_from_slice(&key.open(place, frame)?);
+        }
+        if bytes.len() as u64 == expected {
+            return Ok(bytes);
+        }
+        Err(ArchiveError::Total { path: key.path().to_path_buf(), found: bytes.len() as u64, expected })
+    }
+
+    /// A part of runs, decrypted ahead on a few threads while they are taken. They are complete only if the iterator
+    /// ends without an error, which is an [`ArchiveError`] inside. Blocking.
+    pub fn runs(&self, name: &str) -> Result<Runs, ArchiveError> {
+        let frames = self.frames(name, Kind::Runs)?;
+        let path = frames.key.path().to_path_buf();
+        let (key, expected) = (frames.key.clone(), frames.part.plain_bytes);
+        let work = move |frame: Result<(Place, Vec<u8>), ArchiveError>| {
+            let (place, frame) = frame?;
+            parse(&key.open(place, frame)?).ok_or_else(|| key.damaged(place))
+        };
+        let batches: Batches = if frames.part.frames == 1 {
+            Box::new(frames.map(work)) // not worth a thread
+        } else {
+            Box::new(Ordered::start(frames, work).map_err(fail("starting threads for", &path))?)
+        };
+        let order = Order::new(&path);
+        Ok(Box::new(RunReader { batches, batch: Vec::new().into_iter(), order, path, found: 0, expected, done: false }))
+    }
+
+    /// Reads everything, and says what is damaged first. Blocking.
+    pub fn verify(&self) -> Result<(), ArchiveError> {
+        for (name, part) in &self.manifest.parts {
+            let frames = self.frames(name, part.kind)?;
+            let key = frames.key.clone();
+            let path = key.path().to_path_buf();
+            let open = move |frame: Result<(Place, Vec<u8>), ArchiveError>| {
+                let (place, frame) = frame?;
+                key.open(place, frame)
+            };
+            for plain in Ordered::start(frames, open).map_err(fail("starting threads for", &path))? {
+                plain?;
+            }
+        }
+        Ok(())
+    }
+
+    fn frames(&self, name: &str, kind: Kind) -> Result<Frames, ArchiveError> {
+        let path = self.dir.join(name);
+        let (Some(Part { kind: found, stats }), Some(file)) = (self.manifest.parts.get(name), self.files.get(name))
+        else {
+            return Err(ArchiveError::NoPart { path });
+        };
+        if *found != kind {
+            return Err(ArchiveError::NoPart { path });
+        }
+        let key = FrameKey::new(&self.key, &self.manifest.id, name, &self.salt, &path)?;
+        Ok(Frames { file: Arc::clone(file), key, part: *stats, index: 0, position: 0, done: false })
+    }
+}
+
+impl std::fmt::Debug for Archive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Archive").field("dir", &self.dir).field("parts", &self.manifest.parts).finish_non_exhaustive()
+    }
+}
+
+type Batches = Box<dyn Iterator<Item = Result<Vec<Run>, ArchiveError>> + Send>;
+
+/// The frames of a part as they lie in its file, cut at their lengths and not yet authenticated. An error ends it.
+struct Frames {
+    file: Arc<File>,
+    key: FrameKey,
+    part: PartStats,
+    index: u64,
+    position: u64,
+    done: bool,
+}
+
+impl Frames {
+    fn read(&mut self) -> Result<(Place, Vec<u8>), ArchiveError> {
+        let last = self.index + 1 == self.part.frames;
+        let place = Place { index: self.index, last, offset: self.position };
+        let mut prefix = [0; PREFIX];
+        self.read_exact(&mut prefix, place.offset, place)?;
+        let length = u32::from_le_bytes(prefix) as usize;
+        let end = place.offset + (PREFIX + length) as u64;
+        let fits = if last { end == self.part.stored_bytes } else { end < self.part.stored_bytes };
+        if !fits || !(SEALED_MIN..=SEALED_MAX).contains(&length) {
+            return Err(self.key.damaged(place));
+        }
+        let mut frame = vec![0; length];
+        self.read_exact(&mut frame, place.offset + PREFIX as u64, place)?;
+        self.index += 1;
+        self.position = end;
+        Ok((place, frame))
+    }
+
+    fn read_exact(&self, bytes: &mut [u8], offset: u64, place: Place) -> Result<(), ArchiveError> {
+        self.file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => self.key.damaged(place),
+            _ => fail("reading", self.key.path())(e),
+        })
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Result<(Place, Vec<u8>), ArchiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done || self.index == self.part.frames {
+            return None;
+        }
+        let frame = self.read();
+        self.done = frame.is_err();
+        Some(frame)
+    }
+}
+
+/// Hands out the runs of a part one by one, and counts them.
+struct RunReader {
+    batches: Batches,
+    batch: vec::IntoIter<Run>,
+    order: Order,
+    path: PathBuf,
+    found: u64,
+    expected: u64,
+    done: bool,
+}
+
+impl RunReader {
+    fn read(&mut self) -> Result<Option<Run>, ArchiveError> {
+        loop {
+            if let Some(run) = self.batch.next() {
+                self.order.check(&run)?;
+                self.found += run.bytes.len() as u64;
+                return Ok(Some(run));
+            }
+            match self.batches.next() {
+                Some(batch) => self.batch = batch?.into_iter(),
+                None if self.found == self.expected => return Ok(None),
+                None => {
+                    let (path, found, expected) = (self.path.clone(), self.found, self.expected);
+                    return Err(ArchiveError::Total { path, found, expected });
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for RunReader {
+    type Item = io::Result<Run>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let run = self.read();
+        self.done = !matches!(run, Ok(Some(_)));
+        run.map_err(io::Error::from).transpose()
+    }
+}

@@ -1,0 +1,166 @@
+//! Writes an archive: parts first, then the manifest, then all of it to disk, then its name.
+
+use super::error::{ArchiveError, fail};
+use super::files::{check_name, create, sync_dir};
+use super::frame::{FrameKey, Place};
+use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats};
+use super::ordered::Ordered;
+use super::runs::Batches;
+use crate::hex;
+use crate::key::{SALT_LENGTH, ServerKey, random};
+use crate::run::{RUN_MAX, Runs};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// An archive that is being written, in the folder `.<id>`; dropped unsealed, it is removed.
+pub(crate) struct Writer {
+    id: String,
+    key: ServerKey,
+    salt: [u8; SALT_LENGTH],
+    /// Where it is written, and where it will be.
+    draft: PathBuf,
+    place: PathBuf,
+    parts: BTreeMap<String, Part>,
+    /// A part was begun and did not come to its end.
+    broken: bool,
+}
+
+/// What an archive amounts to, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub plain: u64,
+    pub stored: u64,
+}
+
+impl Writer {
+    /// Begins the archive `id` in the folder `dir`. What a server that was killed left of one is removed before, by
+    /// `store`.
+    pub fn begin(dir: &Path, id: &str, key: &ServerKey) -> Result<Self, ArchiveError> {
+        check_name(id)?;
+        let (draft, place) = (dir.join(format!(".{id}")), dir.join(id));
+        let unsalted = |source| ArchiveError::Key { path: draft.clone(), source };
+        let salt = random().map_err(unsalted)?;
+        if std::fs::symlink_metadata(&place).is_ok() {
+            return Err(ArchiveError::Exists { path: place });
+        }
+        match DirBuilder::new().mode(0o700).create(&draft) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(ArchiveError::Exists { path: draft }),
+            Err(e) => return Err(fail("creating", &draft)(e)),
+        }
+        let (id, key) = (id.to_owned(), key.clone());
+        Ok(Self { id, key, salt, draft, place, parts: BTreeMap::new(), broken: false })
+    }
+
+    /// Adds a part of plain bytes.
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<PartStats, ArchiveError> {
+        if bytes.len() as u64 > BYTES_MAX {
+            return Err(ArchiveError::TooLong { path: self.draft.join(name), length: bytes.len() as u64 });
+        }
+        let mut part = self.begin_part(name)?;
+        let count = bytes.len().div_ceil(RUN_MAX).max(1);
+        for index in 0..count {
+            let piece = &bytes[index * RUN_MAX..bytes.len().min((index + 1) * RUN_MAX)];
+            let place = Place { index: index as u64, last: index + 1 == count, offset: 0 };
+            part.write(&part.key.seal(place, piece)?, piece.len() as u64)?;
+        }
+        self.end_part(name, Kind::Bytes, part)
+    }
+
+    /// Adds a part of runs, read to their end.
+    pub fn runs(&mut self, name: &str, runs: Runs) -> Result<PartStats, ArchiveError> {
+        let mut part = self.begin_part(name)?;
+        let key = part.key.clone();
+        let seal = move |batch: Result<super::runs::Batch, ArchiveError>| {
+            let batch = batch?;
+            Ok((key.seal(batch.place, &batch.bytes)?, batch.plain))
+        };
+        let batches = Batches::new(runs, &part.path);
+        for sealed in Ordered::start(batches, seal).map_err(fail("starting threads for", &part.path))? {
+            let (frame, plain): (Vec<u8>, u64) = sealed?;
+            part.write(&frame, plain)?;
+        }
+        self.end_part(name, Kind::Runs, part)
+    }
+
+    /// Completes the archive: all of it is on disk, under its name, when this returns.
+    pub fn seal<H: Serialize>(self, header: &H) -> Result<Totals, ArchiveError> {
+        self.check_sound()?;
+        let path = self.draft.join(MANIFEST);
+        let header =
+            serde_json::to_value(header).map_err(|source| ArchiveError::Encode { path: path.clone(), source })?;
+        let (id, salt, parts) = (self.id.clone(), hex::encode(&self.salt), self.parts.clone());
+        let text = Manifest { id, salt, header, parts }.encode(&self.key, &path)?;
+        let mut file = create(&path)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail("writing", &path))?;
+        publish(&self.draft, &self.place)?;
+        let stats = || self.parts.values().map(|part| part.stats);
+        Ok(Totals {
+            plain: stats().map(|part| part.plain_bytes).sum(),
+            stored: stats().map(|part| part.stored_bytes).sum::<u64>() + text.len() as u64,
+        })
+    }
+
+    fn check_sound(&self) -> Result<(), ArchiveError> {
+        if self.broken { Err(ArchiveError::Unfinished { path: self.draft.clone() }) } else { Ok(()) }
+    }
+
+    fn begin_part(&mut self, name: &str) -> Result<PartWriter, ArchiveError> {
+        check_name(name)?;
+        self.check_sound()?;
+        let path = self.draft.join(name);
+        let file = create(&path)?;
+        self.broken = true;
+        let key = FrameKey::new(&self.key, &self.id, name, &self.salt, &path)?;
+        Ok(PartWriter { path, file, key, stats: PartStats { plain_bytes: 0, stored_bytes: 0, frames: 0 } })
+    }
+
+    fn end_part(&mut self, name: &str, kind: Kind, part: PartWriter) -> Result<PartStats, ArchiveError> {
+        part.file.sync_all().map_err(fail("writing to disk", &part.path))?;
+        self.broken = false;
+        self.parts.insert(name.to_owned(), Part { kind, stats: part.stats });
+        Ok(part.stats)
+    }
+}
+
+/// Gives the finished folder `draft` its final name, durably. What fails half way is not left under that name.
+pub(crate) fn publish(draft: &Path, place: &Path) -> Result<(), ArchiveError> {
+    sync_dir(draft)?;
+    // Over a folder that is not empty, a rename fails: an archive is never replaced.
+    std::fs::rename(draft, place).map_err(fail("moving into place", place))?;
+    let synced = sync_dir(place.parent().unwrap_or(place));
+    if synced.is_err() {
+        // Best effort: the caller is told of an error, and nobody will name this archive.
+        let _ = std::fs::remove_dir_all(place);
+    }
+    synced
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Gone already if it was sealed. What cannot be removed now, the next start does.
+        let _ = std::fs::remove_dir_all(&self.draft);
+    }
+}
+
+/// A part that is being written.
+struct PartWriter {
+    path: PathBuf,
+    file: File,
+    key: FrameKey,
+    stats: PartStats,
+}
+
+impl PartWriter {
+    fn write(&mut self, frame: &[u8], plain: u64) -> Result<(), ArchiveError> {
+        self.file.write_all(frame).map_err(fail("writing", &self.path))?;
+        self.stats.frames += 1;
+        self.stats.stored_bytes += frame.len() as u64;
+        self.stats.plain_bytes += plain;
+        Ok(())
+    }
+}

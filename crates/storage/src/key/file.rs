@@ -1,0 +1,67 @@
+//! The key's file: read with suspicion, and made so that it is either whole or not there.
+
+use super::{KEY_LENGTH, KeyError, random};
+use crate::hex;
+use nix::errno::Errno;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::Uid;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// The key in `path`; none if there is no such file.
+pub(super) fn load(path: &Path) -> Result<Option<[u8; KEY_LENGTH]>, KeyError> {
+    let mut file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => {
+            return Err(KeyError::NotAFile { path: path.to_path_buf() });
+        }
+        Err(e) => return Err(fail("opening", path)(e)),
+    };
+    let found = file.metadata().map_err(fail("looking at", path))?;
+    if !found.is_file() {
+        return Err(KeyError::NotAFile { path: path.to_path_buf() });
+    }
+    if found.uid() != Uid::effective().as_raw() {
+        return Err(KeyError::Owner { path: path.to_path_buf(), owner: found.uid() });
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(KeyError::Mode { path: path.to_path_buf(), mode: found.mode() & 0o7777 });
+    }
+    if found.len() != KEY_LENGTH as u64 {
+        return Err(KeyError::Length { path: path.to_path_buf(), found: found.len() });
+    }
+    let mut bytes = [0; KEY_LENGTH];
+    file.read_exact(&mut bytes).map_err(fail("reading", path))?;
+    Ok(Some(bytes))
+}
+
+/// Makes a new key in `path`. If another process has just done so, that one's is the key.
+pub(super) fn create(path: &Path) -> Result<[u8; KEY_LENGTH], KeyError> {
+    let bytes: [u8; KEY_LENGTH] = random()?;
+    // Under a name of its own until it is whole and on disk; a link, unlike a rename, never replaces a key.
+    let unfinished = path.with_extension(format!("new-{}", hex::encode(&random::<8>()?)));
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .map_err(fail("creating", &unfinished))?;
+    let written = file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(fail("writing", &unfinished));
+    let linked = written.and_then(|()| match std::fs::hard_link(&unfinished, path) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(fail("creating", path)(e)),
+        _ => Ok(()),
+    });
+    std::fs::remove_file(&unfinished).map_err(fail("removing", &unfinished))?;
+    linked?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail("writing to disk", folder))?;
+    load(path)?.ok_or_else(|| fail("opening", path)(io::Error::from(ErrorKind::NotFound)))
+}
+
+fn fail(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyError {
+    let path = path.to_path_buf();
+    move |source| KeyError::File { step, path, source }
+}

@@ -1,0 +1,110 @@
+//! What the store of archives can fail at.
+
+use crate::{ArchiveError, PrivateError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why an archive could not be stored, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An archive could not be written or must not be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The folder cannot hold what must stay private.
+    #[error(transparent)]
+    Folder(#[from] PrivateError),
+    /// A file operation failed.
+    #[error("{step}: {path}")]
+    File {
+        /// What was done.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Two servers on one folder would remove what the other one is writing.
+    #[error("{path} is in use by another server")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no such archive, neither in the folder nor in the bucket.
+    #[error("there is no archive {id}")]
+    NotFound {
+        /// Its id.
+        id: String,
+    },
+    /// The object store's URL is none that can be used.
+    #[error("{url} cannot be the object store: {why}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The object store's settings (`AWS_…`) do not go together.
+    #[error("the settings of the object store {url} cannot be used")]
+    Settings {
+        /// As configured.
+        url: String,
+        /// What is wrong with them.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A request to the object store failed, after some tries.
+    #[error("{step} in the object store: {object}")]
+    Remote {
+        /// What was done.
+        step: &'static str,
+        /// To which object.
+        object: String,
+        /// Why not.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The object is not as long as its manifest says.
+    #[error("the object {object} has {found} bytes and was sealed with {expected}")]
+    RemoteLength {
+        /// Which one.
+        object: String,
+        /// Bytes it has, or that came before it was too many.
+        found: u64,
+        /// What they were.
+        expected: u64,
+    },
+    /// Everything under the prefix that this server does not know would be garbage to it.
+    #[error(
+        "the object store {url} belongs to another installation, whose key is {found}: give this one another prefix"
+    )]
+    OtherInstallation {
+        /// As configured.
+        url: String,
+        /// That installation's key, by its fingerprint.
+        found: String,
+    },
+    /// What came from the bucket cannot be used, or nothing came.
+    #[error("the archive {id} cannot be had from the object store")]
+    Fetch {
+        /// Its id.
+        id: String,
+        /// Why not; one attempt for all who asked.
+        #[source]
+        source: Arc<StoreError>,
+    },
+    /// The archive was removed, or the server is about to end.
+    #[error("the upload of {id} was given up")]
+    GivenUp {
+        /// Its id.
+        id: String,
+    },
+    /// A blocking task was cancelled or panicked.
+    #[error("a task of the store did not end as it should")]
+    Task(#[source] tokio::task::JoinError),
+}
+
+pub(super) fn fail(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
+    let path = path.to_path_buf();
+    move |source| StoreError::File { step, path, source }
+}

@@ -1,0 +1,50 @@
+//! Writing an archive into the store.
+
+use super::error::StoreError;
+use super::index::Pin;
+use crate::archive::{ArchiveError, PartStats, Writer};
+use crate::run::Runs;
+use serde::Serialize;
+
+/// An archive that is being written; dropped unsealed, nothing of it stays. Everything here is blocking.
+pub struct ArchiveWriter {
+    writer: Writer,
+    pin: Pin,
+}
+
+/// An archive that is on disk. Its pin is to be kept until the database names it.
+#[derive(Debug)]
+#[must_use = "garbage collection may take the archive as soon as this is dropped, unless something names it"]
+pub struct Sealed {
+    /// Bytes that went in.
+    pub plain_bytes: u64,
+    /// Bytes of its files.
+    pub stored_bytes: u64,
+    /// Lets go when dropped.
+    pub pin: Pin,
+}
+
+impl ArchiveWriter {
+    pub(super) fn new(writer: Writer, pin: Pin) -> Self {
+        Self { writer, pin }
+    }
+
+    /// Adds a part of plain bytes, at most 64 MiB.
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<PartStats, ArchiveError> {
+        self.writer.bytes(name, bytes)
+    }
+
+    /// Adds a part of runs, which are read to their end, on another thread. After an error nothing can be added, and
+    /// the archive not be sealed.
+    pub fn runs(&mut self, name: &str, runs: Runs) -> Result<PartStats, ArchiveError> {
+        self.writer.runs(name, runs)
+    }
+
+    /// Completes the archive: all of it is on disk when this returns, and nothing of it after an error. The header
+    /// can be read by whoever sees the folder or the bucket: no secrets belong there.
+    pub fn seal<H: Serialize>(self, header: &H) -> Result<Sealed, StoreError> {
+        let totals = self.writer.seal(header)?;
+        self.pin.sealed(totals.stored);
+        Ok(Sealed { plain_bytes: totals.plain, stored_bytes: totals.stored, pin: self.pin })
+    }
+}

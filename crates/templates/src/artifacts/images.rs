@@ -1,0 +1,141 @@
+//! Guest images by their digest: a stored sandbox may need an older one than that which its template has now.
+//!
+//! ```text
+//! artifacts/images/<digest>.json             which kernel, initramfs and root file system it is made of
+//!           imported/<digest>/               one that came from an archive: vmlinux, initrd, root.erofs, image.json
+//! ```
+//!
+//! The list is written whenever something new is put into use, and never forgets.
+
+use super::manifest::{Manifest, StoredArtifact};
+use super::{Artifacts, IMAGE_FILE};
+use crate::digest;
+use crate::error::ArtifactError;
+use leapbox_guest_protocol::ImageConfig;
+use leapbox_vmm::GuestImage;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+const FOLDER: &str = "images";
+
+/// What a guest image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ImageParts {
+    pub kernel: StoredArtifact,
+    pub initramfs: StoredArtifact,
+    pub rootfs: StoredArtifact,
+}
+
+impl ImageParts {
+    /// The image of a template; none while set-up has not got that far.
+    pub fn of_template(manifest: &Manifest, template: &str) -> Option<Self> {
+        Some(Self {
+            kernel: manifest.kernel.as_ref()?.stored.clone(),
+            initramfs: manifest.initramfs.clone()?,
+            rootfs: manifest.templates.get(template)?.clone(),
+        })
+    }
+
+    /// Its digest: over the three contents, wherever they lie.
+    pub fn digest(&self) -> String {
+        let [kernel, initramfs, rootfs] = self.files().map(|stored| stored.sha256.as_bytes());
+        digest::of_parts(&[kernel, initramfs, rootfs])
+    }
+
+    /// Kernel, initramfs, root file system.
+    pub fn files(&self) -> [&StoredArtifact; 3] {
+        [&self.kernel, &self.initramfs, &self.rootfs]
+    }
+
+    /// The image, checked to be there in full length.
+    pub fn image(&self, artifacts: &Path) -> Result<GuestImage, ArtifactError> {
+        Ok(GuestImage {
+            kernel: self.kernel.checked_file(artifacts)?,
+            initramfs: self.initramfs.checked_file(artifacts)?,
+            rootfs: self.rootfs.checked_file(artifacts)?,
+            digest: self.digest(),
+        })
+    }
+
+    /// Where its configuration lies.
+    pub fn config_file(&self, artifacts: &Path) -> PathBuf {
+        artifacts.join(&self.rootfs.dir).join(IMAGE_FILE)
+    }
+
+    /// User, folders, environment and port of its processes.
+    pub fn config(&self, artifacts: &Path) -> Result<ImageConfig, ArtifactError> {
+        let path = self.config_file(artifacts);
+        let text = std::fs::read(&path).map_err(ArtifactError::file("read the image configuration", &path))?;
+        serde_json::from_slice(&text).map_err(|source| ArtifactError::Unreadable { path, source })
+    }
+
+    /// Puts it on the list, durably, unless it is there.
+    pub fn remember(&self, artifacts: &Path) -> Result<(), ArtifactError> {
+        let folder = artifacts.join(FOLDER);
+        let digest = self.digest();
+        let path = folder.join(format!("{digest}.json"));
+        if read(&path, &digest).is_ok_and(|known| known.as_ref() == Some(self)) {
+            return Ok(());
+        }
+        let temporary = folder.join(format!(".{digest}.{}", std::process::id()));
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| ArtifactError::Unreadable { path: path.clone(), source })?;
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(&folder)?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(&folder)?.sync_all()
+        };
+        write().map_err(ArtifactError::file("write", &path))
+    }
+}
+
+/// Puts the images of all templates on the list.
+pub(super) fn remember_all(manifest: &Manifest, artifacts: &Path) -> Result<(), ArtifactError> {
+    let parts = manifest.templates.keys().filter_map(|template| ImageParts::of_template(manifest, template));
+    parts.into_iter().try_for_each(|parts| parts.remember(artifacts))
+}
+
+impl Artifacts {
+    /// The guest image with this digest and its configuration, also when it is in use no more.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NoImage`] when it was never here; otherwise what is missing of it.
+    pub fn image_of(&self, digest: &str) -> Result<(GuestImage, ImageConfig), ArtifactError> {
+        let parts = self.parts_of(digest)?;
+        Ok((parts.image(&self.dir)?, parts.config(&self.dir)?))
+    }
+
+    pub(super) fn parts_of(&self, digest: &str) -> Result<ImageParts, ArtifactError> {
+        let in_use = self.templates().filter_map(|template| ImageParts::of_template(&self.manifest, template));
+        if let Some(parts) = in_use.into_iter().find(|parts| parts.digest() == digest) {
+            return Ok(parts);
+        }
+        let missing = || ArtifactError::NoImage { digest: digest.to_owned(), dir: self.dir.clone() };
+        // It becomes a file's name.
+        if digest.is_empty() || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(missing());
+        }
+        read(&self.dir.join(FOLDER).join(format!("{digest}.json")), digest)?.ok_or_else(missing)
+    }
+}
+
+/// One entry of the list; none if it is not there.
+fn read(path: &Path, digest: &str) -> Result<Option<ImageParts>, ArtifactError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(ArtifactError::file("read", path)(e)),
+    };
+    let parts: ImageParts =
+        serde_json::from_slice(&text).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
+    let found = parts.digest();
+    if found != digest {
+        return Err(ArtifactError::Damaged { path: path.to_owned(), found, expected: digest.to_owned() });
+    }
+    Ok(Some(parts))
+}

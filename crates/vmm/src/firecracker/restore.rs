@@ -1,0 +1,64 @@
+//! A snapshot loaded into an idle Firecracker.
+//!
+//! ```text
+//! of a base alone:   hard links to its memory and state ─┐
+//! with changes:      memory composed of both, new state ─┴─► jail ─► load ─► limits ─► the guest runs
+//!                    └─ what in it came from changes ─► note in the machine's folder, outside the jail
+//! ```
+//!
+//! Changes cannot be written into a loaded machine: Firecracker loads memory and devices in one step, and its devices
+//! look into the memory as they are loaded.
+
+use super::files::{self, INHERITED, MEMORY, ROOTFS, STATE};
+use super::machine::FirecrackerMachine;
+use super::{Firecracker, Idle, guest};
+use crate::blocking::blocking;
+use crate::error::VmmError;
+use crate::machine::Machine;
+use crate::memory::{Inherited, compose};
+use crate::spec::RestoreSpec;
+use std::path::Path;
+use std::sync::Arc;
+
+impl Firecracker {
+    /// Loads what `spec` says into an idle Firecracker and lets its guest run. On failure nothing of it is left.
+    pub(super) async fn resume_in(&self, idle: Idle, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+        let Idle { started, api, logs, root } = idle;
+        let (snapshot, limits, plain) = (Arc::clone(&spec.snapshot), spec.limits, spec.changes.is_none());
+        let (jail, copies) = (root.clone(), self.copies.clone());
+        let loaded = async {
+            blocking("filling the jail", move || fill(spec, &jail, &copies)).await?;
+            guest::load(&api, &limits).await
+        };
+        match loaded.await {
+            Ok(()) => {
+                let machine = FirecrackerMachine::watch(started, api, logs, root);
+                if plain {
+                    self.prefetch.record(&machine, &snapshot);
+                }
+                Ok(Box::new(machine))
+            }
+            Err(error) => Err(started.give_up(error, |reason| logs.explain(reason)).await),
+        }
+    }
+}
+
+/// Puts all that the machine is made of into its jail. Blocking.
+fn fill(spec: RestoreSpec, jail: &Path, copies: &Path) -> Result<(), VmmError> {
+    let snapshot = &spec.snapshot;
+    let inherited = match spec.changes {
+        None => {
+            files::link(&snapshot.memory, jail, MEMORY, copies)?;
+            files::link(&snapshot.state, jail, STATE, copies)?;
+            Inherited::default()
+        }
+        Some(changes) => {
+            changes.check_state()?;
+            files::write_state(jail, &changes.state)?;
+            compose(&snapshot.memory, changes.memory, snapshot.shape.memory_bytes(), &jail.join(MEMORY))?
+        }
+    };
+    inherited.save(&spec.confinement.dir.join(INHERITED))?;
+    files::link(&spec.image.rootfs, jail, ROOTFS, copies)?;
+    files::link_disk(&spec.disk, jail, spec.confinement.uid)
+}

@@ -1,0 +1,223 @@
+//! What a machine's memory has become since it was restored: every page that differs, or may differ, from its base.
+
+use super::compose::Composed;
+use super::inherited::Inherited;
+use super::mapping::{Mapping, Piece, Proc};
+use super::pages::{runs, written};
+use super::ranges::minus;
+use crate::blocking::blocking;
+use crate::error::VmmError;
+use crate::spec::Shape;
+use leapbox_storage::{RUN_MAX, Run, Runs};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// The difference of the paused `process` to the base it was restored from. Which pages are in it is found out at once;
+/// they are read when they are asked for, and until then the machine must stay as it is. If its RAM was `composed`, the
+/// changes in that are part of the difference.
+///
+/// The runs hold the process's memory open, and never another's that gets its number. One that dies meanwhile, or takes
+/// away what it had mapped, makes them end with an error.
+pub(crate) async fn difference(
+    process: Proc,
+    mapping: Mapping,
+    shape: Shape,
+    composed: Option<Composed>,
+) -> Result<Runs, VmmError> {
+    let find = move || Difference::find(process, mapping, shape.memory_bytes(), composed);
+    blocking("looking for the changes in a memory", find).await.map(|found| Box::new(found) as Runs)
+}
+
+/// Reads one part after the other.
+struct Difference {
+    process: Proc,
+    memory: File,
+    parts: std::vec::IntoIter<Part>,
+}
+
+/// Bytes to be read at once.
+struct Part {
+    source: Source,
+    /// First byte, in the source.
+    at: u64,
+    /// First byte, in the RAM.
+    offset: u64,
+    /// At most [`RUN_MAX`].
+    length: usize,
+}
+
+/// Where bytes are.
+#[derive(Clone)]
+enum Source {
+    /// In pages of the process's own.
+    Process,
+    /// In the memory that was composed for it: there the process has not written.
+    Composed(Arc<File>),
+}
+
+impl Difference {
+    fn find(process: Proc, mapping: Mapping, bytes: u64, composed: Option<Composed>) -> Result<Self, VmmError> {
+        let pieces = process.ram(mapping, bytes)?;
+        let own = runs(&process, &pieces, written)?;
+        let of_process = |run: &Piece| split(Source::Process, run.address, run.offset, run.length);
+        let mut parts: Vec<Part> = own.iter().flat_map(of_process).collect();
+        if let Some(composed) = composed {
+            parts.extend(inherited(&composed, bytes, &own)?);
+            parts.sort_unstable_by_key(|part| part.offset);
+        }
+        let memory = process.memory()?;
+        Ok(Self { process, memory, parts: parts.into_iter() })
+    }
+
+    fn read(&self, part: &Part) -> io::Result<Run> {
+        let mut bytes = vec![0; part.length];
+        match &part.source {
+            Source::Composed(file) => file.read_exact_at(&mut bytes, part.at)?,
+            Source::Process => {
+                let read = self.memory.read_exact_at(&mut bytes, part.at);
+                read.map_err(|source| io::Error::other(self.process.failed("reading the memory", source)))?;
+            }
+        }
+        Ok(Run { offset: part.offset, bytes })
+    }
+}
+
+impl Iterator for Difference {
+    type Item = io::Result<Run>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let part = self.parts.next()?;
+        let read = self.read(&part);
+        if read.is_err() {
+            self.parts = Vec::new().into_iter();
+        }
+        Some(read)
+    }
+}
+
+/// What came from changes in a composed memory, without what the process has of its `own` since.
+fn inherited(composed: &Composed, bytes: u64, own: &[Piece]) -> Result<impl Iterator<Item = Part>, VmmError> {
+    let inherited = Inherited::load(&composed.note, bytes)?;
+    let opened = File::open(&composed.memory);
+    let file = opened.map_err(|source| VmmError::File { step: "opening", path: composed.memory.clone(), source })?;
+    let source = Source::Composed(Arc::new(file));
+    let own: Vec<Range<u64>> = own.iter().map(|run| run.offset..run.offset + run.length).collect();
+    let untouched = minus(inherited.ranges(), &own).into_iter();
+    Ok(untouched.flat_map(move |range| split(source.clone(), range.start, range.start, range.end - range.start)))
+}
+
+fn split(source: Source, at: u64, offset: u64, length: u64) -> impl Iterator<Item = Part> {
+    (0..length).step_by(RUN_MAX).map(move |done| {
+        let length = (length - done).min(RUN_MAX as u64) as usize;
+        Part { source: source.clone(), at: at + done, offset: offset + done, length }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::changes::tests::{run, runs};
+    use super::super::compose::compose;
+    use super::*;
+    use crate::memory::testing::{Guest, SHAPE, contents};
+    use std::collections::BTreeMap;
+
+    const RAM: u64 = 16 << 20;
+
+    async fn found(guest: &Guest) -> BTreeMap<u64, u8> {
+        let found = difference(guest.process(), guest.mapping(), SHAPE, None).await.expect("found");
+        contents(found).expect("read")
+    }
+
+    #[tokio::test]
+    async fn a_difference_is_exactly_what_was_written_and_grows_with_it() {
+        for mut guest in [Guest::of_file(RAM), Guest::of_memfd(RAM)] {
+            guest.map(8 << 20, 8 << 20);
+            guest.map(0, 8 << 20);
+            assert_eq!(found(&guest).await, BTreeMap::new());
+            guest.read(77);
+            for (page, byte) in [(0, 1), (2047, 0), (2048, 3)] {
+                guest.write(page, byte);
+            }
+            assert_eq!(found(&guest).await, BTreeMap::from([(0, 1), (2047, 0), (2048, 3)]));
+            guest.write(2048, 4);
+            guest.write(4095, 5);
+            assert_eq!(found(&guest).await, BTreeMap::from([(0, 1), (2047, 0), (2048, 4), (4095, 5)]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_wrote_everything_differs_everywhere_in_runs_of_a_bounded_size() {
+        let mut guest = Guest::of_memfd(RAM);
+        guest.map(0, RAM);
+        guest.write_all(8);
+        let all = difference(guest.process(), guest.mapping(), SHAPE, None).await.expect("found");
+        let all: Vec<Run> = all.collect::<io::Result<_>>().expect("read");
+        assert!(all.iter().all(|run| run.bytes.len() <= RUN_MAX && run.bytes.iter().all(|byte| *byte == 8)));
+        assert_eq!(all.iter().map(|run| run.bytes.len() as u64).sum::<u64>(), RAM);
+        assert!(all.is_sorted_by_key(|run| run.offset));
+    }
+
+    #[tokio::test]
+    async fn changes_that_a_memory_was_composed_of_are_in_every_later_difference() {
+        let base = Guest::of_file(RAM);
+        let dir = tempfile::tempdir().expect("a folder");
+        let composed = || Composed { memory: dir.path().join("memory"), note: dir.path().join("note") };
+        let changes = runs(vec![run(3, 1, 0), run(10, 256, 7), run(4095, 1, 9)]);
+        let inherited = compose(base.base(), changes, RAM, &composed().memory).expect("composed");
+        inherited.save(&composed().note).expect("noted");
+
+        let mut guest = Guest::of(&composed().memory);
+        guest.map(0, RAM);
+        for (page, byte) in [(11, 1), (12, 2), (400, 3), (4095, 4)] {
+            guest.write(page, byte);
+        }
+        guest.read(10);
+        let mut expected: BTreeMap<u64, u8> = (10..266).map(|page| (page, 7)).collect();
+        expected.extend([(3, 0), (11, 1), (12, 2), (400, 3), (4095, 4)]);
+        let found = difference(guest.process(), guest.mapping(), SHAPE, Some(composed())).await.expect("found");
+        assert_eq!(contents(found).expect("read"), expected);
+
+        std::fs::write(composed().note, "").expect("written");
+        let refused = difference(guest.process(), guest.mapping(), SHAPE, Some(composed())).await.err();
+        assert!(matches!(refused, Some(VmmError::Inherited { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_mapping_that_is_short_is_refused() {
+        let mut guest = Guest::of_memfd(RAM);
+        guest.map(0, RAM / 2);
+        let refused = difference(guest.process(), guest.mapping(), SHAPE, None).await.err();
+        assert!(matches!(refused, Some(VmmError::Mapping { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_meanwhile_is_an_error_and_the_end() {
+        let mut guest = Guest::of_memfd(RAM);
+        guest.map(0, RAM);
+        guest.write_all(8);
+        let (process, mapping) = (guest.process(), guest.mapping());
+        let mut reading = difference(guest.process(), mapping, SHAPE, None).await.expect("found");
+        assert!(reading.next().is_some_and(|first| first.is_ok()));
+        drop(guest);
+        let told = reading.next().expect("not the end").expect_err("it is gone").to_string();
+        assert!(told.contains("not the recorded machine"), "{told}");
+        assert!(reading.next().is_none());
+        let told = difference(process, mapping, SHAPE, None).await.err();
+        assert!(matches!(told, Some(VmmError::NotAlive { .. })), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_ram_that_is_taken_away_meanwhile_is_an_error() {
+        let mut guest = Guest::of_memfd(RAM);
+        guest.map(0, RAM);
+        guest.write_all(8);
+        let mut reading = difference(guest.process(), guest.mapping(), SHAPE, None).await.expect("found");
+        assert!(reading.next().is_some_and(|first| first.is_ok()));
+        guest.unmap(0);
+        assert!(reading.next().is_some_and(|next| next.is_err()));
+        assert!(reading.next().is_none());
+    }
+}

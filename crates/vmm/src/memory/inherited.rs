@@ -1,0 +1,117 @@
+//! Which parts of a composed memory came from changes, noted in the machine's own folder: the next diff of the machine
+//! must have them, also when another server takes it, and whether the guest has touched them since or not.
+
+use super::{PAGE, ranges};
+use crate::error::VmmError;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// First line of a note: what it is, and its version.
+const HEADER: &str = "leapbox inherited memory 1\n";
+/// Begins the last line, which has the checksum of everything before it.
+const CHECKSUM: &str = "sha256 ";
+/// Longest note, in bytes: of 8 GiB every second page is a line of at most 22 characters.
+const STORED_MAX: u64 = 32 << 20;
+
+/// Parts of a memory: ascending and apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Inherited {
+    ranges: Vec<Range<u64>>,
+}
+
+impl Inherited {
+    /// Adds what comes after everything that is in it.
+    pub(super) fn push(&mut self, range: Range<u64>) {
+        ranges::push(&mut self.ranges, range, 0);
+    }
+
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
+    /// Notes it in the new file `path` (mode 0600). Not synced: a host that loses power loses the machine, too.
+    /// Blocking.
+    pub fn save(&self, path: &Path) -> Result<(), VmmError> {
+        let mut text = HEADER.to_owned();
+        ranges::print(&mut text, &self.ranges);
+        let checksum = checksum(&text);
+        text += &format!("{CHECKSUM}{checksum}\n");
+        let file = |step| move |source| VmmError::File { step, path: path.to_path_buf(), source };
+        let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+        made.map_err(file("creating"))?.write_all(text.as_bytes()).map_err(file("writing"))
+    }
+
+    /// Reads what [`Inherited::save`] noted of a memory of `bytes` bytes. A note that is missing is an error: without
+    /// it a diff would lack pages, and nobody would see. Blocking.
+    pub(super) fn load(path: &Path, bytes: u64) -> Result<Self, VmmError> {
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(STORED_MAX + 1).read_to_string(&mut text));
+        read.map_err(|source| VmmError::File { step: "reading", path: path.to_path_buf(), source })?;
+        parse(&text, bytes).ok_or_else(|| VmmError::Inherited { path: path.to_path_buf() })
+    }
+}
+
+fn parse(text: &str, bytes: u64) -> Option<Inherited> {
+    let (noted, found) = text.strip_suffix('\n')?.rsplit_once(CHECKSUM)?;
+    if found != checksum(noted) {
+        return None;
+    }
+    let ranges = ranges::parse(noted.strip_prefix(HEADER)?.lines(), bytes)?;
+    let whole = |range: &Range<u64>| range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
+    ranges.iter().all(whole).then_some(Inherited { ranges })
+}
+
+fn checksum(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RAM: u64 = 16 << 20;
+
+    #[test]
+    fn a_note_is_read_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut inherited = Inherited::default();
+        for (name, range) in [("none", 0..0), ("one", 0..PAGE), ("joined", PAGE..3 * PAGE), ("two", RAM - PAGE..RAM)] {
+            if !range.is_empty() {
+                inherited.push(range);
+            }
+            let path = dir.path().join(name);
+            inherited.save(&path).expect("saved");
+            assert_eq!(Inherited::load(&path, RAM).expect("loaded"), inherited);
+            assert!(inherited.save(&path).is_err(), "it was overwritten");
+        }
+        assert_eq!(inherited.ranges(), [0..3 * PAGE, RAM - PAGE..RAM]);
+    }
+
+    #[test]
+    fn a_note_that_is_missing_cut_short_or_altered_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("note");
+        assert!(matches!(Inherited::load(&path, RAM), Err(VmmError::File { .. })));
+        let inherited = Inherited { ranges: vec![0..PAGE, 4 * PAGE..6 * PAGE] };
+        inherited.save(&path).expect("saved");
+        let whole = std::fs::read_to_string(&path).expect("read");
+        let mut damaged: Vec<String> = (0..whole.len()).map(|length| whole[..length].to_owned()).collect();
+        damaged.push(whole.replace("4096", "8192"));
+        damaged.push(format!("{whole}0 4096\n"));
+        for text in [format!("{HEADER}0 4095\n"), format!("{HEADER}0 4096\n4096 8192\n"), "0 4096\n".to_owned()] {
+            damaged.push(format!("{text}{CHECKSUM}{}\n", checksum(&text)));
+        }
+        for text in damaged {
+            std::fs::write(&path, &text).expect("written");
+            let loaded = Inherited::load(&path, RAM);
+            assert!(matches!(loaded, Err(VmmError::Inherited { .. })), "{text:?}: {loaded:?}");
+        }
+        std::fs::write(&path, &whole).expect("written");
+        assert!(Inherited::load(&path, 5 * PAGE).is_err(), "it is of a larger memory");
+        assert_eq!(Inherited::load(&path, RAM).expect("loaded"), inherited);
+    }
+}
