@@ -126,8 +126,12 @@ async fn write(
         }
         let opened = File::open(&disk).map_err(|source| StorageError::File { step: "opening", path: disk, source });
         writer
-            .runs(DISK, disk_runs(opened.map_err(CheckpointError::Disk)?))
+            .runs(DISK, until(&flag, disk_runs(opened.map_err(CheckpointError::Disk)?)))
             .map_err(|error| CheckpointError::of_writing(error.into()))?;
+        if flag.load(Ordering::Relaxed) {
+            // Dropped unsealed, nothing of it stays; nobody hears this.
+            return Err(CheckpointError::Late { seconds: 0 });
+        }
         let sealed = writer.seal(&header).map_err(CheckpointError::of_writing)?;
         tracing::debug!(plain = sealed.plain_bytes, stored = sealed.stored_bytes, "stored a checkpoint");
         Ok(Unnamed(Box::new(sealed.pin)))
