@@ -22,7 +22,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 # Runs a command in namespaces of its own, whose only uplink is a fake internet: see tests/lab.
 LAB := $(SUDO) env PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m lab run --base $(TARGET)/lab --
 
-.PHONY: help build setup demo test unit conformance e2e test-firecracker selftest soak bench lint format doc advisories clean
+.PHONY: help build setup demo test fuzz unit conformance e2e test-firecracker selftest soak bench lint format doc advisories clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ setup: build ## kernel, initramfs and system template, for demo, tests and bench
 demo: setup $(VENV)/.done ## the main job in one go, with the official SDK
 	@$(LAB) $(PYTHON) demo/demo.py --data-dir $(TARGET)/demo-data
 
-test: selftest setup unit conformance e2e ## everything that must hold, cheap first
+test: selftest setup unit fuzz conformance e2e ## everything that must hold, cheap first
 	@$(MAKE) test-firecracker ARGS="-m 'production_driver and not thorough'"
 
 selftest: $(VENV)/.done ## the test lab itself
@@ -69,6 +69,23 @@ test-firecracker: setup $(VENV)/.done ## conformance and e2e with Firecracker an
 	# In one boot of a machine of its own; the end says what failed, and where its logs are.
 	$(SUDO) env PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m kvmhost suite --e2e="$${ARGS:--m production_driver}" $(if $(ONLY),--only $(ONLY)) \
 	    --conformance $(TARGET)/conformance-executables.json
+
+fuzz: ## each reader of a guest's first bytes and names, with libFuzzer; FOR=600 for ten minutes each instead of one
+	@.ci/prepare fuzz
+	export CARGO_TARGET_DIR=$(TARGET)/fuzz
+	# They would take the place of fuzz/.cargo/config.toml's.
+	unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+	cd fuzz
+	cargo build --locked --release
+	mkdir -p $(TARGET)/fuzz/found
+	for target in client_hello http_head dns; do
+	    echo "== $$target, $(or $(FOR),60) s"
+	    mkdir -p $(TARGET)/fuzz/corpus/$$target
+	    # What it finds is told on standard error, and the input lies in target/fuzz/found.
+	    $(TARGET)/fuzz/x86_64-unknown-linux-gnu/release/$$target \
+	        -max_total_time=$(or $(FOR),60) -max_len=4096 -timeout=5 -rss_limit_mb=1024 -verbosity=0 -dict=http.dict \
+	        -artifact_prefix=$(TARGET)/fuzz/found/$$target- $(TARGET)/fuzz/corpus/$$target seeds/$$target
+	done
 
 soak: setup $(VENV)/.done $(VENV)/.s3 ## the rough tests, ten times as long
 	@LEAPBOX_TEST_CHURN=2000 LEAPBOX_TEST_KILL_ROUNDS=50 LEAPBOX_TEST_ATTACK_SEEDS=1,2,3,4,5 \

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 from websockets.sync.client import connect
 
-from lab import Server, wait_until
+from lab import Server, current, wait_until
 from lab.clients import delete_all, web_client
 from lab.sandboxes import GUEST_DIR
-from lab.sdk import Leap0Client, Leap0NotFoundError
+from lab.sdk import Leap0Client, Leap0NotFoundError, NetworkPolicyMode
 
 COLOUR = sys.stdout.isatty()
 BURST = 5
@@ -101,6 +101,7 @@ def show_a_life(steps: Steps, client: Leap0Client, web: httpx.Client, exports: d
     show_code_and_files(steps, sandbox)
     show_its_hostname(steps, sandbox, web, exports["LEAP0_API_KEY"])
     show_its_sleep(steps, client, sandbox, web)
+    show_its_network_policy(steps, client)
     with steps.step(f"create {BURST} more, all at once"), ThreadPoolExecutor(BURST) as pool:
         others = list(pool.map(lambda _: client.sandboxes.create(), range(BURST)))
     with steps.step("a random UUID from each of them"), ThreadPoolExecutor(BURST) as pool:
@@ -177,6 +178,27 @@ def show_its_sleep(steps: Steps, client: Leap0Client, sandbox, web: httpx.Client
     with steps.step("delete the new one and the snapshot"):
         twin.delete()
         client.snapshots.delete(snapshot)
+
+
+def show_its_network_policy(steps: Steps, client: Leap0Client) -> None:
+    secret = "Bearer of-the-platform"
+    transform = {"domain": "api.example.com", "inject_headers": {"authorization": secret}}
+    policy = {"mode": NetworkPolicyMode.CUSTOM, "allow_domains": ["example.com"], "transforms": [transform]}
+    with steps.step("create a microVM that may reach example.com and api.example.com"):
+        sandbox = client.sandboxes.create(network_policy=policy)
+    with steps.step("run: curl http://example.com/ and http://example.net/"):
+        allowed, denied = (
+            sandbox.process.execute(command=f"curl -sS -o /dev/null -w '%{{http_code}}' http://{name}/")
+            for name in ("example.com", "example.net")
+        )
+    say(f"example.com: {allowed.stdout} · example.net: {denied.stderr.strip()}")
+    with steps.step("run: curl https://api.example.com/, whose requests get a credential on their way"):
+        answer = sandbox.process.execute(command="curl -sS https://api.example.com/").stdout
+    received = dict(current().internet_requests()[-1]["headers"]).get("authorization")
+    assert received == secret and secret not in answer, (received, answer)
+    say(f"its server received {received!r}, which is nowhere in the sandbox")
+    with steps.step("delete it"):
+        sandbox.delete()
 
 
 if __name__ == "__main__":

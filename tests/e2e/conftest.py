@@ -15,8 +15,9 @@ from lab.clients import delete_all, sdk_client
 
 # Cheap ones first: what breaks everything breaks early. Servers of their own come after the shared one has ended.
 BASICS = "validation life process filesystem list auth gateway gateway_walls network"
-SLEEP = "pause snapshots stop strangers chain continuity awake_network storms"
-ORDER = f"{BASICS} {SLEEP} walls floods hostile_guest clones doctor".split()
+EGRESS = " ".join(f"egress_{part}" for part in "policy walls names proxy transforms secrets metrics life".split())
+SLEEP = "pause snapshots stop strangers chain continuity storms"
+ORDER = f"{BASICS} {EGRESS} {SLEEP} walls floods hostile_guest clones doctor".split()
 _servers: list[Server] = []
 
 

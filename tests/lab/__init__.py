@@ -12,8 +12,8 @@ interface and mount. Only the run's folder and empty cgroups can be left, and th
 Callers: the Makefile (``python -m lab run -- pytest``), the demo, the bench.
 """
 
-from lab.current import Lab, current
+from lab.current import Capture, Lab, current
 from lab.server import Server
 from lab.waiting import patience, wait_until
 
-__all__ = ["Lab", "Server", "current", "patience", "wait_until"]
+__all__ = ["Capture", "Lab", "Server", "current", "patience", "wait_until"]

@@ -44,13 +44,12 @@ class Lab:
         return ["nsenter", "-t", str(self.internet_pid), "-n", *argv]
 
     def internet_requests(self) -> list[dict]:
-        """Every HTTP request the fake internet's web servers got so far."""
-        log = self.run_dir / "internet-requests.jsonl"
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        """Every request the fake internet's servers got so far, and what they were told beside (`raw`)."""
+        return _lines(self.run_dir / "internet-requests.jsonl")
 
-    def internet_dns_log(self) -> str:
-        """The fake name server's log of questions and answers."""
-        return (self.run_dir / "internet-dns.log").read_text()
+    def internet_questions(self) -> list[dict]:
+        """Every question the fake internet's name servers got so far: `name`, `type`, `transport` …"""
+        return _lines(self.run_dir / "internet-questions.jsonl")
 
     @contextmanager
     def capture(self, packet_filter: str = "") -> Iterator[Capture]:
@@ -74,6 +73,10 @@ class Lab:
         capture.packets = [_without_link_layer(line) for line in _shown(file) if not _is_marker(line)]
 
 
+def _lines(log: Path) -> list[dict]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 def _shown(file: Path) -> list[str]:
     """The packets of a capture, a line each."""
     shown = subprocess.run(["tcpdump", "-nn", "-e", "-r", str(file)], capture_output=True, text=True)
@@ -81,7 +84,9 @@ def _shown(file: Path) -> list[str]:
 
 
 def _is_marker(line: str) -> bool:
-    return f" > {addresses.INTERNET_UPLINK}.{_MARKER_PORT}: UDP" in line
+    """Nobody listens on that port, so that it has an answer, too."""
+    sent, answered = f" > {addresses.INTERNET_UPLINK}.{_MARKER_PORT}: UDP", f"udp port {_MARKER_PORT} unreachable"
+    return sent in line or answered in line
 
 
 def _without_link_layer(line: str) -> str:

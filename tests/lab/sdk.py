@@ -20,6 +20,7 @@ from leap0.models.errors import (
     Leap0NotFoundError,
     Leap0PermissionError,
 )
+from leap0.models.sandbox import NetworkPolicyMode
 
 __all__ = [
     "AsyncLeap0Client",
@@ -28,4 +29,5 @@ __all__ = [
     "Leap0Error",
     "Leap0NotFoundError",
     "Leap0PermissionError",
+    "NetworkPolicyMode",
 ]

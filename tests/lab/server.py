@@ -74,10 +74,12 @@ class Server:
         """Starts the server and waits until it answers `GET /healthz`."""
         arguments = ["--data-dir", str(self.data_dir), "--api", self.api_address]
         arguments += ["--gateway", f"127.0.0.1:{self.gateway_port}"]
+        # The host's trust anchors, for what the server verifies itself: the fake internet's CA is one of them.
+        trusting = {**self._environment, "SSL_CERT_FILE": str(current().run_dir / "trust.pem")}
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [str(BINARY), "serve", *arguments],
-                env=self._environment,
+                env=trusting,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

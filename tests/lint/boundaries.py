@@ -13,8 +13,8 @@ from collections.abc import Iterator
 PREFIX = "leapbox-"
 # From the bottom up. A crate that is not here is unknown to the architecture: it must be given its place.
 LAYERS = [
-    {"ids"},
-    {"api-types", "guest-protocol", "egress-policy"},
+    {"ids", "egress-policy"},
+    {"api-types", "guest-protocol", "egress"},
     {"storage", "network", "guest-client", "db"},
     {"vmm"},
     {"templates"},
@@ -27,8 +27,10 @@ AGENT = "leapbox-agent"
 AGENT_MAY_USE = {"guest-protocol"}
 FORBIDDEN = {
     AGENT: {"sqlx", "sqlx-core", "axum", "hyper", "h2", "tokio", "rustls", "reqwest"},
+    "leapbox-egress-policy": {"tokio", "hyper", "rustls"},
     "leapbox-guest-protocol": {"tokio", "sqlx-core", "axum", "hyper"},
     "leapbox-vmm": {"sqlx", "axum"},
+    "leapbox-egress": {"sqlx", "axum"},
     "leapbox-network": {"sqlx", "axum"},
 }
 

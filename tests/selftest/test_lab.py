@@ -1,8 +1,10 @@
 """The lab itself: a fake internet that answers, no way to the real one, and nothing left when it dies."""
 
+import hashlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ TESTS_DIR = Path(__file__).resolve().parents[1]
 
 def test_a_name_is_resolved_by_the_fake_internet():
     assert socket.gethostbyname("example.com") == addresses.EXAMPLE_COM
-    assert "example.com" in current().internet_dns_log()
+    assert "example.com" in {asked["name"] for asked in current().internet_questions()}
 
 
 def test_a_name_the_fake_internet_does_not_know_does_not_exist():
@@ -30,6 +32,39 @@ def test_a_web_server_tells_who_asked():
     assert answer["client"] == addresses.HOST_UPLINK
     assert answer["server"] == addresses.EXAMPLE_COM
     assert current().internet_requests()[-1]["path"] == "/hello"
+
+
+@pytest.mark.parametrize(("name", "version"), [("api.example.com", "HTTP/2"), ("h1.example.com", "HTTP/1.1")])
+def test_web_servers_speak_tls_with_certificates_of_the_labs_own_ca_and_note_what_they_are_told(name, version):
+    context = ssl.create_default_context(cafile=current().run_dir / "lab-ca.pem")
+    with httpx.Client(verify=context, http2=True) as client:
+        answer = client.post(f"https://{name}/digest", headers={"x-told": "yes"}, content=b"a" * 100_000)
+    assert answer.http_version == version and answer.text == hashlib.sha256(b"a" * 100_000).hexdigest()
+    seen = current().internet_requests()[-1]
+    assert (seen["sni"], seen["version"]) == (name, version.removeprefix("HTTP/").removesuffix(".0"))
+    assert ["x-told", "yes"] in [[known.lower(), value] for known, value in seen["headers"]]
+
+
+@pytest.mark.parametrize("name", ["expired.example.com", "selfsigned.example.com", "wrongname.example.com"])
+def test_some_certificates_are_accepted_by_nobody(name):
+    context = ssl.create_default_context(cafile=current().run_dir / "lab-ca.pem")
+    with pytest.raises(httpx.ConnectError, match="(?i)certificate"):
+        httpx.get(f"https://{name}/", verify=context)
+
+
+def test_a_name_flips_from_public_to_private_and_a_tunnel_carries_what_it_is_asked():
+    def asked(*what: str) -> list[str]:
+        return subprocess.check_output(["dig", "+short", "@1.1.1.1", *what], text=True).split()
+
+    assert asked("x.flip.example.com") == [addresses.EXAMPLE_COM]
+    assert asked("x.flip.example.com") == asked("x.flip.example.com") == [addresses.PRIVATE[0]]
+    assert asked("stolen.tunnel.example.org", "TXT") == ['"pong', 'stolen"']
+    assert "ech=" in "".join(asked("ech.example.com", "HTTPS"))
+
+
+def test_a_server_speaks_first():
+    with socket.create_connection((addresses.SSH, addresses.SSH_PORT), timeout=5) as connection:
+        assert connection.recv(64) == addresses.BANNER
 
 
 @pytest.mark.parametrize("address", [addresses.METADATA, *addresses.PRIVATE])

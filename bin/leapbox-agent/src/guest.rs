@@ -1,7 +1,7 @@
 //! The state all connections share, and its changes of phase.
 //!
 //! ```text
-//! configure: entropy, clock, identity ─▶ read back ─▶ thaw ─▶ Configured
+//! configure: entropy, clock, identity ─▶ read back ─▶ trust ─▶ thaw ─▶ Configured
 //! suspend:   Suspended ─▶ freeze
 //! shutdown:  Ended ─▶ SIGTERM ─▶ SIGKILL ─▶ sync
 //! ```
@@ -16,10 +16,11 @@ use crate::exec::{Detached, Drain};
 use crate::fault;
 use crate::log;
 use crate::phase::{Wants, admit};
+use crate::trust::{self, TrustStore};
 use crate::user::User;
 use crate::workload::Workload;
 use leapbox_guest_protocol::{
-    Configure, Configured, GuestFault, ImageConfig, PROTOCOL_VERSION, Phase, Pong, Suspended,
+    Configure, Configured, GuestFault, ImageConfig, PROTOCOL_VERSION, Phase, Pong, Suspended, Trust,
 };
 use std::fs::File;
 use std::io;
@@ -45,6 +46,7 @@ pub struct Guest {
     pub(crate) detached: Detached,
     workload: Workload,
     identity: IdentityFiles,
+    trust: TrustStore,
     started: Instant,
     transition: Mutex<Transition>,
     settings: RwLock<Settings>,
@@ -61,6 +63,14 @@ struct Transition {
 struct Settings {
     phase: Phase,
     env: Vec<(String, String)>,
+    /// The guest's programs are told where the certificate is.
+    trusting: bool,
+}
+
+impl Settings {
+    fn unconfigured() -> Self {
+        Self { phase: Phase::Unconfigured, env: Vec::new(), trusting: false }
+    }
 }
 
 impl Guest {
@@ -71,6 +81,7 @@ impl Guest {
         cgroups: Cgroups,
         workload: Workload,
         identity: IdentityFiles,
+        trust: TrustStore,
         workload_ip: Ipv4Addr,
     ) -> io::Result<Self> {
         let cgroups = Arc::new(cgroups);
@@ -86,9 +97,10 @@ impl Guest {
             cgroups,
             workload,
             identity,
+            trust,
             started: Instant::now(),
             transition: Mutex::default(),
-            settings: RwLock::new(Settings { phase: Phase::Unconfigured, env: Vec::new() }),
+            settings: RwLock::new(Settings::unconfigured()),
         })
     }
 
@@ -113,6 +125,9 @@ impl Guest {
             return Err(fault::invalid("the guest has no identity that it could keep"));
         }
         let configured = self.identity.apply(&configure)?;
+        if let Some(trust) = &configure.trust {
+            self.trust.apply(trust)?;
+        }
         if transition.thaw_owed {
             self.workload.thaw().map_err(|error| fault::from_io("letting the workload go on", &error))?;
             transition.thaw_owed = false;
@@ -121,6 +136,9 @@ impl Guest {
         settings.phase = Phase::Configured;
         if let Some(env) = configure.env {
             settings.env = env;
+        }
+        if let Some(trust) = configure.trust {
+            settings.trusting = trust != Trust::None;
         }
         Ok(configured)
     }
@@ -156,15 +174,19 @@ impl Guest {
     /// Forgets which sandbox this was and writes everything to disk.
     pub(crate) fn prepare_snapshot(&self) -> Result<(), GuestFault> {
         let _transition = self.begin(Wants::Prepare)?;
-        *self.settings() = Settings { phase: Phase::Unconfigured, env: Vec::new() };
+        if self.settings().trusting {
+            self.trust.apply(&Trust::None)?;
+        }
+        *self.settings() = Settings::unconfigured();
         sync()
     }
 
-    /// The sandbox's environment; [`FaultKind::Busy`](leapbox_guest_protocol::FaultKind::Busy) unless it is in use.
+    /// The sandbox's environment, on top of where its certificate is; [`FaultKind::Busy`](leapbox_guest_protocol::FaultKind::Busy) unless it is in use.
     pub(crate) fn sandbox_env(&self) -> Result<Vec<(String, String)>, GuestFault> {
         let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
         admit(settings.phase, Wants::Work)?;
-        Ok(settings.env.clone())
+        let trust = settings.trusting.then(trust::variables).into_iter().flatten();
+        Ok(trust.chain(settings.env.iter().cloned()).collect())
     }
 
     /// Waits for the turn of a change of phase, and whether it is still the time for it.

@@ -32,5 +32,6 @@ mod phase;
 pub mod reaper;
 mod relay;
 pub mod server;
+pub mod trust;
 pub mod user;
 pub mod workload;

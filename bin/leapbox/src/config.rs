@@ -7,6 +7,7 @@
 //!
 //! One file, in the data folder unless `--config` says otherwise. A key it has and we don't know is an error.
 
+use leapbox_egress_policy::{Cidr, CidrError, operator_cidr};
 use leapbox_network::Ipv4Block;
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
@@ -120,6 +121,10 @@ pub struct Settings {
     /// [default: 10.253.0.0/16].
     #[arg(long, env = "LEAPBOX_LINK_BLOCK", global = true, value_name = "CIDR")]
     pub link_block: Option<String>,
+    /// Private networks, or single addresses of this host, that a sandbox may reach whose policy names them in its
+    /// allow_cidrs; comma separated [default: none].
+    #[arg(long, env = "LEAPBOX_EGRESS_PRIVATE_CIDRS", global = true, value_name = "CIDR", value_delimiter = ',')]
+    pub egress_private_cidrs: Option<Vec<String>>,
     /// First of the uids VMMs run under, one each [default: 2000000].
     #[arg(long, env = "LEAPBOX_BASE_UID", global = true, value_name = "UID")]
     pub base_uid: Option<u32>,
@@ -156,6 +161,7 @@ impl Settings {
             object_store: self.object_store.or(below.object_store),
             archive_cache_mib: self.archive_cache_mib.or(below.archive_cache_mib),
             link_block: self.link_block.or(below.link_block),
+            egress_private_cidrs: self.egress_private_cidrs.or(below.egress_private_cidrs),
             base_uid: self.base_uid.or(below.base_uid),
             dns_upstreams: self.dns_upstreams.or(below.dns_upstreams),
             log_format: self.log_format.or(below.log_format),
@@ -194,6 +200,15 @@ pub enum ConfigError {
         /// Why.
         reason: &'static str,
     },
+    /// A network that no policy may open, or no network at all.
+    #[error("egress_private_cidrs: {value:?} is refused")]
+    PrivateCidr {
+        /// The entry.
+        value: String,
+        /// Why.
+        #[source]
+        source: CidrError,
+    },
 }
 
 /// A certificate of the operator's own.
@@ -228,6 +243,7 @@ pub struct Config {
     pub object_store: Option<String>,
     pub archive_cache_mib: u64,
     pub link_block: Ipv4Block,
+    pub egress_private_cidrs: Vec<Cidr>,
     pub base_uid: u32,
     pub dns_upstreams: Option<Vec<SocketAddr>>,
     pub log_format: LogFormat,
@@ -276,6 +292,7 @@ impl Config {
             object_store: s.object_store.filter(|url| !url.is_empty()),
             archive_cache_mib: s.archive_cache_mib.unwrap_or(10 * 1024),
             link_block: checked_link_block(s.link_block)?,
+            egress_private_cidrs: checked_private_cidrs(s.egress_private_cidrs.unwrap_or_default())?,
             base_uid: checked_base_uid(s.base_uid.unwrap_or(2_000_000))?,
             dns_upstreams: s.dns_upstreams,
             log_format: s.log_format.unwrap_or(LogFormat::Text),
@@ -333,6 +350,12 @@ fn checked_link_block(text: Option<String>) -> Result<Ipv4Block, ConfigError> {
         value: text,
         reason: "it must be an IPv4 network like 10.253.0.0/16",
     })
+}
+
+fn checked_private_cidrs(texts: Vec<String>) -> Result<Vec<Cidr>, ConfigError> {
+    let refused = |value: String, error: CidrError| ConfigError::PrivateCidr { value, source: error };
+    let texts = texts.into_iter().filter(|text| !text.is_empty());
+    texts.map(|text| operator_cidr(&text).map_err(|error| refused(text, error))).collect()
 }
 
 fn checked_base_uid(uid: u32) -> Result<u32, ConfigError> {

@@ -46,6 +46,9 @@ enum Verb {
     /// The bench's load generator.
     #[command(hide = true)]
     BenchLoad(bench::LoadArgs),
+    /// A process of the bench of the ways out.
+    #[command(hide = true)]
+    BenchEgress(bench::EgressArgs),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
         Verb::Bench(args) => bench::run(&config, &args)?,
         Verb::BenchGateway(args) => bench::run_gateway(args)?,
         Verb::BenchLoad(args) => bench::run_load(args)?,
+        Verb::BenchEgress(args) => bench::run_egress(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod filesystem;
+pub mod network;
 pub mod process;
 pub mod sandbox;
 pub mod snapshot;

@@ -1,5 +1,7 @@
 //! A sandbox as the API shows it, and the bounds of what may be asked for.
 
+use crate::network::NetworkPolicy;
+use leapbox_egress_policy::Policy;
 use leapbox_ids::{SandboxId, TemplateId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -97,20 +99,6 @@ impl FromStr for SandboxState {
 /// A word that names no state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownState;
-
-/// The network policy as the API shows it. Only `allow-all` exists until egress policies are enforced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NetworkPolicy {
-    /// `allow-all`.
-    pub mode: String,
-}
-
-impl NetworkPolicy {
-    /// Everything public may be reached.
-    pub fn allow_all() -> Self {
-        Self { mode: "allow-all".to_owned() }
-    }
-}
 
 /// Answer of create and of get: one sandbox in full.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -234,7 +222,7 @@ pub struct CreateSandbox {
     /// Whether the timeout pauses it instead of deleting it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_pause: bool,
-    /// What it may reach: only `allow-all` yet.
+    /// What it may reach; every public address when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 }
@@ -254,4 +242,6 @@ pub struct NewSandbox {
     pub auto_pause: bool,
     /// Environment of every process in it, sorted by name.
     pub env_vars: Vec<(String, String)>,
+    /// What it may reach.
+    pub network_policy: Policy,
 }

@@ -1,6 +1,8 @@
 //! A snapshot as the API shows it, and what may be asked of it.
 
-use crate::sandbox::{NetworkPolicy, SortOrder};
+use crate::network::NetworkPolicy;
+use crate::sandbox::SortOrder;
+use leapbox_egress_policy::Policy;
 use leapbox_ids::{SnapshotId, TemplateId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -99,7 +101,7 @@ pub struct RestoreSnapshotRequest {
     /// Whether the timeout pauses the sandbox instead of deleting it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_pause: bool,
-    /// What it may reach: only `allow-all` yet. The snapshot's own when absent.
+    /// What it may reach. The snapshot's own when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 }
@@ -113,4 +115,6 @@ pub struct RestoreSnapshot {
     pub timeout_s: u64,
     /// Whether the timeout pauses the sandbox instead of deleting it.
     pub auto_pause: bool,
+    /// What it may reach; the snapshot's own when absent.
+    pub network_policy: Option<Policy>,
 }

@@ -30,6 +30,7 @@ pub use openapi::openapi;
 use axum::Router;
 use axum::routing::get;
 use leapbox_auth::Auth;
+use leapbox_egress_policy::Cidr;
 use leapbox_lifecycle::Lifecycle;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct ApiState {
     pub lifecycle: Lifecycle,
     /// Keys and rate limits.
     pub auth: Arc<Auth>,
+    /// Private networks that a policy may open with its `allow_cidrs`.
+    pub private_networks: Arc<[Cidr]>,
 }
 
 /// The whole control plane. `GET /healthz` alone needs no key: 200 as soon as this router is served.

@@ -28,6 +28,8 @@ CREATE TABLE template (
 -- `checkpoint` is the archive that holds the stored state of a sandbox without a VM. `base` is the warm snapshot under the
 -- living VM or under the checkpoint, `image` the digest of the guest image they are made from: together they say which
 -- archives must be kept. `environment` is sealed with the server's key.
+-- `network_policy` is what the API shows of it, as JSON without a secret; null is allow-all. `network_secrets` is the whole
+-- policy where it has secrets, `egress_ca` the certificate and key of the sandbox's own authority; both are sealed.
 CREATE TABLE sandbox (
     id                  TEXT    NOT NULL PRIMARY KEY,
     organisation        TEXT    NOT NULL REFERENCES organisation (id),
@@ -48,7 +50,10 @@ CREATE TABLE sandbox (
     checkpoint          TEXT,
     base                TEXT,
     image               TEXT,
-    environment         TEXT
+    environment         TEXT,
+    network_policy      TEXT,
+    network_secrets     TEXT,
+    egress_ca           TEXT
 );
 
 CREATE INDEX sandbox_by_age ON sandbox (organisation, created_at_ms, id);
@@ -68,6 +73,8 @@ CREATE TABLE snapshot (
     base          TEXT   NOT NULL,
     image         TEXT   NOT NULL,
     environment   TEXT,
+    network_policy  TEXT,
+    network_secrets TEXT,
     created_at_ms BIGINT NOT NULL,
     UNIQUE (organisation, name)
 );

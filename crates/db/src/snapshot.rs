@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use std::fmt;
 
 const COLUMNS: &str = "id, organisation, name, template, vcpu, memory_mib, disk_mib, checkpoint, base, image, \
-                       environment, created_at_ms";
+                       environment, network_policy, network_secrets, created_at_ms";
 
 /// One snapshot.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub struct SnapshotRow {
     pub image: String,
     /// The environment variables of its sandbox, sealed with the server's key. Not in the debug output.
     pub environment: Option<String>,
+    /// What its sandbox could reach, as the API shows it (JSON); `None` is every public address.
+    pub network_policy: Option<String>,
+    /// The whole policy, sealed, if it has secrets. Not in the debug output.
+    pub network_secrets: Option<String>,
     /// Unix time in ms.
     pub created_at_ms: i64,
 }
@@ -53,6 +57,7 @@ impl fmt::Debug for SnapshotRow {
             .field("checkpoint", &self.checkpoint)
             .field("base", &self.base)
             .field("image", &self.image)
+            .field("network_policy", &self.network_policy)
             .field("created_at_ms", &self.created_at_ms)
             .finish_non_exhaustive()
     }
@@ -73,6 +78,8 @@ impl SnapshotRow {
             base: columns.get("base")?,
             image: columns.get("image")?,
             environment: columns.get("environment")?,
+            network_policy: columns.get("network_policy")?,
+            network_secrets: columns.get("network_secrets")?,
             created_at_ms: columns.get("created_at_ms")?,
         })
     }
@@ -81,8 +88,9 @@ impl SnapshotRow {
 impl Db {
     /// Adds a snapshot. [`DbError::Taken`] when its organisation has one of this name.
     pub async fn snapshot_insert(&self, row: &SnapshotRow) -> Result<(), DbError> {
-        let sql =
-            format!("INSERT INTO snapshot ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
+        let sql = format!(
+            "INSERT INTO snapshot ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+        );
         sqlx::query(&sql)
             .bind(row.id.as_str())
             .bind(row.organisation.as_str())
@@ -95,6 +103,8 @@ impl Db {
             .bind(&row.base)
             .bind(&row.image)
             .bind(&row.environment)
+            .bind(&row.network_policy)
+            .bind(&row.network_secrets)
             .bind(row.created_at_ms)
             .execute(&self.write)
             .await

@@ -159,6 +159,7 @@ fn configure() -> Configure {
         identity: Some(Identity { machine_id: [1; 16], boot_id: [2; 16] }),
         env: Some(vec![]),
         restored: false,
+        trust: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lists that refuse to grow past a count while they are decoded.
+//! Lists and texts that refuse to grow past a bound while they are decoded.
 //!
 //! A frame's cap bounds its bytes; a list of empty entries is still many times larger in memory than on the wire. The
 //! counts here bound that factor.
@@ -13,6 +13,8 @@ pub const MAX_ENTRIES: usize = 50_000;
 pub const MAX_PAIRS: usize = 4096;
 /// Exclude patterns in one request, at most.
 pub const MAX_PATTERNS: usize = 1024;
+/// Bytes of a certificate in PEM, at most. One of an elliptic curve has some 700.
+pub const MAX_CERTIFICATE: usize = 8 << 10;
 
 struct Bounded<T, const MAX: usize>(PhantomData<T>);
 
@@ -73,4 +75,13 @@ where
 /// At most [`MAX_PATTERNS`].
 pub(crate) fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     list::<D, _, MAX_PATTERNS>(deserializer)
+}
+
+/// At most [`MAX_CERTIFICATE`] bytes.
+pub(crate) fn certificate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = <&'de str>::deserialize(deserializer)?;
+    if text.len() > MAX_CERTIFICATE {
+        return Err(D::Error::custom("the certificate is too long"));
+    }
+    Ok(text.to_owned())
 }

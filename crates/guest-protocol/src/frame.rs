@@ -4,7 +4,7 @@ use crate::request::Request;
 use serde::{Deserialize, Serialize};
 
 /// The one version of this protocol that this build speaks.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The first bytes of every call: what talks to the agent by mistake is told apart at once.
 pub const MAGIC: [u8; 4] = *b"LPBX";
 /// Bytes of a frame's length.

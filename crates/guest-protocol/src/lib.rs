@@ -38,7 +38,7 @@ pub mod net;
 mod reply;
 mod request;
 
-pub use bounded::{MAX_ENTRIES, MAX_PAIRS, MAX_PATTERNS};
+pub use bounded::{MAX_CERTIFICATE, MAX_ENTRIES, MAX_PAIRS, MAX_PATTERNS};
 pub use fault::{FaultKind, GuestFault};
 pub use frame::{
     CallError, FrameError, Hello, MAGIC, MAX_CONTENT, MAX_FRAME, MAX_STREAM_OUTPUT, PREFIX_LEN, PROTOCOL_VERSION,
@@ -46,4 +46,7 @@ pub use frame::{
 };
 pub use image::ImageConfig;
 pub use reply::{Configured, ExecOutput, FileInfo, Phase, Pong, Reply, Response, Suspended};
-pub use request::{Configure, Delete, Entropy, ExecRequest, Identity, List, Mkdir, ReadFile, Request, WriteFile};
+pub use request::{
+    Configure, Delete, Entropy, ExecRequest, Identity, List, Mkdir, ReadFile, Request, SANDBOX_CA_NAME, Trust,
+    WriteFile,
+};

@@ -12,8 +12,8 @@ pub enum Request<'a> {
     /// Write everything to disk, forget what is a sandbox's own, and be quiet: a snapshot follows. Until the next
     /// [`Request::Configure`] nothing of the workload's is started or relayed.
     PrepareSnapshot,
-    /// Become this sandbox, or go on being it: entropy, clock, identity, environment. Lets a frozen workload go on once
-    /// all of it is right. Refused by a guest without a disk, and by one that was shut down.
+    /// Become this sandbox, or go on being it: entropy, clock, identity, environment, trust. Lets a frozen workload go on
+    /// once all of it is right. Refused by a guest without a disk, and by one that was shut down.
     Configure(Configure),
     /// Run what a first command would run, so that it is warm. Leaves nothing behind; allowed before `Configure`.
     Warm,
@@ -96,6 +96,8 @@ pub struct Configure {
     /// The machine was started from a stored state: every connection the host had to the old one is dead, and the agent
     /// resets its ends before the workload goes on.
     pub restored: bool,
+    /// Whom the guest's programs trust beside the authorities of its image; `None` keeps what it has.
+    pub trust: Option<Trust>,
 }
 
 impl fmt::Debug for Configure {
@@ -107,7 +109,32 @@ impl fmt::Debug for Configure {
             .field("identity", &self.identity)
             .field("env_names", &self.env.as_ref().map(names))
             .field("restored", &self.restored)
+            .field("trust", &self.trust)
             .finish_non_exhaustive()
+    }
+}
+
+/// Common name of every sandbox's own certificate authority, and its whole subject. Agents know such a certificate by
+/// it, and refuse another.
+pub const SANDBOX_CA_NAME: &str = "Leapbox sandbox CA";
+
+/// The certificate authority that the host's egress proxy signs with when it looks into a sandbox's TLS connections. The
+/// order is the wire's.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trust {
+    /// None; one that was there before is taken away.
+    None,
+    /// This one alone: one certificate in PEM, of at most [`MAX_CERTIFICATE`](crate::MAX_CERTIFICATE) bytes, issued to
+    /// [`SANDBOX_CA_NAME`].
+    Certificate(#[serde(deserialize_with = "bounded::certificate")] String),
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Trust::None => "None",
+            Trust::Certificate(_) => "Certificate(..)",
+        })
     }
 }
 

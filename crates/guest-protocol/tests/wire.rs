@@ -37,7 +37,7 @@ fn info() -> FileInfo {
 #[test]
 fn a_call_opens_with_length_magic_and_version() {
     let frame = encode_call(&Request::Ping).expect("encodes");
-    assert_eq!(hex(&frame), "00000006".to_owned() + "4c504258" + "02" + "00");
+    assert_eq!(hex(&frame), "00000006".to_owned() + "4c504258" + "03" + "00");
 }
 
 #[test]
@@ -49,8 +49,10 @@ fn every_request_keeps_its_bytes() {
         identity: Some(Identity { machine_id: [0xaa; 16], boot_id: [0xbb; 16] }),
         env: Some(vec![("A".into(), "b".into())]),
         restored: true,
+        trust: Some(Trust::Certificate("pem".into())),
     };
-    let keep = Configure { identity: None, env: None, restored: false, ..configure.clone() };
+    let keep = Configure { identity: None, env: None, restored: false, trust: None, ..configure.clone() };
+    let distrust = Configure { trust: Some(Trust::None), ..keep.clone() };
     let exec = ExecRequest {
         command: "id".into(),
         cwd: Some("/".into()),
@@ -68,8 +70,9 @@ fn every_request_keeps_its_bytes() {
     assert_eq!(call(Request::PrepareSnapshot), "01");
     let told = "02".to_owned() + "03736278" + "40" + &"ee".repeat(64) + "01";
     let (identity, env) = ("01".to_owned() + &"aa".repeat(16) + &"bb".repeat(16), "010101410162");
-    assert_eq!(call(Request::Configure(configure)), format!("{told}{identity}{env}01"));
-    assert_eq!(call(Request::Configure(keep)), format!("{told}000000"));
+    assert_eq!(call(Request::Configure(configure)), format!("{told}{identity}{env}01010103{}", hex(b"pem")));
+    assert_eq!(call(Request::Configure(keep)), format!("{told}00000000"));
+    assert_eq!(call(Request::Configure(distrust)), format!("{told}0000000100"));
     assert_eq!(call(Request::Warm), "03");
     assert_eq!(call(Request::Exec(exec)), "0402696401012f0101410162b0ea018008");
     assert_eq!(call(Request::ReadFile(read)), "05016601010102010300");
@@ -175,13 +178,23 @@ fn a_length_above_the_cap_is_refused_before_its_body_is_read() {
 }
 
 #[test]
+fn a_certificate_above_its_bound_is_refused() {
+    let told = |len| {
+        let trust = Trust::Certificate("x".repeat(len));
+        encode(&trust).expect("encodes")[PREFIX_LEN..].to_vec()
+    };
+    assert!(decode::<Trust>(&told(MAX_CERTIFICATE)).is_ok());
+    assert!(matches!(decode::<Trust>(&told(MAX_CERTIFICATE + 1)), Err(FrameError::Decode { .. })));
+}
+
+#[test]
 fn content_that_does_not_fit_in_a_frame_is_not_sent() {
     let response: Response = Ok(Reply::Content(vec![0; MAX_FRAME]));
     assert!(matches!(encode(&response), Err(FrameError::TooLong { .. })));
 }
 
 #[test]
-fn entropy_and_environment_values_are_not_printed() {
+fn entropy_environment_values_and_certificates_are_not_printed() {
     let configure = Configure {
         hostname: "sbx".into(),
         entropy: Entropy([0xee; 64]),
@@ -189,7 +202,9 @@ fn entropy_and_environment_values_are_not_printed() {
         identity: None,
         env: Some(vec![("TOKEN".into(), "hunter2".into())]),
         restored: false,
+        trust: Some(Trust::Certificate("MIIB".into())),
     };
     let printed = format!("{configure:?}");
     assert!(printed.contains("TOKEN") && !printed.contains("hunter2") && !printed.contains("238"));
+    assert!(printed.contains("Certificate(..)") && !printed.contains("MIIB"));
 }

@@ -6,10 +6,13 @@ use crate::error::LifecycleError;
 use crate::sandbox::{Beginning, Obtain, Published, sandbox};
 use crate::service::Lifecycle;
 use crate::view;
-use leapbox_api_types::sandbox::{DISK_MIB, NewSandbox, SandboxDetails, SandboxState};
+use leapbox_api_types::sandbox::{
+    DEFAULT_MEMORY_MIB, DEFAULT_TIMEOUT_S, DEFAULT_VCPU, DISK_MIB, NewSandbox, SandboxDetails, SandboxState,
+};
 use leapbox_api_types::snapshot::RestoreSnapshot;
 use leapbox_db::{SandboxRow, SnapshotRow};
-use leapbox_ids::{OrganisationId, SandboxId};
+use leapbox_egress_policy::Policy;
+use leapbox_ids::{OrganisationId, SandboxId, TemplateId};
 use leapbox_templates::ImageConfig;
 use leapbox_vmm::Shape;
 use std::sync::Arc;
@@ -44,7 +47,7 @@ impl Lifecycle {
         let snapshot = snapshot.ok_or_else(unknown)?;
         let config = self.inner.catalog.config_of(&snapshot.template, Some(&snapshot.image));
         let config = config.ok_or_else(|| self.inner.catalog.unknown(snapshot.template.as_str()))?;
-        let row = self.restored_row(&snapshot, &restore);
+        let row = self.restored_row(&snapshot, &restore)?;
         let (machines, checkpoint) = (Arc::clone(&self.inner.machines), snapshot.checkpoint);
         let obtain: Obtain = Box::new(move |row| {
             let (machines, checkpoint) = (Arc::clone(&machines), checkpoint.clone());
@@ -87,17 +90,50 @@ impl Lifecycle {
             [] => None,
             variables => Some(self.inner.seal_environment(org, variables)?),
         };
-        let now = now_ms();
+        let row = self.row(org, &template.id, &new.network_policy)?;
         Ok(SandboxRow {
-            id: SandboxId::generate(),
-            organisation: org.clone(),
-            template: template.id.clone(),
-            pod_id: self.inner.pod_id.clone(),
             vcpu: new.vcpu as u8,
             memory_mib: new.memory_mib as u32,
-            disk_mib: DISK_MIB,
             timeout_s: new.timeout_s,
             auto_pause: new.auto_pause,
+            environment,
+            ..row
+        })
+    }
+
+    /// The checkpoint stays the snapshot's: what is restored from it does not need it any more once it runs.
+    fn restored_row(&self, snapshot: &SnapshotRow, restore: &RestoreSnapshot) -> Result<SandboxRow, LifecycleError> {
+        let row = match &restore.network_policy {
+            Some(policy) => self.row(&snapshot.organisation, &snapshot.template, policy)?,
+            None => self.row(&snapshot.organisation, &snapshot.template, &self.inner.policy_of(snapshot)?)?,
+        };
+        Ok(SandboxRow {
+            vcpu: snapshot.vcpu,
+            memory_mib: snapshot.memory_mib,
+            disk_mib: snapshot.disk_mib,
+            timeout_s: restore.timeout_s,
+            auto_pause: restore.auto_pause,
+            base: Some(snapshot.base.clone()),
+            image: Some(snapshot.image.clone()),
+            environment: snapshot.environment.clone(),
+            ..row
+        })
+    }
+
+    /// What every new row begins with.
+    fn row(&self, org: &OrganisationId, template: &TemplateId, policy: &Policy) -> Result<SandboxRow, LifecycleError> {
+        let (id, now) = (SandboxId::generate(), now_ms());
+        let egress = self.inner.seal_egress(org, &id, policy)?;
+        Ok(SandboxRow {
+            id,
+            organisation: org.clone(),
+            template: template.clone(),
+            pod_id: self.inner.pod_id.clone(),
+            vcpu: DEFAULT_VCPU as u8,
+            memory_mib: DEFAULT_MEMORY_MIB as u32,
+            disk_mib: DISK_MIB,
+            timeout_s: DEFAULT_TIMEOUT_S,
+            auto_pause: false,
             state: SandboxState::Starting,
             state_reason: None,
             created_at_ms: now,
@@ -108,35 +144,11 @@ impl Lifecycle {
             checkpoint: None,
             base: None,
             image: None,
-            environment,
+            environment: None,
+            network_policy: egress.network_policy,
+            network_secrets: egress.network_secrets,
+            egress_ca: egress.egress_ca,
         })
-    }
-
-    /// The checkpoint stays the snapshot's: what is restored from it does not need it any more once it runs.
-    fn restored_row(&self, snapshot: &SnapshotRow, restore: &RestoreSnapshot) -> SandboxRow {
-        let now = now_ms();
-        SandboxRow {
-            id: SandboxId::generate(),
-            organisation: snapshot.organisation.clone(),
-            template: snapshot.template.clone(),
-            pod_id: self.inner.pod_id.clone(),
-            vcpu: snapshot.vcpu,
-            memory_mib: snapshot.memory_mib,
-            disk_mib: snapshot.disk_mib,
-            timeout_s: restore.timeout_s,
-            auto_pause: restore.auto_pause,
-            state: SandboxState::Starting,
-            state_reason: None,
-            created_at_ms: now,
-            launched_at_ms: None,
-            state_changed_at_ms: now,
-            timeout_at_ms: None,
-            machine: None,
-            checkpoint: None,
-            base: Some(snapshot.base.clone()),
-            image: Some(snapshot.image.clone()),
-            environment: snapshot.environment.clone(),
-        }
     }
 }
 

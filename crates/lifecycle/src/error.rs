@@ -11,7 +11,7 @@ use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::DbError;
 use leapbox_guest_client::GuestError;
 use leapbox_ids::SandboxId;
-use leapbox_network::NetworkError;
+use leapbox_network::{AuthorityError, NetworkError};
 use leapbox_storage::StorageError;
 use leapbox_templates::{ArtifactError, WarmError};
 use leapbox_vmm::VmmError;
@@ -115,6 +115,12 @@ pub enum LifecycleError {
     /// The stored environment variables cannot be read with this server's key.
     #[error("its environment variables cannot be read: they were stored with another key")]
     Environment,
+    /// The stored network policy cannot be read with this server's key.
+    #[error("its network policy cannot be read: it was stored with another key")]
+    Policy,
+    /// The certificate authority that its policy needs could not be made, or read again.
+    #[error("its certificate authority cannot be used")]
+    Authority(#[source] AuthorityError),
     /// The database failed.
     #[error("the database failed")]
     Db(#[from] DbError),
@@ -210,6 +216,7 @@ impl From<LifecycleError> for ApiError {
             | LifecycleError::Interrupted { .. }
             | LifecycleError::NotWoken { .. }
             | LifecycleError::Environment
+            | LifecycleError::Policy
             | LifecycleError::NameTaken { .. } => ApiError::Conflict(message),
             LifecycleError::TooManyWaiting { .. } => ApiError::Unavailable { message, retry_after_s: 1 },
             LifecycleError::Checkpoint(source) => source.answer(message),
@@ -221,6 +228,10 @@ impl From<LifecycleError> for ApiError {
             LifecycleError::ShuttingDown => ApiError::Unavailable { message, retry_after_s: 1 },
             LifecycleError::Launch(source) => {
                 tracing::error!(error = %chain(&source), "a sandbox could not be started");
+                ApiError::Internal
+            }
+            LifecycleError::Authority(source) => {
+                tracing::error!(error = %chain(&source), "a certificate authority cannot be used");
                 ApiError::Internal
             }
             LifecycleError::Db(source) => {

@@ -34,7 +34,7 @@ pub(crate) struct Inner {
     /// Ends the tasks, not the sandboxes: those outlive the server.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
-    key: ServerKey,
+    pub key: ServerKey,
     sandboxes: RwLock<HashMap<SandboxId, Handle>>,
     /// Ids of sandboxes whose machine is about to go.
     ending: broadcast::Sender<SandboxId>,
@@ -112,25 +112,4 @@ impl Inner {
             Err(error) => tracing::warn!(checkpoint, error = %chain(&error), "not known whether it is in use"),
         }
     }
-
-    /// A sandbox's environment as its row keeps it. Bound to the organisation: snapshots carry it to other sandboxes.
-    pub fn seal_environment(
-        &self,
-        org: &OrganisationId,
-        environment: &[(String, String)],
-    ) -> Result<String, LifecycleError> {
-        let plain = serde_json::to_vec(environment).map_err(|_| LifecycleError::Environment)?;
-        self.key.seal(&purpose(org), &plain).map_err(|_| LifecycleError::Environment)
-    }
-
-    /// The environment of a sandbox from its row.
-    pub fn environment_of(&self, row: &SandboxRow) -> Result<Vec<(String, String)>, LifecycleError> {
-        let Some(sealed) = &row.environment else { return Ok(Vec::new()) };
-        let plain = self.key.open(&purpose(&row.organisation), sealed).map_err(|_| LifecycleError::Environment)?;
-        serde_json::from_slice(&plain).map_err(|_| LifecycleError::Environment)
-    }
-}
-
-fn purpose(org: &OrganisationId) -> String {
-    format!("environment of a sandbox of {org}")
 }

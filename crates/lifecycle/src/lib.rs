@@ -29,6 +29,7 @@ mod names;
 mod policy;
 mod recovery;
 mod sandbox;
+mod sealed;
 mod service;
 mod snapshots;
 mod stats;

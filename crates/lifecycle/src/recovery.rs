@@ -13,7 +13,7 @@
 use crate::clock::now_ms;
 use crate::error::{StartError, chain};
 use crate::inner::Inner;
-use crate::machines::{Identity, stored_vm};
+use crate::machines::stored_vm;
 use crate::sandbox::{Life, Published, sandbox};
 use futures::stream::{self, StreamExt};
 use leapbox_api_types::sandbox::SandboxState;
@@ -77,7 +77,12 @@ async fn recover_one(inner: &Arc<Inner>, row: SandboxRow) -> Result<Recovered, S
 
 /// Takes over a machine that runs, or was being stored.
 async fn adopt(inner: &Arc<Inner>, row: SandboxRow) -> Result<Recovered, StartError> {
-    let machine = match inner.machines.adopt(&row).await {
+    let egress = inner.egress_of(&row).map_err(|error| chain(&error));
+    let adopted = match egress {
+        Ok(egress) => inner.machines.adopt(&row, &egress).await,
+        Err(reason) => Err(reason),
+    };
+    let machine = match adopted {
         Ok(machine) => machine,
         Err(reason) => return bury(inner, row, Some(reason)).await,
     };
@@ -87,7 +92,7 @@ async fn adopt(inner: &Arc<Inner>, row: SandboxRow) -> Result<Recovered, StartEr
         return Ok(Recovered { row, life: Life::Running(machine) });
     }
     // The guest may be frozen, and its clock may have stood still.
-    if let Err(error) = machine.become_sandbox(&id, Identity::Same).await {
+    if let Err(error) = machine.go_on(&id).await {
         tracing::warn!(sandbox = %id, error = %chain(&error), "an adopted guest did not confirm that it goes on");
     }
     let row = settle(inner, row, SandboxState::Running).await?;
@@ -117,6 +122,7 @@ async fn bury(inner: &Arc<Inner>, mut row: SandboxRow, reason: Option<String>) -
     }
     row.state_reason = reason;
     (row.checkpoint, row.base, row.image, row.environment) = (None, None, None, None);
+    (row.network_secrets, row.egress_ca) = (None, None);
     let row = settle(inner, row, SandboxState::Deleted).await?;
     Ok(Recovered { row, life: Life::Over })
 }

@@ -1,7 +1,8 @@
 //! A row of the database as the API shows it.
 
 use crate::clock::rfc3339;
-use leapbox_api_types::sandbox::{NetworkPolicy, SandboxDetails, SandboxListItem};
+use leapbox_api_types::network::{NetworkPolicy, NetworkPolicyMode};
+use leapbox_api_types::sandbox::{SandboxDetails, SandboxListItem};
 use leapbox_api_types::snapshot::SnapshotDetails;
 use leapbox_db::{SandboxRow, SnapshotRow};
 
@@ -16,7 +17,7 @@ pub(crate) fn details(row: &SandboxRow) -> SandboxDetails {
         state: row.state,
         state_reason: row.state_reason.clone(),
         auto_pause: row.auto_pause,
-        network_policy: Some(NetworkPolicy::allow_all()),
+        network_policy: Some(policy(row.network_policy.as_deref())),
         created_at: rfc3339(row.created_at_ms),
     }
 }
@@ -42,7 +43,16 @@ pub(crate) fn snapshot(row: SnapshotRow) -> SnapshotDetails {
         vcpu: u64::from(row.vcpu),
         memory: u64::from(row.memory_mib),
         disk: row.disk_mib,
-        network_policy: Some(NetworkPolicy::allow_all()),
+        network_policy: Some(policy(row.network_policy.as_deref())),
         created_at: rfc3339(row.created_at_ms),
     }
+}
+
+/// As the row keeps it: nothing secret is in there.
+fn policy(shown: Option<&str>) -> NetworkPolicy {
+    let Some(shown) = shown else { return NetworkPolicy::allow_all() };
+    serde_json::from_str(shown).unwrap_or_else(|error| {
+        tracing::error!(%error, "a stored network policy cannot be shown");
+        NetworkPolicy { mode: NetworkPolicyMode::Custom, ..NetworkPolicy::allow_all() }
+    })
 }

@@ -1,6 +1,7 @@
 //! What an installation says about its network, and the checks on it.
 
 use crate::error::NetworkError;
+use leapbox_egress_policy::Cidr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -20,6 +21,20 @@ pub struct NetworkConfig {
     pub prepared: usize,
     /// Name servers to forward to; `None` takes the host's from /etc/resolv.conf, and follows its changes.
     pub dns_upstreams: Option<Vec<SocketAddr>>,
+    /// What the guests are behind.
+    pub guest_link: GuestLink,
+    /// Private networks that a sandbox's policy may open with its `allow_cidrs`; a single address may be the host's own.
+    pub egress_private_cidrs: Vec<Cidr>,
+}
+
+/// What is behind a slot's `tap0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestLink {
+    /// A VMM's guest.
+    Tap,
+    /// Another namespace: `tap0` is a veth, and its other end is [`crate::STAND_IN`], to be moved where it is wanted. For
+    /// measurements, in which an emulated guest would be all there is to see.
+    Veth,
 }
 
 impl Default for NetworkConfig {
@@ -31,6 +46,8 @@ impl Default for NetworkConfig {
             max_slots: 1024,
             prepared: 8,
             dns_upstreams: None,
+            guest_link: GuestLink::Tap,
+            egress_private_cidrs: Vec::new(),
         }
     }
 }

@@ -151,6 +151,28 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// The socket of a slot's egress proxy could not be opened.
+    #[error("could not open the egress proxy of slot {index}")]
+    Proxy {
+        /// The slot.
+        index: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The egress proxy that all slots share could not be set up.
+    #[error("could not set up the egress proxy")]
+    Egress {
+        /// Why.
+        #[source]
+        source: leapbox_egress::ProxyError,
+    },
+    /// A slot has one policy in its life.
+    #[error("slot {index} has a policy already")]
+    PolicySet {
+        /// The slot.
+        index: u32,
+    },
     /// The configured name servers cannot be used.
     #[error("could not set up forwarding of DNS queries")]
     DnsUpstream {

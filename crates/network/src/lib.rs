@@ -4,7 +4,7 @@
 //!   guest            slot: an anonymous network namespace              root: the server's own namespace
 //!  ┌───────┐        ┌───────────────────────────────────────┐        ┌──────────────────────────────────┐
 //!  │ eth0 ─┼────────┼─ tap0 ── netdev: addresses fixed      │        │  table inet leapbox_<instance>   │
-//!  │  .2   │        │   .1     inet: DNS in, all else out   │        │  no private address, no host,    │
+//!  │  .2   │        │   .1     inet: DNS, proxy, direct     │        │  no private address, no host,    │
 //!  │       │        │           │ snat                      │        │  no other slot, nothing new in   │
 //!  │       │        │         uplink ───────── veth /31 ────┼────────┼─ lb<instance>s<index> ─ NAT ─ up │
 //!  │ eth1 ─┼────────┼─ tap1    (guest channel, never routed)│        │                                  │
@@ -19,7 +19,12 @@
 //! killed server leaves nothing behind. The host-wide table is replaced in one transaction at every start, and its
 //! number of rules does not depend on the number of slots.
 //!
-//! Names are resolved by this process, at the gateway address inside each slot; without it sandboxes have no DNS.
+//! A slot is born closed. [`Gatekeeper::admit`] gives it the policy of its sandbox, once: what may leave by itself are
+//! elements of the slot's own sets; all other TCP is redirected to the egress proxy (crate `leapbox-egress`), which
+//! listens inside the slot and dials from the root namespace, with a mark that the host-wide table checks again.
+//!
+//! Names are resolved by this process, at the gateway address inside each slot, as far as the policy allows. Without it
+//! sandboxes have no names, and nobody behind the redirection: they fail closed.
 //!
 //! Callers: `lifecycle` and `templates` take slots, `doctor` asks [`host_facts`].
 //!
@@ -36,22 +41,37 @@ mod namespace;
 mod network;
 mod nft;
 mod plan;
+mod policy;
 mod pool;
 mod prepare;
+mod refusals;
 mod rules;
 mod slot;
+mod stand_in;
 mod stock;
 mod sysctl;
 mod tap;
 
-pub use config::{Ipv4Block, NetworkConfig};
+pub use config::{GuestLink, Ipv4Block, NetworkConfig};
 pub use dns::DnsStats;
 pub use error::NetworkError;
 pub use host::{ForwardDrop, HostFacts, host_facts};
+pub use leapbox_egress::{Authority, AuthorityError, Journal};
 pub use network::{HostTable, Network, NetworkStats};
 pub use plan::{
     CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, CHANNEL_TAP, GUEST_PREFIX, WORKLOAD_GATEWAY, WORKLOAD_GUEST,
     WORKLOAD_GUEST_MAC, WORKLOAD_TAP,
 };
+pub use policy::{Admission, Gatekeeper};
 pub use slot::{Slot, SlotConnector};
+pub use stand_in::STAND_IN;
 pub use sysctl::SysctlChange;
+
+/// For the fuzzer alone.
+#[doc(hidden)]
+pub mod fuzz {
+    /// The way of a query through a slot's name server, and of an upstream's answer back.
+    pub fn dns(bytes: &[u8], evaluator: &leapbox_egress_policy::Evaluator) {
+        crate::dns::fuzz(bytes, evaluator);
+    }
+}

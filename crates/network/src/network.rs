@@ -16,7 +16,9 @@ use crate::rules;
 use crate::slot::{Lease, Slot};
 use crate::stock::Stock;
 use crate::sysctl::{self, SysctlChange};
-use std::collections::VecDeque;
+use leapbox_egress::Journal;
+use leapbox_egress_policy::Cidr;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -41,11 +43,21 @@ pub(crate) struct Shared {
     pub(crate) root: Root,
     pub(crate) worker: Worker,
     pub(crate) dns: Arc<Dns>,
+    pub(crate) proxy: Arc<leapbox_egress::Proxy>,
     stock: Mutex<Stock>,
+    tenants: Mutex<HashMap<u32, Tenant>>,
     /// Told when an index begins to be released.
     pub(crate) releasing: Notify,
     /// Told when the pool may have something to do.
     pub(crate) refill: Notify,
+}
+
+/// What is known of a slot's sandbox, until the slot is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Tenant {
+    pub(crate) journal: Option<Arc<Journal>>,
+    /// Opened to it in the host-wide table.
+    pub(crate) private: Vec<Cidr>,
 }
 
 impl Shared {
@@ -55,7 +67,9 @@ impl Shared {
             root: Root { netns: Arc::new(namespace::current()?), routing: links::open()? },
             worker: Worker::start()?,
             dns: Arc::new(Dns::new(Upstream::new(config.dns_upstreams.as_deref())?)),
+            proxy: leapbox_egress::Proxy::new().map_err(|source| NetworkError::Egress { source })?,
             stock: Mutex::new(Stock::new(config.max_slots, left)),
+            tenants: Mutex::default(),
             releasing: Notify::new(),
             refill: Notify::new(),
             config,
@@ -64,6 +78,10 @@ impl Shared {
 
     pub(crate) fn stock(&self) -> MutexGuard<'_, Stock> {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tenants(&self) -> MutexGuard<'_, HashMap<u32, Tenant>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lease(self: &Arc<Self>) -> Option<Lease> {
@@ -152,7 +170,8 @@ impl Network {
     }
 
     /// Takes over the namespace of a sandbox that a former server started. Its name server is opened again and its
-    /// rules are brought to this version; connections through it go on.
+    /// rules are brought to this version; connections through it go on. It is as open as it was, but for the proxy and
+    /// names, which need [`crate::Gatekeeper::admit_again`].
     pub async fn adopt(&self, index: u32, netns: OwnedFd) -> Result<Slot, NetworkError> {
         let shared = &self.shared;
         if index >= shared.config.max_slots {
@@ -213,6 +232,12 @@ impl Network {
     /// What of the host's settings [`Self::start`] has changed.
     pub fn host_changes(&self) -> &[SysctlChange] {
         &self.changes
+    }
+
+    /// What each sandbox sent out, and what it was denied. Slots that are about to be released are among them.
+    pub fn journals(&self) -> Vec<Arc<Journal>> {
+        let tenants = self.shared.tenants();
+        tenants.values().filter_map(|tenant| tenant.journal.clone()).collect()
     }
 
     /// Numbers of the moment.

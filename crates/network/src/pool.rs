@@ -36,7 +36,9 @@ pub(crate) async fn watch_releases(shared: Arc<Shared>) {
         let gone = |index: &u32| links::is_gone(&veth_name(&shared.config.instance, *index));
         let released: Vec<u32> = waiting.iter().copied().filter(gone).collect();
         for index in &released {
-            shared.stock().released(*index, shared.config.max_slots);
+            if shared.evict(*index).await {
+                shared.stock().released(*index, shared.config.max_slots);
+            }
         }
         if !released.is_empty() {
             shared.refill.notify_one();

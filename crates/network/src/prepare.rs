@@ -1,11 +1,13 @@
 //! Makes a slot's namespace ready for a guest, or checks one that a former server made.
 
+use crate::config::GuestLink;
 use crate::error::NetworkError;
 use crate::links;
 use crate::namespace;
 use crate::nft;
 use crate::plan::{CHANNEL_HOST, CHANNEL_TAP, SlotPlan, UPLINK, WORKLOAD_GATEWAY, WORKLOAD_TAP};
 use crate::rules;
+use crate::stand_in;
 use crate::sysctl;
 use crate::tap;
 use rtnetlink::Handle;
@@ -21,11 +23,14 @@ pub(crate) struct Root {
 }
 
 /// Makes the namespace with everything in it, walls first. Some ten milliseconds, most of them `nft`.
-pub(crate) async fn prepare(plan: &SlotPlan, root: &Root) -> Result<OwnedFd, NetworkError> {
+pub(crate) async fn prepare(plan: &SlotPlan, guest: GuestLink, root: &Root) -> Result<OwnedFd, NetworkError> {
     let (slot, home) = (plan.clone(), root.netns.clone());
     let netns = namespace::fresh(move || {
         sysctl::apply_slot()?;
-        tap::create(WORKLOAD_TAP, slot.uid)?;
+        match guest {
+            GuestLink::Tap => tap::create(WORKLOAD_TAP, slot.uid)?,
+            GuestLink::Veth => short_runtime()?.block_on(stand_in::create())?,
+        }
         tap::create(CHANNEL_TAP, slot.uid)?;
         nft::apply(&rules::slot_tables(&slot))?;
         short_runtime()?.block_on(links::wire_slot(&slot, home.as_raw_fd()))

@@ -1,40 +1,89 @@
-//! The two rule sets as text: the host-wide table and a slot's own. Pure; `nft` applies them.
+//! The two rule sets as text, the host-wide table and a slot's own, and the elements that make a policy of them. Pure;
+//! `nft` applies them.
 
 use crate::config::NetworkConfig;
 use crate::plan::{
     CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, SlotPlan, WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC,
     table_name, veth_prefix,
 };
+use leapbox_egress::PROXY_MARK;
+use leapbox_egress_policy::{Cidr, UNREACHABLE};
+use std::net::Ipv4Addr;
 
-/// Networks no sandbox may reach (RFC 6890 and its registry, multicast, class E).
-pub(crate) const BLOCKED: &[&str] = &[
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
+/// Where the egress proxy listens inside a slot, if the policy is not `allow-all`.
+pub(crate) const PROXY_PORT: u16 = 15001;
+/// The name of the tables inside a slot.
+const SLOT_TABLE: &str = "leapbox";
+/// The netfilter log group in which a slot tells what it has refused.
+pub(crate) const LOG_GROUP: u16 = 1;
+/// Connections to the proxy that a slot's kernel tracks at a time; the proxy itself takes fewer.
+const PROXIED: u32 = 2048;
 
 /// The host-wide table; takes the place of an older one of the same installation between two packets.
 pub(crate) fn host_table(config: &NetworkConfig) -> String {
     let block = config.link_block.to_string();
-    let mut blocked: Vec<&str> = BLOCKED.to_vec();
+    let mut blocked: Vec<&str> = UNREACHABLE.iter().map(|(network, _)| *network).collect();
     blocked.push(&block);
+    let table = table_name(&config.instance);
+    let cidrs = &config.egress_private_cidrs;
+    let operator = add(&table, "operator", cidrs.iter().map(Cidr::to_string))
+        + &add(
+            &table,
+            "operator_hosts",
+            cidrs.iter().filter(|cidr| is_host(cidr)).map(|cidr| cidr.first().to_string()),
+        );
     include_str!("rules/host.nft")
-        .replace("%TABLE%", &table_name(&config.instance))
+        .replace("%OPERATOR%", &operator)
+        .replace("%TABLE%", &table)
         .replace("%SLOTS%", &format!("{}*", veth_prefix(&config.instance)))
         .replace("%BLOCKED%", &blocked.join(", "))
+        .replace("%MARK%", &PROXY_MARK.to_string())
         .replace("%LINKS%", &block)
+}
+
+/// Whether it is one address, which may be the host's own: an entry that is larger never opens the host itself.
+fn is_host(cidr: &Cidr) -> bool {
+    cidr.first() == cidr.last()
+}
+
+fn add(table: &str, set: &str, elements: impl Iterator<Item = String>) -> String {
+    edit("add", table, set, elements)
+}
+
+fn edit(verb: &str, table: &str, set: &str, elements: impl Iterator<Item = String>) -> String {
+    let elements: Vec<String> = elements.collect();
+    match elements.as_slice() {
+        [] => String::new(),
+        elements => format!("{verb} element inet {table} {set} {{ {} }}\n", elements.join(", ")),
+    }
+}
+
+/// Opens private networks to one slot, in the host-wide table; closed again by [`close_private`].
+pub(crate) fn open_private(instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
+    edit_private("add", instance, slot, private)
+}
+
+/// Takes back what [`open_private`] has opened.
+pub(crate) fn close_private(instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
+    edit_private("delete", instance, slot, private)
+}
+
+fn edit_private(verb: &str, instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
+    edit(verb, &table_name(instance), "named", private.iter().map(|cidr| format!("{slot} . {cidr}")))
+}
+
+/// A policy as the elements of a slot's two sets. Ranges are disjoint.
+pub(crate) fn slot_policy(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -> String {
+    let range = |(first, last): &(Ipv4Addr, Ipv4Addr)| format!("{first}-{last}");
+    let single =
+        |(first, last): &(Ipv4Addr, Ipv4Addr)| if first == last { first.to_string() } else { range(&(*first, *last)) };
+    add(SLOT_TABLE, "direct", direct.iter().map(single))
+        + &add(SLOT_TABLE, "closed_udp", closed_udp.iter().map(u16::to_string))
+}
+
+/// Takes a policy away; to be followed by [`slot_policy`] in one transaction.
+pub(crate) fn no_slot_policy() -> String {
+    format!("flush set inet {SLOT_TABLE} direct\nflush set inet {SLOT_TABLE} closed_udp\n")
 }
 
 /// Removes the host-wide table, whether it is there or not.
@@ -53,6 +102,9 @@ pub(crate) fn slot_tables(plan: &SlotPlan) -> String {
         .replace("%CHANNEL_HOST%", &CHANNEL_HOST.to_string())
         .replace("%CHANNEL_GUEST%", &CHANNEL_GUEST.to_string())
         .replace("%SLOT_ADDRESS%", &plan.slot_address.to_string())
+        .replace("%PROXY%", &PROXY_PORT.to_string())
+        .replace("%PROXIED%", &PROXIED.to_string())
+        .replace("%LOG_GROUP%", &LOG_GROUP.to_string())
 }
 
 #[cfg(test)]
@@ -70,5 +122,28 @@ mod tests {
     fn a_link_block_of_public_addresses_is_blocked_too() {
         let config = NetworkConfig { link_block: "93.0.0.0/16".parse().expect("cidr"), ..NetworkConfig::default() };
         assert!(host_table(&config).contains(", 93.0.0.0/16 }"));
+    }
+
+    #[test]
+    fn a_policy_is_elements_of_named_sets_and_never_a_rule() {
+        let address = |text: &str| text.parse().expect("address");
+        let script = slot_policy(
+            &[(address("1.2.3.0"), address("1.2.3.255")), (address("9.9.9.9"), address("9.9.9.9"))],
+            &[443],
+        );
+        let expected = "add element inet leapbox direct { 1.2.3.0-1.2.3.255, 9.9.9.9 }\n\
+                        add element inet leapbox closed_udp { 443 }\n";
+        assert_eq!(script, expected);
+        assert_eq!(slot_policy(&[], &[]), "", "closed is what a slot is born as");
+    }
+
+    #[test]
+    fn only_a_single_address_of_the_operators_list_can_open_the_host_itself() {
+        let cidrs = ["10.1.2.3/32", "10.2.0.0/16"].map(|text| Cidr::parse(text).expect("cidr"));
+        let config = NetworkConfig { egress_private_cidrs: cidrs.to_vec(), ..NetworkConfig::default() };
+        let table = host_table(&config);
+        assert!(table.contains("operator { 10.1.2.3/32, 10.2.0.0/16 }"), "{table}");
+        assert!(table.contains("operator_hosts { 10.1.2.3 }"), "{table}");
+        assert_eq!(table.matches("@operator_hosts ip saddr . ip daddr @named accept").count(), 2);
     }
 }

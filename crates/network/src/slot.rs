@@ -5,6 +5,7 @@ use crate::links;
 use crate::namespace::Worker;
 use crate::network::Shared;
 use crate::plan::{CHANNEL_GUEST_MAC, CHANNEL_TAP, SlotPlan, WORKLOAD_GUEST_MAC, WORKLOAD_TAP};
+use crate::policy::{Gatekeeper, SlotTasks};
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use std::io;
@@ -38,7 +39,7 @@ impl Drop for Lease {
     }
 }
 
-/// A prepared network for one sandbox. Used once: when it is closed or dropped its namespace ends with the VMM in it,
+/// A prepared network for one sandbox, closed until it has a policy. Used once: when it is closed or dropped its namespace ends with the VMM in it,
 /// and only then the index, which decides addresses and uid, can be used again.
 #[derive(Debug)]
 pub struct Slot {
@@ -47,13 +48,12 @@ pub struct Slot {
     netns: Arc<OwnedFd>,
     /// The slot's name server.
     dns: JoinSet<()>,
+    gatekeeper: Gatekeeper,
+    /// What its policy keeps running.
+    tasks: Arc<SlotTasks>,
 }
 
 impl Slot {
-    pub(crate) fn new(lease: Lease, plan: SlotPlan, netns: Arc<OwnedFd>, dns: JoinSet<()>) -> Self {
-        Self { lease, plan, netns, dns }
-    }
-
     /// Which slot it is; kept in the database, so that a restarted server can adopt it.
     pub fn index(&self) -> u32 {
         self.plan.index
@@ -96,6 +96,11 @@ impl Slot {
         connect(self.netns.clone(), &self.lease.shared.worker, address, timeout).await
     }
 
+    /// The way to give it a policy. Until it has one, nothing leaves it.
+    pub fn gatekeeper(&self) -> Gatekeeper {
+        self.gatekeeper.clone()
+    }
+
     /// The way in alone, for those who connect on a sandbox's behalf. It does not keep the slot alive.
     pub fn connector(&self) -> SlotConnector {
         SlotConnector { netns: Arc::downgrade(&self.netns), worker: self.lease.shared.worker.clone() }
@@ -105,6 +110,7 @@ impl Slot {
     /// again when the namespace is gone, which this does not wait for.
     pub async fn close(mut self) {
         self.dns.shutdown().await;
+        self.tasks.shutdown().await;
         let routing = &self.lease.shared.root.routing;
         if let Err(error) = links::cut(routing, &self.plan.veth).await {
             tracing::warn!(index = self.plan.index, %error, "a closed slot could not be cut off at once");
@@ -161,19 +167,21 @@ impl Shared {
     /// Prepares the slot of a leased index, name server included.
     pub(crate) async fn make(self: Arc<Self>, lease: Lease) -> Result<Slot, NetworkError> {
         let plan = SlotPlan::new(&self.config, lease.index);
-        let netns = Arc::new(crate::prepare::prepare(&plan, &self.root).await?);
+        let netns = Arc::new(crate::prepare::prepare(&plan, self.config.guest_link, &self.root).await?);
         self.furnish(lease, plan, netns).await
     }
 
     /// Opens the name server of a wired slot.
     pub(crate) async fn furnish(
-        &self,
+        self: &Arc<Self>,
         lease: Lease,
         plan: SlotPlan,
         netns: Arc<OwnedFd>,
     ) -> Result<Slot, NetworkError> {
-        let dns = self.dns.serve(&self.worker, netns.clone()).await;
-        let dns = dns.map_err(|source| NetworkError::Dns { index: plan.index, source })?;
-        Ok(Slot::new(lease, plan, netns, dns))
+        let served = self.dns.serve(&self.worker, netns.clone()).await;
+        let (dns, names) = served.map_err(|source| NetworkError::Dns { index: plan.index, source })?;
+        let tasks = Arc::default();
+        let gatekeeper = Gatekeeper::new(self.clone(), plan.clone(), &netns, names, &tasks);
+        Ok(Slot { lease, plan, netns, dns, gatekeeper, tasks })
     }
 }

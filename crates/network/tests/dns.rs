@@ -10,7 +10,7 @@ use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 use support::guest::Guest;
 use support::internet::{addresses, query};
-use support::{NAME_SERVER, PATIENCE, PUBLIC, SILENCE, config, in_world, network_and_slot};
+use support::{NAME_SERVER, PATIENCE, PUBLIC, SILENCE, config, in_world, network_and_slot, open_slot};
 
 fn ask_udp(bytes: &[u8], patience: Duration) -> Option<Message> {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
@@ -117,7 +117,7 @@ fn without_a_name_server_the_answer_is_servfail_at_once() {
     in_world(|_world| async {
         let without = NetworkConfig { dns_upstreams: Some(vec![]), ..config() };
         let network = Network::start(without).await.expect("network");
-        let slot = network.take().await.expect("slot");
+        let slot = open_slot(&network).await;
         let guest = Guest::attach(&slot);
         let answer = guest.run(|| ask_udp(&query(1, "www.example.test.", RecordType::A), PATIENCE)).expect("answer");
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
@@ -143,7 +143,7 @@ fn another_resolver_out_there_can_be_asked_directly() {
 fn a_flood_of_unanswerable_queries_is_dropped_and_the_neighbour_is_served() {
     in_world(|world| async move {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second slot");
+        let other = open_slot(&network).await;
         let (guest, neighbour) = (Guest::attach(&slot), Guest::attach(&other));
         guest.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");

@@ -2,6 +2,7 @@
 
 mod support;
 
+use leapbox_egress_policy::Policy;
 use leapbox_network::{CHANNEL_GUEST, HostTable, Network, NetworkConfig, NetworkError, WORKLOAD_GUEST};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 use support::frames::{GUEST_MAC, HOST_MAC, IPV4, ethernet, udp};
 use support::guest::Guest;
 use support::internet::{PRIVATE, TCP_PORT, UDP_PORT, query};
-use support::{PATIENCE, PUBLIC, SILENCE, config, eventually, in_world, network_and_slot, slot_veths};
+use support::{
+    PATIENCE, PUBLIC, SILENCE, admission, config, eventually, in_world, network_and_slot, open_slot, slot_veths,
+};
 use tokio::io::AsyncReadExt;
 
 /// A second descriptor of a slot's namespace, as the VMM's process gives a restarted server.
@@ -90,7 +93,7 @@ fn a_closed_slot_is_cut_off_though_its_guest_still_runs() {
 fn the_taps_belong_to_the_uid_of_the_slot_alone() {
     in_world(|_world| async {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second");
+        let other = open_slot(&network).await;
         assert_eq!(other.uid(), slot.uid() + other.index() - slot.index());
         let owner = support::inside(&slot.netns(), || support::run("ip", "-d link show"));
         let mine = format!("user {}", slot.uid());
@@ -168,6 +171,8 @@ fn a_restarted_server_adopts_a_running_sandbox_without_breaking_its_connections(
         assert_eq!(network.stats().releasing, 1, "the left slot waits to be adopted or to end");
         let adopted = network.adopt(index, vmm).await.expect("adopt");
         echo(b"four");
+        adopted.gatekeeper().admit_again(admission(Policy::AllowAll)).await.expect("policy");
+        echo(b"five");
         assert_eq!(adopted.index(), index);
         let resolved = guest.run(|| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
@@ -227,7 +232,7 @@ fn replacing_the_hosts_table_opens_no_gap_and_closes_none() {
 fn a_namespace_that_is_not_the_slots_is_not_adopted() {
     in_world(|_world| async {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second");
+        let other = open_slot(&network).await;
         let error = network.adopt(slot.index(), duplicate(&slot)).await.expect_err("in use");
         assert!(matches!(error, NetworkError::IndexInUse { .. }), "{error}");
         let error = network.adopt(9, duplicate(&other)).await.expect_err("no such veth");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use support::frames::{ARP, GUEST_MAC, HOST_MAC, IPV4, arp, ethernet, ipv4, tagged, udp, udp_from_port};
 use support::guest::Guest;
 use support::internet::{FORBIDDEN, TCP_PORT, UDP_PORT};
-use support::{HOST, PUBLIC, SILENCE, World, config, in_world, network_and_slot};
+use support::{HOST, PUBLIC, SILENCE, World, config, in_world, network_and_slot, open_slot};
 
 /// Connects and reads the greeting: the address the other side sees.
 fn greeting(address: Ipv4Addr, port: u16, patience: Duration) -> std::io::Result<String> {
@@ -146,7 +146,7 @@ fn case_08_a_port_published_by_destination_nat_on_the_host_is_no_way_in() {
 fn case_08_another_sandbox_is_dropped() {
     in_world(|_world| async {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second slot");
+        let other = open_slot(&network).await;
         let (guest, neighbour) = (Guest::attach(&slot), Guest::attach(&other));
         let connections = neighbour.run(|| counting_server(8080));
         // Inside the neighbour's slot as well, where a mistake in routing would end.
@@ -201,7 +201,7 @@ fn case_08_the_guest_cannot_connect_to_the_host_over_the_guest_channel() {
 fn case_08_spoofed_source_addresses_are_dropped() {
     in_world(|world| async move {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second slot");
+        let other = open_slot(&network).await;
         let guest = Guest::attach(&slot);
         let other_end = Ipv4Addr::new(10, 253, 0, 2 * other.index() as u8 + 1);
         let own_end = Ipv4Addr::new(10, 253, 0, 2 * slot.index() as u8 + 1);
@@ -294,7 +294,7 @@ fn case_08_nothing_out_there_can_open_a_connection_into_a_sandbox() {
 fn case_08_the_hosts_wall_holds_where_a_slots_own_has_fallen() {
     in_world(|world| async move {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second slot");
+        let other = open_slot(&network).await;
         let connections = counting_server(8080);
         let (slot_end, other_end) = (Ipv4Addr::new(10, 253, 0, 1), Ipv4Addr::new(10, 253, 0, 3));
         for fallen in [&slot, &other] {
@@ -347,7 +347,7 @@ fn broadcast_and_multicast_do_not_leave() {
 fn a_flood_of_connections_is_capped_and_leaves_the_neighbour_alone() {
     in_world(|world| async move {
         let (network, slot) = network_and_slot().await;
-        let other = network.take().await.expect("second slot");
+        let other = open_slot(&network).await;
         let (guest, neighbour) = (Guest::attach(&slot), Guest::attach(&other));
         for source in 1024..8192u16 {
             let packet = udp_from_port(source, WORKLOAD_GUEST, PUBLIC, UDP_PORT, b"flood");
@@ -388,7 +388,7 @@ fn two_installations_live_side_by_side_and_their_sandboxes_do_not_meet() {
         let second =
             NetworkConfig { instance: "beef".into(), link_block: "10.252.0.0/16".parse().expect("cidr"), ..config() };
         let two = Network::start(second).await.expect("second");
-        let (slot_one, slot_two) = (one.take().await.expect("slot"), two.take().await.expect("slot"));
+        let (slot_one, slot_two) = (open_slot(&one).await, open_slot(&two).await);
         assert_eq!(slot_one.index(), slot_two.index());
         let (guest_one, guest_two) = (Guest::attach(&slot_one), Guest::attach(&slot_two));
         for guest in [&guest_one, &guest_two] {

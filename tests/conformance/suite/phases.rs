@@ -46,7 +46,8 @@ async fn go_on_as_it_is(vm: &Vm) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     let wall_clock_unix_ns = u64::try_from(now.as_nanos()).expect("before 2554");
     let (hostname, entropy) = (vm.hostname(), Entropy(entropy));
-    let same = Configure { hostname, entropy, wall_clock_unix_ns, identity: None, env: None, restored: false };
+    let same =
+        Configure { hostname, entropy, wall_clock_unix_ns, identity: None, env: None, restored: false, trust: None };
     vm.guest.configure(same).await.expect("it goes on");
 }
 

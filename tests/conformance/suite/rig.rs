@@ -7,7 +7,7 @@ use crate::world::{RUNTIME, World};
 use futures::FutureExt;
 use futures::future::join_all;
 use leapbox_guest_client::GuestClient;
-use leapbox_network::Slot;
+use leapbox_network::{Admission, Slot};
 use leapbox_storage::{copy_sparse, create_pristine_disk};
 use leapbox_templates::{attachment, guest_of};
 use leapbox_vmm::{
@@ -84,10 +84,12 @@ impl Rig {
         dir
     }
 
-    /// A place with a network slot and a copy of `disk`, or an empty one.
+    /// A place with a network slot from which everything public may be reached, and a copy of `disk`, or an empty one.
     pub async fn place(&self, disk: Option<&Path>) -> Place {
         let slot = self.world.network.take().await.expect("a slot");
         let name = self.world.new_name();
+        let admission = Admission { sandbox: name.clone(), policy: Arc::default(), authority: None };
+        slot.gatekeeper().admit(admission).await.expect("a policy");
         let place = Place {
             disk: self.world.dir.join(format!("{name}.ext4")),
             confinement: Confinement { uid: slot.uid(), dir: self.world.dir.join(&name), name },

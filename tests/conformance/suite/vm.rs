@@ -53,7 +53,8 @@ impl Vm {
         let mut entropy = [0; 64];
         getrandom::fill(&mut entropy).expect("randomness");
         let (hostname, entropy) = (self.hostname(), Entropy(entropy));
-        let mut configure = Configure { hostname, entropy, wall_clock_unix_ns: 0, identity, env, restored };
+        let mut configure =
+            Configure { hostname, entropy, wall_clock_unix_ns: 0, identity, env, restored, trust: None };
         for _ in 0..CONFIGURE_ATTEMPTS {
             let told = Instant::now();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");

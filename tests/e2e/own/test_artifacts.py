@@ -124,6 +124,7 @@ def test_case_39_a_damaged_snapshot_is_refused_with_its_reason_and_taken_anew(ho
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_case_40_a_snapshot_in_the_place_of_anothers_is_refused_by_its_name(house):
     with sdk_client(house) as client:
         for memory_mib in (DEFAULT_MIB, SMALL_MIB):

@@ -173,6 +173,7 @@ def check_after_the_storm(client: Leap0Client, storm: Storm, survivors: set[str]
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_case_42_a_kill_during_the_very_first_create_leaves_nothing_half_made(server):
     with sdk_client(server) as client:
         errors: list[Exception] = []

@@ -117,6 +117,7 @@ def disturb(house: House, server, dice: random.Random, stop: threading.Event) ->
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 @pytest.mark.timeout(300 + 40 * ROUNDS)
 def test_case_42_kill_9_in_the_middle_of_it_all_loses_nothing_that_was_acknowledged(server):
     seed = int(os.environ.get("LEAPBOX_TEST_SEED", time.time_ns() % 1_000_000))

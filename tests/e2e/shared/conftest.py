@@ -8,7 +8,7 @@ import os
 import pytest
 
 from e2e.conftest import running_server
-from lab import Server
+from lab import Server, addresses
 from lab.clients import api_client, delete_if_there, web_client
 from lab.sandboxes import start_app
 from lab.sdk import AsyncLeap0Client, Leap0Client
@@ -16,7 +16,8 @@ from lab.sdk import AsyncLeap0Client, Leap0Client
 
 @pytest.fixture(scope="package")
 def server():
-    with running_server("main") as made:
+    # Opened to policies that name it, and to no other: every other test shows that this alone opens nothing.
+    with running_server("main", {"LEAPBOX_EGRESS_PRIVATE_CIDRS": f"{addresses.OPENED_BY_OPERATOR}/32"}) as made:
         before = dict(os.environ)
         os.environ.update(made.env())
         yield made

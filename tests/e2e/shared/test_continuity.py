@@ -85,6 +85,7 @@ def check_clock(status: dict, asked: float, before: dict) -> None:
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 @pytest.mark.timeout(300 + 6 * PAUSES)
 def test_case_37_a_process_that_counts_writes_and_serves_loses_nothing_in_fifty_pauses(counting, server, key):
     sandbox, url = counting

@@ -31,6 +31,7 @@ def kept_of(server, sandbox) -> int:
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_case_5_a_flood_on_the_console_costs_the_host_bounded_bytes(pair, server):
     noisy, quiet = pair
     disk_before = kept_of(server, noisy)

@@ -61,6 +61,7 @@ def plain(api: httpx.Client, sandbox) -> dict:
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_case_1_garbage_in_queues_and_registers_ends_its_own_vmm_at_worst(seed, hostile, neighbour, api):
@@ -147,6 +148,7 @@ def test_case_4_memory_that_nothing_can_be_killed_for_is_told_as_such(hostile, n
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_case_7_an_agent_that_lies_gets_errors_in_time_and_bounded_memory(hostile, neighbour, server, api, web):
     detached(hostile, "impostor.py")
 

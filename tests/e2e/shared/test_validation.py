@@ -36,19 +36,10 @@ def test_a_value_out_of_bounds_is_refused_by_its_field_name(api, field, values):
         assert any(name.split(".")[0] == field for name in bad_fields(answer)), (value, answer.text)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"mounts": [{"bucket": "b"}]},
-        {"network_policy": {"mode": "deny-all"}},
-        {"network_policy": {"mode": "custom", "allow_domains": ["example.com"]}},
-    ],
-    ids=["mounts", "deny-all", "custom policy"],
-)
-def test_a_field_that_is_not_supported_yet_is_refused_and_never_ignored(api, body):
-    answer = api.post("/v1/sandbox", json=body)
+def test_a_field_that_is_not_supported_yet_is_refused_and_never_ignored(api):
+    answer = api.post("/v1/sandbox", json={"mounts": [{"bucket": "b"}]})
     assert answer.status_code == 400, answer.text
-    assert next(iter(body)) in answer.text
+    assert "mounts" in answer.text
 
 
 def test_the_values_that_mean_nothing_special_are_accepted(api):

@@ -4,7 +4,7 @@
 //! boot_bare: /dev /proc /sys → modules → channel NIC into a network namespace of its own → listener there
 //!            ┄┄ `bare` answers, and a snapshot may be taken: no disk has been opened ┄┄► `Mount`
 //! mount:     disks by superblock → EROFS ro + ext4 rw → overlay → switch root
-//!            → /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity → Guest
+//!            → /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity, trust → Guest
 //! ```
 //!
 //! Everything happens on the main thread, once, before any other process exists. A failure ends PID 1, and with it the
@@ -24,6 +24,7 @@ use crate::cgroup::Cgroups;
 use crate::configure::{BOOT_ID_PATH, IdentityFiles};
 use crate::guest::Guest;
 use crate::names;
+use crate::trust::{self, TrustStore};
 use crate::workload::Workload;
 use leapbox_guest_protocol::{ImageConfig, net};
 use std::error::Error;
@@ -130,10 +131,11 @@ pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     workload_net::set_up()?;
     let hidden = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&hidden)));
     let identity = IdentityFiles::install(&hidden, Path::new("/etc"), Path::new(BOOT_ID_PATH))?;
+    let trust = TrustStore::install(Path::new("/"), &hidden, Path::new(trust::FOLDER))?;
     let shell = names::login_shell(Path::new("/etc/passwd"), image.uid);
     let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
     let (cgroups, workload) = (Cgroups::new(cgroups), Workload::below(limits::CGROUPS));
-    let guest = Guest::new(image, shell, cgroups, workload, identity, net::WORKLOAD_GUEST_IP)?;
+    let guest = Guest::new(image, shell, cgroups, workload, identity, trust, net::WORKLOAD_GUEST_IP)?;
     Ok(Arc::new(guest))
 }
 

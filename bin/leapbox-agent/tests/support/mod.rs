@@ -10,6 +10,7 @@ use leapbox_agent::cgroup::Cgroups;
 use leapbox_agent::configure::IdentityFiles;
 use leapbox_agent::guest::Guest;
 use leapbox_agent::server;
+use leapbox_agent::trust::{self, TrustStore};
 use leapbox_agent::workload::Workload;
 use leapbox_guest_client::protocol::*;
 use leapbox_guest_client::{Dial, GuestClient, GuestError};
@@ -90,6 +91,11 @@ impl Sandbox {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("home").join(name)
+    }
+
+    /// A path of the guest's disk.
+    pub fn on_disk(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     pub fn home(&self) -> String {
@@ -183,9 +189,12 @@ fn serve_apart(
         fs::write(&boot_id, "").expect("writes");
         let etc = folder.join("etc");
         let identity = IdentityFiles::install(&folder.join("hidden"), &etc, &boot_id).expect("installs");
+        // A folder of its own where a guest's would be shown.
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mounts");
+        let trust = TrustStore::install(&folder, &folder.join("hidden"), Path::new(trust::FOLDER)).expect("installs");
         let home = folder.join("home");
         let (cgroups, workload) = (Cgroups::new(&cgroup), Workload::in_group(&cgroup));
-        let guest = Guest::new(image(&home), "/bin/sh".into(), cgroups, workload, identity, Ipv4Addr::LOCALHOST)
+        let guest = Guest::new(image(&home), "/bin/sh".into(), cgroups, workload, identity, trust, Ipv4Addr::LOCALHOST)
             .expect("makes a guest");
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         told.send(listener.local_addr().expect("is bound")).expect("is awaited");
@@ -228,6 +237,7 @@ pub fn configuration() -> Configure {
         identity: Some(Identity { machine_id: [0x1a; 16], boot_id: [0x2b; 16] }),
         env: Some(vec![pair("FROM_SANDBOX"), pair("BOTH"), pair("ALL")]),
         restored: false,
+        trust: None,
     }
 }
 

@@ -78,6 +78,9 @@ pub enum BenchError {
     /// Gateway or nginx could not be measured.
     #[error("measuring gateway and nginx")]
     Proxy(#[from] super::ProxyError),
+    /// The ways out could not be measured.
+    #[error("measuring the ways out of a sandbox")]
+    Egress(#[from] super::EgressError),
     /// Nothing has been built yet.
     #[error(transparent)]
     Artifacts(#[from] leapbox_templates::ArtifactError),

@@ -1,5 +1,6 @@
 //! What was measured, and how it is shown.
 
+use super::egress::EgressFigures;
 use super::proxy::{Comparison, ProxyFigures};
 use serde::Serialize;
 use std::fmt;
@@ -90,6 +91,7 @@ pub(super) struct Report {
     pub stored: Option<Stored>,
     pub idle: Option<Idle>,
     pub proxy: Option<ProxyFigures>,
+    pub egress: Option<EgressFigures>,
 }
 
 impl Report {
@@ -125,10 +127,29 @@ impl Report {
                 [("gateway / nginx, 128 B answers", &proxy.small), ("gateway / nginx, 1 MiB answers", &proxy.bulk)];
             goals.extend(ratios.into_iter().filter_map(|(name, c)| Some(Goal::at_least(name, c.ratio?, 0.8))));
         }
+        if let Some(egress) = &self.egress {
+            goals.extend(egress_goals(egress));
+        }
         // What was not measured is not a number.
         goals.retain(|goal| !goal.measured.is_nan());
         goals
     }
+}
+
+fn egress_goals(egress: &EgressFigures) -> Vec<Goal> {
+    let opaque = &egress.opaque;
+    let ratios = [
+        ("opaque / haproxy, bulk, 1 connection", &opaque.bulk),
+        ("opaque / haproxy, bulk, 4 connections", &opaque.bulk_of_several),
+        ("opaque / haproxy, new connections", &opaque.connections),
+    ];
+    let mut goals: Vec<Goal> =
+        ratios.into_iter().filter_map(|(name, c)| Some(Goal::at_least(name, c.ratio?, 0.7))).collect();
+    let admission = egress.admission;
+    goals.push(Goal::at_most("a policy put in force, p95, ms", admission.p95_ms, 10.0));
+    let more = admission.rules_after as f64 - admission.rules_before as f64;
+    goals.push(Goal::at_most("rules that 100 policies add on the host", more, 0.0));
+    goals
 }
 
 /// One promise and what was measured.
@@ -210,6 +231,9 @@ impl fmt::Display for Report {
             )?;
             rows_of(f, "128 B", &proxy.small)?;
             rows_of(f, "1 MiB", &proxy.bulk)?;
+        }
+        if let Some(egress) = &self.egress {
+            write!(f, "{egress}")?;
         }
         writeln!(f, "\n{:<42}{:>9}{:>9}", "promise", "measured", "bound")?;
         for goal in self.goals() {

@@ -100,6 +100,7 @@ fn identity() -> Configure {
         identity: Some(Identity { machine_id: [1; 16], boot_id: [2; 16] }),
         env: Some(Vec::new()),
         restored: false,
+        trust: None,
     }
 }
 

@@ -5,6 +5,7 @@
 //! server with a pool:    pooled creates
 //! server without a pool: floor and wake in turn, pauses of a small and a large machine
 //! gateway and nginx:     the same backend through each, in turn
+//! ways out of a sandbox: NAT, the egress proxy and a transform, beside haproxy and nginx; policies put in force
 //! ```
 //!
 //! The floor is the same VMM command line on the same snapshot, started by hand without Leapbox around it, until the
@@ -12,6 +13,7 @@
 //! with a state folder that is removed afterwards.
 
 mod client;
+mod egress;
 mod error;
 mod figures;
 mod floor;
@@ -20,6 +22,7 @@ mod proxy;
 mod server;
 mod sleep;
 
+pub use egress::{EgressArgs, EgressError};
 pub use error::BenchError;
 pub use proxy::{GatewayArgs, LoadArgs, ProxyError};
 
@@ -47,7 +50,7 @@ pub struct Args {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
     idle: u32,
     /// What is measured [default: everything].
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Create, Part::Pool, Part::Sleep, Part::Gateway])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Create, Part::Pool, Part::Sleep, Part::Gateway, Part::Egress])]
     parts: Vec<Part>,
 }
 
@@ -62,6 +65,8 @@ enum Part {
     Sleep,
     /// The gateway beside nginx.
     Gateway,
+    /// The ways out of a sandbox, beside haproxy and nginx.
+    Egress,
 }
 
 /// Clones the pool of the measured server holds in steady use: the default.
@@ -89,6 +94,11 @@ pub fn run_gateway(args: GatewayArgs) -> Result<(), BenchError> {
 /// The hidden verb `bench-load`.
 pub fn run_load(args: LoadArgs) -> Result<(), BenchError> {
     Ok(runtime()?.block_on(proxy::bench_load(args))?)
+}
+
+/// The hidden verb `bench-egress`.
+pub fn run_egress(args: EgressArgs) -> Result<(), BenchError> {
+    Ok(egress::bench_egress(args)?)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
@@ -121,6 +131,10 @@ async fn measure(config: &Config, args: &Args) -> Result<Report, BenchError> {
     if args.parts.contains(&Part::Gateway) {
         eprintln!("gateway and nginx …");
         report.proxy = Some(proxy::run(ProxyOptions::default()).await?);
+    }
+    if args.parts.contains(&Part::Egress) {
+        eprintln!("ways out of a sandbox, beside haproxy and nginx …");
+        report.egress = Some(tokio::task::spawn_blocking(egress::run).await.map_err(BenchError::Task)??);
     }
     Ok(report)
 }

@@ -18,7 +18,7 @@
 mod application;
 mod children;
 mod gateway;
-mod load;
+pub(super) mod load;
 mod nginx;
 
 pub use gateway::{GatewayArgs, bench_gateway};

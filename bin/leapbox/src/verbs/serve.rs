@@ -24,7 +24,7 @@ use leapbox_db::Db;
 use leapbox_gateway::Gateway;
 use leapbox_gateway::tls::Tls;
 use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, chain};
-use leapbox_network::{HostTable, Network, NetworkConfig};
+use leapbox_network::{GuestLink, HostTable, Network, NetworkConfig};
 use leapbox_storage::{ArchiveStore, RemoteConfig, ServerKey, StoreConfig};
 use leapbox_templates::Artifacts;
 use leapbox_vmm::IoLimits;
@@ -136,6 +136,8 @@ fn network_config(config: &Config, instance: &str) -> NetworkConfig {
         max_slots: config.max_sandboxes + config.pool_size + PREPARED_SLOTS as u32,
         prepared: PREPARED_SLOTS,
         dns_upstreams: config.dns_upstreams.clone(),
+        guest_link: GuestLink::Tap,
+        egress_private_cidrs: config.egress_private_cidrs.clone(),
     }
 }
 
@@ -170,7 +172,11 @@ async fn serve_all(
     auth: Arc<Auth>,
     network: &Arc<Network>,
 ) -> Result<(), ServeError> {
-    let api = leapbox_api::router(ApiState { lifecycle: lifecycle.clone(), auth: Arc::clone(&auth) });
+    let api = leapbox_api::router(ApiState {
+        lifecycle: lifecycle.clone(),
+        auth: Arc::clone(&auth),
+        private_networks: config.egress_private_cidrs.as_slice().into(),
+    });
     let backends = Sandboxes::new(auth, lifecycle.clone());
     let gateway = Gateway::new(backends, api.clone(), leapbox_gateway::Config::new(&config.domain));
     let metrics = metrics::router(lifecycle.clone(), gateway.clone(), Arc::clone(network));

@@ -39,7 +39,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
 ) -> Result<(StatusCode, Json<SandboxDetails>), Failure> {
-    let new = validate::sandbox::create(&body)?;
+    let new = validate::sandbox::create(&body, &api.private_networks)?;
     let created = detached(async move { api.lifecycle.create(&caller.organisation, new).await }).await?;
     Ok((StatusCode::CREATED, Json(created)))
 }

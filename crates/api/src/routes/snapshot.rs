@@ -60,7 +60,7 @@ pub(crate) async fn restore(
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
 ) -> Result<(StatusCode, Json<SandboxDetails>), Failure> {
-    let restore = validate::snapshot::restore(&body)?;
+    let restore = validate::snapshot::restore(&body, &api.private_networks)?;
     let restored = detached(async move { api.lifecycle.restore(&caller.organisation, restore).await }).await?;
     Ok((StatusCode::CREATED, Json(restored)))
 }

@@ -7,10 +7,11 @@ use leapbox_api_types::sandbox::{
     DEFAULT_MEMORY_MIB, DEFAULT_TEMPLATE, DEFAULT_TIMEOUT_S, DEFAULT_VCPU, MEMORY_MIB_RANGE, NewSandbox,
     SandboxListQuery, SandboxSort, SandboxState, TEMPLATE_NAME_MAX, TIMEOUT_S_RANGE, VCPU_RANGE,
 };
+use leapbox_egress_policy::Cidr;
 use serde_json::{Map, Value};
 
-/// A create.
-pub(crate) fn create(body: &Map<String, Value>) -> Result<NewSandbox, ApiError> {
+/// A create. `private` are the networks that a policy may open on this installation.
+pub(crate) fn create(body: &Map<String, Value>, private: &[Cidr]) -> Result<NewSandbox, ApiError> {
     let mut fields = Fields::new(body);
     let new = NewSandbox {
         template_name: fields.name("template_name", TEMPLATE_NAME_MAX).unwrap_or(DEFAULT_TEMPLATE).to_owned(),
@@ -19,9 +20,9 @@ pub(crate) fn create(body: &Map<String, Value>) -> Result<NewSandbox, ApiError> 
         timeout_s: fields.integer("timeout", TIMEOUT_S_RANGE).unwrap_or(DEFAULT_TIMEOUT_S),
         env_vars: fields.environment("env_vars"),
         auto_pause: fields.flag("auto_pause"),
+        network_policy: network::policy(&mut fields, private).unwrap_or_default(),
     };
     refuse_mounts(&mut fields);
-    network::refuse_others(&mut fields);
     fields.done(new)
 }
 

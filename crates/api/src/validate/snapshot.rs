@@ -5,6 +5,7 @@ use crate::fields::Fields;
 use leapbox_api_types::ApiError;
 use leapbox_api_types::sandbox::{DEFAULT_TIMEOUT_S, TIMEOUT_S_RANGE};
 use leapbox_api_types::snapshot::{NewSnapshot, RestoreSnapshot, SNAPSHOT_NAME_MAX, SnapshotListQuery, SnapshotSort};
+use leapbox_egress_policy::Cidr;
 use serde_json::{Map, Value};
 
 /// A create.
@@ -17,8 +18,9 @@ pub(crate) fn create(body: &Map<String, Value>) -> Result<NewSnapshot, ApiError>
     fields.done(new)
 }
 
-/// A restore. The timeout is not the snapshot's: the contract has a default for it.
-pub(crate) fn restore(body: &Map<String, Value>) -> Result<RestoreSnapshot, ApiError> {
+/// A restore. The timeout is not the snapshot's: the contract has a default for it. `private` are the networks that a
+/// policy may open on this installation.
+pub(crate) fn restore(body: &Map<String, Value>, private: &[Cidr]) -> Result<RestoreSnapshot, ApiError> {
     let mut fields = Fields::new(body);
     if fields.value("snapshot_name").is_none() {
         fields.refuse("snapshot_name", "is required");
@@ -27,8 +29,8 @@ pub(crate) fn restore(body: &Map<String, Value>) -> Result<RestoreSnapshot, ApiE
         snapshot_name: fields.name("snapshot_name", SNAPSHOT_NAME_MAX).unwrap_or_default().to_owned(),
         timeout_s: fields.integer("timeout", TIMEOUT_S_RANGE).unwrap_or(DEFAULT_TIMEOUT_S),
         auto_pause: fields.flag("auto_pause"),
+        network_policy: network::policy(&mut fields, private),
     };
-    network::refuse_others(&mut fields);
     fields.done(restore)
 }
 

@@ -10,19 +10,21 @@ use std::fmt;
 
 /// Every column, in the order in which [`SandboxRow::bind`] binds them.
 pub(super) const COLUMNS: &str = "id, organisation, template, pod_id, vcpu, memory_mib, disk_mib, timeout_s, auto_pause, state, state_reason, \
-     created_at_ms, launched_at_ms, state_changed_at_ms, timeout_at_ms, machine, checkpoint, base, image, environment";
+     created_at_ms, launched_at_ms, state_changed_at_ms, timeout_at_ms, machine, checkpoint, base, image, environment, \
+     network_policy, network_secrets, egress_ca";
 
 pub(super) const INSERT: &str =
     "INSERT INTO sandbox (id, organisation, template, pod_id, vcpu, memory_mib, disk_mib, timeout_s, auto_pause, state,
         state_reason, created_at_ms, launched_at_ms, state_changed_at_ms, timeout_at_ms, machine, checkpoint, base,
-        image, environment)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+        image, environment, network_policy, network_secrets, egress_ca)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
 
 pub(super) const UPDATE: &str =
     "UPDATE sandbox SET organisation = $2, template = $3, pod_id = $4, vcpu = $5, memory_mib = $6,
         disk_mib = $7, timeout_s = $8, auto_pause = $9, state = $10, state_reason = $11, created_at_ms = $12,
         launched_at_ms = $13, state_changed_at_ms = $14, timeout_at_ms = $15, machine = $16, checkpoint = $17,
-        base = $18, image = $19, environment = $20
+        base = $18, image = $19, environment = $20,
+        network_policy = $21, network_secrets = $22, egress_ca = $23
      WHERE id = $1";
 
 /// One sandbox. Times are Unix ms.
@@ -68,6 +70,12 @@ pub struct SandboxRow {
     pub image: Option<String>,
     /// Its environment variables, sealed with the server's key. Not in the debug output.
     pub environment: Option<String>,
+    /// What it may reach, as the API shows it (JSON); `None` is every public address.
+    pub network_policy: Option<String>,
+    /// The whole policy, sealed, if it has secrets. Not in the debug output.
+    pub network_secrets: Option<String>,
+    /// Certificate and key of its own authority, sealed, if its policy has transforms. Not in the debug output.
+    pub egress_ca: Option<String>,
 }
 
 impl fmt::Debug for SandboxRow {
@@ -92,6 +100,7 @@ impl fmt::Debug for SandboxRow {
             .field("checkpoint", &self.checkpoint)
             .field("base", &self.base)
             .field("image", &self.image)
+            .field("network_policy", &self.network_policy)
             .finish_non_exhaustive()
     }
 }
@@ -120,6 +129,9 @@ impl SandboxRow {
             base: columns.get("base")?,
             image: columns.get("image")?,
             environment: columns.get("environment")?,
+            network_policy: columns.get("network_policy")?,
+            network_secrets: columns.get("network_secrets")?,
+            egress_ca: columns.get("egress_ca")?,
         })
     }
 
@@ -145,5 +157,8 @@ impl SandboxRow {
             .bind(&self.base)
             .bind(&self.image)
             .bind(&self.environment)
+            .bind(&self.network_policy)
+            .bind(&self.network_secrets)
+            .bind(&self.egress_ca)
     }
 }

@@ -61,6 +61,9 @@ pub fn sandbox(organisation: &OrganisationId, template: &TemplateId) -> SandboxR
         base: None,
         image: None,
         environment: None,
+        network_policy: None,
+        network_secrets: None,
+        egress_ca: None,
     }
 }
 
@@ -77,6 +80,8 @@ pub fn snapshot(organisation: &OrganisationId, template: &TemplateId, name: &str
         base: "base-1a".to_owned(),
         image: "2b".to_owned(),
         environment: None,
+        network_policy: None,
+        network_secrets: None,
         created_at_ms: 1000,
     }
 }

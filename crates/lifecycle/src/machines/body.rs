@@ -6,6 +6,7 @@ use super::checkpoint;
 use super::vm::Vm;
 use super::{Body, Identity, Origin, Unnamed};
 use crate::error::{CheckpointError, LaunchError};
+use crate::sealed::Egress;
 use async_trait::async_trait;
 use leapbox_db::SandboxRow;
 use leapbox_guest_client::GuestClient;
@@ -37,8 +38,19 @@ impl Body for HostBody {
         self.vm.guest.clone()
     }
 
-    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>) -> Result<(), LaunchError> {
-        self.vm.become_sandbox(id, who).await
+    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>, egress: &Egress) -> Result<(), LaunchError> {
+        let trust = egress.authority.as_ref().map(|authority| authority.certificate_pem().to_owned());
+        if let Identity::New(_) = who {
+            // Nothing of the workload's is in it yet: what closes the slot and what fills it need not wait for each other.
+            let (admitted, told) = tokio::join!(self.vm.admit(id, egress), self.vm.become_sandbox(id, who, trust));
+            return admitted.and(told);
+        }
+        self.vm.admit(id, egress).await?;
+        self.vm.become_sandbox(id, who, trust).await
+    }
+
+    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
+        self.vm.go_on(id).await
     }
 
     async fn suspend(&self) -> Result<(), CheckpointError> {

@@ -6,11 +6,12 @@ use super::carry::Exports;
 use super::checkpoint::{self, Contents};
 use super::launch::{Disk, Launcher};
 use super::pool::Pool;
-use super::vm::{StoredVm, Vm};
+use super::vm::{StoredVm, Vm, admission};
 use super::{Body, Machines, Unnamed};
 use crate::catalog::{Catalog, Template};
 use crate::create::shape_of;
 use crate::error::{CheckpointError, LaunchError, LifecycleError, StartError, chain};
+use crate::sealed::Egress;
 use crate::service::LifecycleConfig;
 use crate::stats::MachineNumbers;
 use async_trait::async_trait;
@@ -207,13 +208,14 @@ impl Machines for Host {
         Ok(self.body(self.launch_stored(row, checkpoint).await?))
     }
 
-    async fn adopt(&self, row: &SandboxRow) -> Result<Box<dyn Body>, String> {
+    async fn adopt(&self, row: &SandboxRow, egress: &Egress) -> Result<Box<dyn Body>, String> {
         let stored = row.machine.as_deref().and_then(|json| serde_json::from_str::<StoredVm>(json).ok());
         let stored = stored.ok_or_else(|| "its record cannot be read".to_owned())?;
         let base = self.base_of_adopted(row).await;
         let permit = self.capacity.adopt(shape_of(row));
         let image = row.image.clone().unwrap_or_default();
-        let adopted = self.launcher.adopt(stored, base, image, permit).await;
+        let admission = admission(&row.id, egress);
+        let adopted = self.launcher.adopt(stored, base, image, admission, permit).await;
         adopted.map(|vm| self.body(vm)).map_err(|error| {
             tracing::warn!(sandbox = %row.id, error = %chain(&error), "a sandbox could not be taken over");
             "its virtual machine was lost while the server was down".to_owned()

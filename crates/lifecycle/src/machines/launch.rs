@@ -2,12 +2,13 @@
 
 use super::capacity::Permit;
 use super::cleanup::Cleanup;
-use super::vm::{StoredVm, Vm};
+use super::vm::{SlotOf, StoredVm, Vm};
 use crate::catalog::Template;
 use crate::error::{LaunchError, chain};
 use leapbox_api_types::sandbox::DISK_MIB;
+use leapbox_guest_client::GuestClient;
 use leapbox_ids::SandboxId;
-use leapbox_network::{Network, Slot};
+use leapbox_network::{Admission, Network, Slot};
 use leapbox_storage::{Runs, copy_sparse, write_disk};
 use leapbox_templates::{Base, WarmSnapshots, attachment, guest_of};
 use leapbox_vmm::{Confinement, DiffSnapshot, IoLimits, Machine, RestoreSpec, Vmm};
@@ -95,9 +96,9 @@ impl Launcher {
         disk: Disk,
         changes: Option<DiffSnapshot>,
         cleanup: &mut Cleanup,
-    ) -> Result<(Arc<dyn Machine>, leapbox_guest_client::GuestClient, u32), LaunchError> {
+    ) -> Result<(Arc<dyn Machine>, GuestClient, SlotOf), LaunchError> {
         let slot = self.network.take().await.map_err(LaunchError::Network)?;
-        let (index, uid) = (slot.index(), slot.uid());
+        let (held, uid) = (SlotOf::new(&slot), slot.uid());
         let (network, guest) = (attachment(&slot), guest_of(&slot));
         give_back_slot(cleanup, slot);
 
@@ -113,7 +114,7 @@ impl Launcher {
         };
         let machine: Arc<dyn Machine> = self.vmm.restore(spec).await.map_err(LaunchError::Vmm)?.into();
         give_back_machine(cleanup, Arc::clone(&machine));
-        Ok((machine, guest, index))
+        Ok((machine, guest, held))
     }
 
     async fn make_disk(
@@ -140,6 +141,7 @@ impl Launcher {
         stored: StoredVm,
         base: Option<Arc<Base>>,
         image: String,
+        admission: Admission,
         permit: Permit,
     ) -> Result<Vm, LaunchError> {
         let disk = self.disk(&stored.machine.name);
@@ -147,7 +149,8 @@ impl Launcher {
         let machine: Arc<dyn Machine> = self.vmm.adopt(stored.machine).await.map_err(LaunchError::Vmm)?.into();
         let netns = machine.netns().map_err(LaunchError::Vmm)?;
         let slot = self.network.adopt(stored.slot, netns).await.map_err(LaunchError::Network)?;
-        let guest = guest_of(&slot);
+        let (guest, held) = (guest_of(&slot), SlotOf::new(&slot));
+        held.gatekeeper.admit_again(admission).await.map_err(LaunchError::Network)?;
         let name = machine.record().name;
         if let Err(error) = machine.resume().await {
             tracing::warn!(machine = name, error = %chain(&error), "an adopted machine does not go on yet");
@@ -159,7 +162,7 @@ impl Launcher {
         give_back_slot(&mut cleanup, slot);
         give_back_disk(&mut cleanup, disk.clone());
         give_back_machine(&mut cleanup, Arc::clone(&machine));
-        Ok(Vm { machine, guest, slot: stored.slot, disk, base, image, cleanup, permit })
+        Ok(Vm { machine, guest, slot: held, disk, base, image, cleanup, permit })
     }
 }
 

@@ -28,6 +28,7 @@ pub use pool::PoolLimits;
 
 use crate::catalog::Template;
 use crate::error::{CheckpointError, LaunchError, LifecycleError};
+use crate::sealed::Egress;
 use crate::stats::MachineNumbers;
 use async_trait::async_trait;
 use leapbox_db::{Db, SandboxRow};
@@ -54,8 +55,6 @@ pub(crate) enum Identity<'a> {
     Another,
     /// The sandbox it was stored as.
     Woken,
-    /// The sandbox it is: it was suspended for a while.
-    Same,
 }
 
 /// A checkpoint that is stored and that no row names yet. While this lives, it is no garbage.
@@ -71,8 +70,8 @@ pub(crate) trait Machines: Send + Sync {
     /// stored, one that has just booted with it.
     async fn restored(&self, row: &SandboxRow, checkpoint: &str) -> Result<Box<dyn Body>, LifecycleError>;
 
-    /// Takes over what a former server left running for `row`. The error says why it is lost.
-    async fn adopt(&self, row: &SandboxRow) -> Result<Box<dyn Body>, String>;
+    /// Takes over what a former server left running for `row`; it goes out as before. The error says why it is lost.
+    async fn adopt(&self, row: &SandboxRow, egress: &Egress) -> Result<Box<dyn Body>, String>;
 
     /// Stores the disk of `row`'s machine as `checkpoint`. Ends what may still run of the machine.
     async fn salvage(&self, row: &SandboxRow, checkpoint: &str) -> Result<Unnamed, CheckpointError>;
@@ -111,14 +110,18 @@ pub(crate) trait Body: Send + Sync {
     /// The way into its guest.
     fn guest(&self) -> GuestClient;
 
-    /// Tells it who it is: fresh randomness, the right time, names. Its workload goes on after that, and not before.
-    /// An error means that the guest did not confirm all of it, and that it must not be used.
-    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>) -> Result<(), LaunchError>;
+    /// Tells it who it is: fresh randomness, the right time, names; and lets it out as far as its policy goes: until
+    /// then nothing leaves it. Its workload goes on after that, and not before. An error means that the guest did not
+    /// confirm all of it, and that it must not be used.
+    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>, egress: &Egress) -> Result<(), LaunchError>;
+
+    /// Tells the sandbox it already is that it goes on, after it was suspended for a while.
+    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError>;
 
     /// Freezes its workload and stops its CPUs.
     async fn suspend(&self) -> Result<(), CheckpointError>;
 
-    /// Lets its CPUs go on; the workload waits for [`Body::become_sandbox`].
+    /// Lets its CPUs go on; the workload waits for [`Body::go_on`].
     async fn resume(&self) -> Result<(), LaunchError>;
 
     /// Stores memory, devices and disk of the suspended machine, durably, as `checkpoint` of `row`.

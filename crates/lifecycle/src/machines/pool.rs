@@ -264,7 +264,7 @@ impl Pool {
 /// Lets the clone do once what handing it over and a first command will make it do: under emulation the first time is
 /// several times slower. The identity is thrown away: the clone gets its own when it is handed over.
 async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
-    vm.become_sandbox(&SandboxId::generate(), Identity::New(&[])).await?;
+    vm.become_sandbox(&SandboxId::generate(), Identity::New(&[]), None).await?;
     vm.guest.warm().await.map_err(|source| LaunchError::Agent { stage: "warming up", source })
 }
 

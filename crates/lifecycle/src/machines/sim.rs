@@ -7,6 +7,7 @@ use super::vm::StoredVm;
 use super::{Body, Identity, Machines, Origin, Unnamed};
 use crate::catalog::Template;
 use crate::error::{CheckpointError, LaunchError, LifecycleError};
+use crate::sealed::Egress;
 use crate::stats::MachineNumbers;
 use async_trait::async_trait;
 use leapbox_db::{Db, SandboxRow};
@@ -195,7 +196,7 @@ impl Machines for World {
         Ok(self.make(self.stored(row, checkpoint)?))
     }
 
-    async fn adopt(&self, row: &SandboxRow) -> Result<Box<dyn Body>, String> {
+    async fn adopt(&self, row: &SandboxRow, _: &Egress) -> Result<Box<dyn Body>, String> {
         self.moment().await;
         let name = row.machine.as_deref().and_then(super::stored_vm).ok_or("no record")?.name;
         let mut things = self.lock();
@@ -296,10 +297,13 @@ impl Body for SimBody {
         GuestClient::new(Arc::new(Nowhere))
     }
 
-    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>) -> Result<(), LaunchError> {
+    async fn become_sandbox(&self, id: &SandboxId, _: Identity<'_>, _: &Egress) -> Result<(), LaunchError> {
+        self.go_on(id).await
+    }
+
+    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
         self.world.moment().await;
         self.alive().map_err(|_| LaunchError::NotConfirmed { what: "life" })?;
-        let _ = who;
         self.with(|vm| vm.sandbox = Some(id.clone()));
         Ok(())
     }

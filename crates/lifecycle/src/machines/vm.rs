@@ -5,9 +5,11 @@ use super::cleanup::Cleanup;
 use super::{Identity, Origin};
 use crate::clock::now_ns;
 use crate::error::{CheckpointError, LaunchError, chain};
+use crate::sealed::Egress;
 use leapbox_guest_client::GuestClient;
-use leapbox_guest_protocol::{Configure, Entropy, Identity as Names};
+use leapbox_guest_protocol::{Configure, Entropy, Identity as Names, Trust};
 use leapbox_ids::SandboxId;
+use leapbox_network::{Admission, Gatekeeper, Slot};
 use leapbox_templates::Base;
 use leapbox_vmm::{Machine, MachineRecord};
 use serde::{Deserialize, Serialize};
@@ -32,11 +34,32 @@ pub(crate) struct StoredVm {
     pub slot: u32,
 }
 
+/// What a machine knows of its slot, which is on its clean-up stack.
+pub(crate) struct SlotOf {
+    index: u32,
+    pub(super) gatekeeper: Gatekeeper,
+}
+
+impl SlotOf {
+    pub(super) fn new(slot: &Slot) -> Self {
+        Self { index: slot.index(), gatekeeper: slot.gatekeeper() }
+    }
+}
+
+/// Whose policy a slot gets.
+pub(super) fn admission(id: &SandboxId, egress: &Egress) -> Admission {
+    Admission {
+        sandbox: id.as_str().to_owned(),
+        policy: Arc::clone(&egress.policy),
+        authority: egress.authority.clone(),
+    }
+}
+
 /// One clone. Ends by [`Vm::destroy`].
 pub(crate) struct Vm {
     pub machine: Arc<dyn Machine>,
     pub guest: GuestClient,
-    pub(super) slot: u32,
+    pub(super) slot: SlotOf,
     pub(super) disk: PathBuf,
     /// What its memory is a difference to, held as long as it lives; an adopted machine may have lost it.
     pub(super) base: Option<Arc<Base>>,
@@ -49,7 +72,7 @@ pub(crate) struct Vm {
 impl Vm {
     /// What the database keeps.
     pub fn stored(&self) -> StoredVm {
-        StoredVm { machine: self.machine.record(), slot: self.slot }
+        StoredVm { machine: self.machine.record(), slot: self.slot.index }
     }
 
     /// What it was made from.
@@ -65,9 +88,28 @@ impl Vm {
         (memory + disk) >> 20
     }
 
-    /// See [`super::Body::become_sandbox`].
-    pub async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>) -> Result<(), LaunchError> {
-        let mut configure = configure(id, who)?;
+    /// Lets it out as far as its policy goes.
+    pub async fn admit(&self, id: &SandboxId, egress: &Egress) -> Result<(), LaunchError> {
+        self.slot.gatekeeper.admit(admission(id, egress)).await.map_err(LaunchError::Network)
+    }
+
+    /// Tells it who it is, and which authority's certificate it trusts besides those of its image. See
+    /// [`super::Body::become_sandbox`].
+    pub async fn become_sandbox(
+        &self,
+        id: &SandboxId,
+        who: Identity<'_>,
+        authority: Option<String>,
+    ) -> Result<(), LaunchError> {
+        self.configure(configure(id, Some(who), authority)?).await
+    }
+
+    /// See [`super::Body::go_on`].
+    pub async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
+        self.configure(configure(id, None, None)?).await
+    }
+
+    async fn configure(&self, mut configure: Configure) -> Result<(), LaunchError> {
         for _ in 0..CONFIGURE_ATTEMPTS {
             let told = Instant::now();
             configure.wall_clock_unix_ns = u64::try_from(now_ns()).unwrap_or_default();
@@ -123,17 +165,21 @@ impl Vm {
     }
 }
 
-fn configure(id: &SandboxId, who: Identity<'_>) -> Result<Configure, LaunchError> {
+fn configure(id: &SandboxId, who: Option<Identity<'_>>, authority: Option<String>) -> Result<Configure, LaunchError> {
     let (mut entropy, mut boot_id) = ([0; 64], [0; 16]);
     for bytes in [&mut entropy[..], &mut boot_id] {
         getrandom::fill(bytes).map_err(|_| LaunchError::NotConfirmed { what: "randomness of the host's own" })?;
     }
     let names = Names { machine_id: machine_id(id), boot_id: as_uuid(boot_id) };
-    let (identity, env, restored) = match who {
-        Identity::New(environment) => (Some(names), Some(environment.to_vec()), false),
-        Identity::Another => (Some(names), None, true),
-        Identity::Woken => (None, None, true),
-        Identity::Same => (None, None, false),
+    let (identity, env, restored, trust) = match who {
+        // Its image trusts nobody of ours.
+        Some(Identity::New(environment)) => {
+            (Some(names), Some(environment.to_vec()), false, authority.map(Trust::Certificate))
+        }
+        // What it was stored as may have trusted an authority.
+        Some(Identity::Another) => (Some(names), None, true, Some(authority.map_or(Trust::None, Trust::Certificate))),
+        Some(Identity::Woken) => (None, None, true, None),
+        None => (None, None, false, None),
     };
     Ok(Configure {
         hostname: id.as_str().to_owned(),
@@ -142,6 +188,7 @@ fn configure(id: &SandboxId, who: Identity<'_>) -> Result<Configure, LaunchError
         identity,
         env,
         restored,
+        trust,
     })
 }
 
@@ -173,7 +220,8 @@ mod tests {
     #[test]
     fn a_sandbox_keeps_its_machine_id_and_boots_with_another_boot_id() {
         let (one, other) = (SandboxId::generate(), SandboxId::generate());
-        let names = |id| configure(id, Identity::Another).expect("random bytes").identity.expect("a new one");
+        let names =
+            |id| configure(id, Some(Identity::Another), None).expect("random bytes").identity.expect("a new one");
         assert_eq!(names(&one).machine_id, names(&one).machine_id);
         assert_ne!(names(&one).machine_id, names(&other).machine_id);
         assert_ne!(names(&one).boot_id, names(&one).boot_id);

@@ -74,10 +74,11 @@ impl Driver {
 
     /// Gives the machine its identity and makes the sandbox `running`, durably.
     async fn hand_over(&mut self, machine: &dyn Body, who: Identity<'_>) -> Result<(), LifecycleError> {
-        let id = self.row().id;
+        let row = self.row();
+        let (id, egress) = (row.id.clone(), self.inner.egress_of(&row)?);
         tokio::select! {
             biased;
-            confirmed = machine.become_sandbox(&id, who) => confirmed?,
+            confirmed = machine.become_sandbox(&id, who, &egress) => confirmed?,
             reason = machine.exited() => {
                 let stage = "taking its identity";
                 return Err(LaunchError::Vmm(VmmError::Died { stage, reason }).into());

@@ -183,6 +183,8 @@ impl Driver {
             base: None,
             image: None,
             environment: None,
+            network_secrets: None,
+            egress_ca: None,
             ..self.row_in(SandboxState::Deleted)
         };
         let id = row.id.clone();

@@ -13,6 +13,7 @@ use crate::{garbage, recovery};
 use leapbox_api_types::sandbox::{DEFAULT_TEMPLATE, NewSandbox, SandboxState};
 use leapbox_api_types::snapshot::{NewSnapshot, RestoreSnapshot};
 use leapbox_db::{Db, OrganisationRow};
+use leapbox_egress_policy::Policy;
 use leapbox_ids::{OrganisationId, SandboxId, SnapshotId};
 use leapbox_storage::ServerKey;
 use proptest::prelude::*;
@@ -181,6 +182,7 @@ impl Stage {
             timeout_s: if timed { 0 } else { 3600 },
             auto_pause: true,
             env_vars: vec![("A".to_owned(), "b".to_owned())],
+            network_policy: Policy::DenyAll,
         };
         if let Ok(created) = server.create(&self.org, new).await {
             self.facts().sandboxes.insert(created.id, Known::default());
@@ -222,7 +224,7 @@ impl Stage {
 
     async fn restore(&self, server: &Lifecycle, number: usize) {
         let Some((id, name, counted)) = self.pick_snapshot(number) else { return };
-        let restore = RestoreSnapshot { snapshot_name: name, timeout_s: 3600, auto_pause: true };
+        let restore = RestoreSnapshot { snapshot_name: name, timeout_s: 3600, auto_pause: true, network_policy: None };
         match server.restore(&self.org, restore).await {
             Ok(restored) => {
                 let known = Known { counted, ..Known::default() };

@@ -81,6 +81,8 @@ fn snapshot_row(row: &SandboxRow, id: SnapshotId, name: &str, checkpoint: &str) 
         base: row.base.clone().unwrap_or_default(),
         image: row.image.clone().unwrap_or_default(),
         environment: row.environment.clone(),
+        network_policy: row.network_policy.clone(),
+        network_secrets: row.network_secrets.clone(),
         created_at_ms: now_ms(),
     }
 }

@@ -8,7 +8,7 @@
 
 use super::{Driver, Life};
 use crate::error::{CheckpointError, LaunchError, LifecycleError, chain};
-use crate::machines::{Body, Identity, Unnamed};
+use crate::machines::{Body, Unnamed};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::SandboxRow;
 use leapbox_ids::CheckpointId;
@@ -111,7 +111,7 @@ impl Driver {
         let id = self.row().id;
         let told = async {
             machine.resume().await?;
-            machine.become_sandbox(&id, Identity::Same).await
+            machine.go_on(&id).await
         };
         let told: Result<(), LaunchError> = told.await;
         if let Err(error) = &told {

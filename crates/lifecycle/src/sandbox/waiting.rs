@@ -6,6 +6,7 @@ use crate::machines::sim::World;
 use crate::service::Lifecycle;
 use futures::future::join_all;
 use leapbox_api_types::sandbox::{DEFAULT_TEMPLATE, NewSandbox, SandboxState};
+use leapbox_egress_policy::Policy;
 use leapbox_ids::SandboxId;
 use std::path::Path;
 
@@ -20,6 +21,7 @@ async fn paused(dir: &Path) -> (Stage, Lifecycle, SandboxId) {
         timeout_s: 3600,
         auto_pause: false,
         env_vars: Vec::new(),
+        network_policy: Policy::AllowAll,
     };
     let id = server.create(&stage.org, new).await.expect("created").id;
     let state = server.pause(&stage.org, &id).await.expect("paused").state;

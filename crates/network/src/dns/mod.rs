@@ -2,26 +2,32 @@
 //!
 //! ```text
 //!   guest ─ 10.254.254.1:53 ─┬─ udp  ─┐ rate and size of this slot            one resolver for all slots
-//!                            └─ tcp  ─┴──────────────── answer ── upstream ── host's name servers (root namespace)
+//!                            └─ tcp  ─┴──── answer (policy) ───── upstream ── host's name servers (root namespace)
+//!                                              └─ slot (memory) ──── the egress proxy
 //! ```
+//!
+//! A query is answered only if the sandbox's policy allows its name, else refused here, without a packet to the outside;
+//! and never with an address that no sandbox may reach.
 //!
 //! The listeners are our own and not hickory-server's, because those start a task for every datagram and accept any
 //! number of connections: a guest could exhaust this process. Messages and forwarding are hickory's. Nothing is
-//! cached here: the upstream does, other sandboxes cannot be timed through it, and memory stays bounded.
+//! cached for others: the upstream does, other sandboxes cannot be timed through it, and memory stays bounded.
 //!
 //! A server that is down answers nothing: sandboxes then have no names (fail closed).
 
 mod answer;
 mod limits;
+mod slot;
 mod tcp;
 mod udp;
 mod upstream;
 
+pub(crate) use slot::{Ruling, SlotNames};
 pub(crate) use upstream::{Upstream, read_resolv_conf};
 
 use crate::namespace::Worker;
 use crate::plan::WORKLOAD_GATEWAY;
-use limits::{MAX_QUERIES, SlotLimits};
+use limits::MAX_QUERIES;
 use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
@@ -80,17 +86,27 @@ impl Dns {
         }
     }
 
-    /// Opens a slot's name server. It ends, its sockets with it, when the returned set is dropped or shut down.
-    pub(crate) async fn serve(self: &Arc<Self>, worker: &Worker, netns: Arc<OwnedFd>) -> io::Result<JoinSet<()>> {
+    /// Opens a slot's name server, which refuses everything until there is a ruling. It ends, its sockets with it, when
+    /// the returned set is dropped or shut down.
+    pub(crate) async fn serve(
+        self: &Arc<Self>,
+        worker: &Worker,
+        netns: Arc<OwnedFd>,
+    ) -> io::Result<(JoinSet<()>, Arc<SlotNames>)> {
         let (udp, tcp) = worker.run(netns, bind).await?;
         let udp = tokio::net::UdpSocket::from_std(udp)?;
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
-        let limits = Arc::new(SlotLimits::new());
+        let names = Arc::new(SlotNames::new(self.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(udp::serve(self.clone(), limits.clone(), udp));
-        tasks.spawn(tcp::serve(self.clone(), limits, tcp));
-        Ok(tasks)
+        tasks.spawn(udp::serve(names.clone(), udp));
+        tasks.spawn(tcp::serve(names.clone(), tcp));
+        Ok((tasks, names))
     }
+}
+
+/// For the fuzzer: see `answer`.
+pub(crate) fn fuzz(bytes: &[u8], evaluator: &leapbox_egress_policy::Evaluator) {
+    answer::fuzz(bytes, evaluator);
 }
 
 fn bind() -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {

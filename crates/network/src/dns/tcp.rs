@@ -1,8 +1,9 @@
 //! Queries over TCP: few connections, one query at a time on each, and a deadline on every read and write.
 
+use super::Counters;
 use super::answer::Transport;
-use super::limits::{MAX_QUERY, SlotLimits, TCP_DEADLINE};
-use super::{Counters, Dns};
+use super::limits::{MAX_QUERY, TCP_DEADLINE};
+use super::slot::SlotNames;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, listener: TcpListener) {
+pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         let stream = match listener.accept().await {
@@ -28,13 +29,13 @@ pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, listener: TcpL
             continue;
         }
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
-            Counters::count(&dns.counters.dropped);
+        let Ok(permit) = names.limits.connections.clone().try_acquire_owned() else {
+            Counters::count(&names.shared.counters.dropped);
             continue;
         };
-        let (dns, limits) = (dns.clone(), limits.clone());
+        let names = names.clone();
         connections.spawn(async move {
-            if let Err(error) = converse(&dns, &limits, stream).await {
+            if let Err(error) = converse(&names, stream).await {
                 tracing::trace!(%error, "a DNS connection of a slot ended");
             }
             drop(permit);
@@ -42,16 +43,16 @@ pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, listener: TcpL
     }
 }
 
-async fn converse(dns: &Dns, limits: &SlotLimits, mut stream: TcpStream) -> io::Result<()> {
+async fn converse(names: &SlotNames, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let query = timeout(TCP_DEADLINE, read_message(&mut stream)).await??;
-        let permit = limits.queries.clone().try_acquire_owned();
-        let (true, Ok(_permit)) = (limits.within_rate(), permit) else {
-            Counters::count(&dns.counters.dropped);
+        let permit = names.limits.queries.clone().try_acquire_owned();
+        let (true, Ok(_permit)) = (names.limits.within_rate() && names.within_share(), permit) else {
+            Counters::count(&names.shared.counters.dropped);
             return Ok(());
         };
-        let Some(answer) = dns.answer(&query, Transport::Tcp).await else { return Ok(()) };
+        let Some(answer) = names.answer(&query, Transport::Tcp).await else { return Ok(()) };
         timeout(TCP_DEADLINE, write_message(&mut stream, &answer)).await??;
     }
 }

@@ -1,15 +1,16 @@
 //! Queries over UDP: what is beyond the slot's limits is dropped unread.
 
+use super::Counters;
 use super::answer::Transport;
-use super::limits::{MAX_QUERY, SlotLimits};
-use super::{Counters, Dns};
+use super::limits::MAX_QUERY;
+use super::slot::SlotNames;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, socket: UdpSocket) {
+pub(super) async fn serve(names: Arc<SlotNames>, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let mut queries = JoinSet::new();
     // One byte more than allowed shows a query that is too long.
@@ -24,21 +25,23 @@ pub(super) async fn serve(dns: Arc<Dns>, limits: Arc<SlotLimits>, socket: UdpSoc
             }
         };
         while queries.try_join_next().is_some() {}
-        let permit = limits.queries.clone().try_acquire_owned();
-        let (true, true, Ok(permit)) = (length <= MAX_QUERY, limits.within_rate(), permit) else {
-            Counters::count(&dns.counters.dropped);
+        let permit = names.limits.queries.clone().try_acquire_owned();
+        let (true, true, Ok(permit)) =
+            (length <= MAX_QUERY, names.limits.within_rate() && names.within_share(), permit)
+        else {
+            Counters::count(&names.shared.counters.dropped);
             continue;
         };
-        let (dns, socket, query) = (dns.clone(), socket.clone(), buffer[..length].to_vec());
+        let (names, socket, query) = (names.clone(), socket.clone(), buffer[..length].to_vec());
         queries.spawn(async move {
-            reply(&dns, &socket, &query, peer).await;
+            reply(&names, &socket, &query, peer).await;
             drop(permit);
         });
     }
 }
 
-async fn reply(dns: &Dns, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
-    let Some(answer) = dns.answer(query, Transport::Udp).await else { return };
+async fn reply(names: &SlotNames, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
+    let Some(answer) = names.answer(query, Transport::Udp).await else { return };
     if let Err(error) = socket.send_to(&answer, peer).await {
         tracing::debug!(%error, "a slot's name server cannot send");
     }

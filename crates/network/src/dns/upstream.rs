@@ -117,6 +117,8 @@ fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = ATTEMPT_DEADLINE;
     options.edns0 = true;
+    // Asked side by side, servers that both cut an answer off over UDP are given up before one is asked over TCP.
+    options.num_concurrent_reqs = 1;
     options.cache_size = 0;
     // The host's own /etc/hosts is none of a sandbox's business.
     options.use_hosts_file = ResolveHosts::Never;

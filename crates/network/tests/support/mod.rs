@@ -8,7 +8,8 @@ pub mod frames;
 pub mod guest;
 pub mod internet;
 
-use leapbox_network::{Network, NetworkConfig, Slot};
+use leapbox_egress_policy::Policy;
+use leapbox_network::{Admission, Network, NetworkConfig, Slot};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -69,11 +70,33 @@ pub fn config() -> NetworkConfig {
     }
 }
 
-/// A started network, without its pool, and one slot of it.
+/// A started network, without its pool, and one slot of it whose sandbox may reach everything public.
 pub async fn network_and_slot() -> (Arc<Network>, Slot) {
     let network = Network::start(config()).await.expect("network starts");
-    let slot = network.take().await.expect("slot");
+    let slot = open_slot(&network).await;
     (network, slot)
+}
+
+/// Another slot whose sandbox may reach everything public.
+pub async fn open_slot(network: &Network) -> Slot {
+    slot_under(network, Policy::AllowAll).await
+}
+
+/// A slot under a policy.
+pub async fn slot_under(network: &Network, policy: Policy) -> Slot {
+    let slot = network.take().await.expect("slot");
+    slot.gatekeeper().admit(admission(policy)).await.expect("policy");
+    slot
+}
+
+/// The policy of a sandbox, without an authority.
+pub fn admission(policy: Policy) -> Admission {
+    Admission { sandbox: "sbx-test".into(), policy: Arc::new(policy), authority: None }
+}
+
+/// A `custom` policy from the API's JSON.
+pub fn custom(json: serde_json::Value) -> Policy {
+    Policy::parse(&json, &[]).expect("a good policy")
 }
 
 pub fn current_netns() -> OwnedFd {

@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -47,9 +47,9 @@ pub struct LoadArgs {
 
 /// What one run did; its line on standard output.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct LoadResult {
-    pub(super) requests: u64,
-    pub(super) seconds: f64,
+pub(in crate::bench) struct LoadResult {
+    pub(in crate::bench) requests: u64,
+    pub(in crate::bench) seconds: f64,
 }
 
 fn failed(error: impl Display) -> ProxyError {
@@ -72,7 +72,7 @@ pub async fn bench_load(args: LoadArgs) -> Result<(), ProxyError> {
 }
 
 async fn load(args: LoadArgs) -> Result<LoadResult, ProxyError> {
-    let connector = connector(&args)?;
+    let connector = connector(&args.certificate)?;
     let args = Arc::new(args);
     let mut senders = Vec::new();
     for _ in 0..args.connections {
@@ -91,8 +91,9 @@ async fn load(args: LoadArgs) -> Result<LoadResult, ProxyError> {
     Ok(LoadResult { requests, seconds: begin.elapsed().as_secs_f64() })
 }
 
-fn connector(args: &LoadArgs) -> Result<TlsConnector, ProxyError> {
-    let certificate = CertificateDer::from_pem_file(&args.certificate).map_err(failed)?;
+/// TLS that trusts this certificate alone, and whom it has signed.
+pub(in crate::bench) fn connector(certificate: &Path) -> Result<TlsConnector, ProxyError> {
+    let certificate = CertificateDer::from_pem_file(certificate).map_err(failed)?;
     let mut roots = RootCertStore::empty();
     roots.add(certificate).map_err(ProxyError::ClientTls)?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -77,6 +77,7 @@ fn render(lifecycle: &Lifecycle, gateway: &Gateway<Sandboxes>, network: &Network
     of_archives(&mut page, &stats.machines.archives);
     of_gateway(&mut page, gateway);
     of_network(&mut page, network);
+    of_egress(&mut page, network);
     page.0
 }
 
@@ -107,4 +108,40 @@ fn of_network(page: &mut Page, network: &Network) {
     page.value("network_slots", "{state=\"prepared\"}", stats.prepared);
     page.value("network_slots", "{state=\"in_use\"}", stats.in_use);
     page.value("network_slots", "{state=\"releasing\"}", stats.releasing);
+}
+
+/// What leaves sandboxes, and what may not. A sandbox's series end with it.
+fn of_egress(page: &mut Page, network: &Network) {
+    let dns = network.stats().dns;
+    page.head("dns_queries_total", "counter", "Name queries of sandboxes by what became of them.");
+    page.value("dns_queries_total", "{outcome=\"answered\"}", dns.answered - dns.failed);
+    page.value("dns_queries_total", "{outcome=\"failed\"}", dns.failed);
+    page.value("dns_queries_total", "{outcome=\"dropped\"}", dns.dropped);
+    let mut journals = network.journals();
+    journals.sort_by(|one, other| one.sandbox().cmp(other.sandbox()));
+    let numbers: Vec<_> = journals.iter().map(|journal| (journal.sandbox(), journal.snapshot())).collect();
+    page.head("egress_denied_total", "counter", "What a sandbox was denied, by the rule that denied it; see the log.");
+    for (sandbox, numbers) in &numbers {
+        for (rule, count) in numbers.denials.iter().filter(|(_, count)| *count > 0) {
+            page.value("egress_denied_total", &format!("{{sandbox=\"{sandbox}\",rule=\"{rule}\"}}"), count);
+        }
+    }
+    page.head("egress_connections_total", "counter", "Connections let through by the egress proxy, by kind.");
+    for (sandbox, numbers) in &numbers {
+        for (kind, count) in numbers.connections.iter().filter(|(_, count)| *count > 0) {
+            page.value("egress_connections_total", &format!("{{sandbox=\"{sandbox}\",kind=\"{kind}\"}}"), count);
+        }
+    }
+    page.head("egress_bytes_total", "counter", "Bytes through the egress proxy by direction.");
+    for (sandbox, numbers) in &numbers {
+        for (direction, bytes) in [("out", numbers.bytes_from_sandbox), ("in", numbers.bytes_to_sandbox)] {
+            if bytes > 0 {
+                page.value(
+                    "egress_bytes_total",
+                    &format!("{{sandbox=\"{sandbox}\",direction=\"{direction}\"}}"),
+                    bytes,
+                );
+            }
+        }
+    }
 }

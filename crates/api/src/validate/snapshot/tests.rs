@@ -1,9 +1,15 @@
 use super::*;
 use leapbox_api_types::sandbox::SortOrder;
+use leapbox_egress_policy::Policy;
 use serde_json::json;
 
 fn object(value: Value) -> Map<String, Value> {
     value.as_object().expect("an object").clone()
+}
+
+/// On an installation whose operator lists nothing.
+fn restore(body: &Map<String, Value>) -> Result<RestoreSnapshot, ApiError> {
+    super::restore(body, &[])
 }
 
 /// `field: error` of every note.
@@ -34,9 +40,15 @@ fn what_the_sdk_sends_is_taken() {
         "snapshot_name": "workspace warm ", "auto_pause": true, "timeout": 28800,
         "network_policy": { "mode": "allow-all" },
     });
-    let expected = RestoreSnapshot { snapshot_name: "workspace warm".to_owned(), timeout_s: 28800, auto_pause: true };
+    let expected = RestoreSnapshot {
+        snapshot_name: "workspace warm".to_owned(),
+        timeout_s: 28800,
+        auto_pause: true,
+        network_policy: Some(Policy::AllowAll),
+    };
     assert_eq!(restore(&object(body)), Ok(expected));
-    let defaults = RestoreSnapshot { snapshot_name: "x".to_owned(), timeout_s: 300, auto_pause: false };
+    let defaults =
+        RestoreSnapshot { snapshot_name: "x".to_owned(), timeout_s: 300, auto_pause: false, network_policy: None };
     assert_eq!(restore(&object(json!({ "snapshot_name": "x", "network_policy": null }))), Ok(defaults));
 
     let parameters = json!({ "query": "", "sort": "created_at", "order-by": "desc", "page": "1", "page-size": "20" });
@@ -66,14 +78,14 @@ fn every_bad_field_is_named_at_once() {
         refused(create(&object(json!({ "name": "", "kill_sandbox_after": "yes" })))),
         ["name: must not be empty", "kill_sandbox_after: must be true or false"]
     );
-    let body = json!({ "timeout": 0, "auto_pause": 1, "network_policy": { "mode": "deny-all" } });
+    let body = json!({ "timeout": 0, "auto_pause": 1, "network_policy": { "mode": "denied" } });
     assert_eq!(
         refused(restore(&object(body))),
         [
             "snapshot_name: is required",
             "timeout: must be an integer between 1 and 28800",
             "auto_pause: must be true or false",
-            "network_policy: only the mode allow-all is supported yet: other policies are not enforced",
+            "network_policy.mode: must be one of allow-all, deny-all, custom",
         ]
     );
     let parameters = json!({ "query": "x".repeat(65), "sort": "name", "order-by": "", "page": "0", "page-size": "" });

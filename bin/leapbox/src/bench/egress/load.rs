@@ -1,0 +1,188 @@
+//! The load generator of one round, in one thread: `bench-egress load`.
+
+use super::internet::ANSWER;
+use super::{EgressError, OPAQUE, io};
+use crate::bench::proxy::load::connector;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+use tokio_rustls::TlsConnector;
+
+/// What is read at a time, in bytes.
+const ROOM: usize = 256 * 1024;
+/// For one connection: longer than this is a failure, and not a slow round.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Arguments of the load generator.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// What each connection does.
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// The server, or the proxy.
+    #[arg(long)]
+    address: SocketAddr,
+    /// Connections at a time.
+    #[arg(long)]
+    connections: usize,
+    /// How long, in ms.
+    #[arg(long)]
+    ms: u64,
+    /// With `--kind tls`: the host name to ask for.
+    #[arg(long, default_value = OPAQUE)]
+    host: String,
+    /// With `--kind tls`: the certificate to trust, in PEM.
+    #[arg(long, required_if_eq("kind", "tls"))]
+    certificate: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kind {
+    /// Again and again: connect, a ClientHello, one answer, hang up.
+    Answers,
+    /// A ClientHello, then read whatever comes.
+    Stream,
+    /// Again and again: connect, TLS, one request, hang up.
+    Tls,
+}
+
+/// What one round did; its line on standard output.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Done {
+    pub(super) connections: u64,
+    pub(super) bytes: u64,
+    pub(super) seconds: f64,
+}
+
+/// Runs until the time is over and prints what was done.
+pub(super) fn run(args: &Args) -> Result<(), EgressError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(io("starting the load's runtime"))?.block_on(load(args))?;
+    println!("{}", serde_json::to_string(&done).map_err(EgressError::Encode)?);
+    Ok(())
+}
+
+async fn load(args: &Args) -> Result<Done, EgressError> {
+    let hello = Arc::<[u8]>::from(client_hello(OPAQUE)?);
+    let tls = args.certificate.as_deref().map(connector).transpose().map_err(EgressError::Load)?;
+    let begin = Instant::now();
+    let end = begin + Duration::from_millis(args.ms);
+    let mut tasks = JoinSet::new();
+    for _ in 0..args.connections {
+        let (address, host, hello, tls) = (args.address, args.host.clone(), hello.clone(), tls.clone());
+        match (args.kind, tls) {
+            (Kind::Answers, _) => tasks.spawn(async move { answers(address, &hello, end).await }),
+            (Kind::Stream, _) => tasks.spawn(async move { stream(address, &hello, end).await }),
+            (Kind::Tls, Some(tls)) => tasks.spawn(async move { requests(address, &tls, &host, end).await }),
+            (Kind::Tls, None) => return Err(EgressError::Connection { why: "there is nobody to trust".to_owned() }),
+        };
+    }
+    let (mut connections, mut bytes) = (0, 0);
+    while let Some(done) = tasks.join_next().await {
+        let (more_connections, more_bytes) = done.map_err(|_| EgressError::Thread)??;
+        connections += more_connections;
+        bytes += more_bytes;
+    }
+    Ok(Done { connections, bytes, seconds: begin.elapsed().as_secs_f64() })
+}
+
+/// A ClientHello as rustls makes it.
+fn client_hello(name: &str) -> Result<Vec<u8>, EgressError> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(EgressError::Tls)?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut session = ClientConnection::new(Arc::new(config), server_name(name)?).map_err(EgressError::Tls)?;
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).map_err(io("writing a ClientHello"))?;
+    Ok(hello)
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, EgressError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| EgressError::Name { name: name.to_owned() })
+}
+
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// A broken connection is no slow one: the round fails.
+async fn in_time<T>(step: &'static str, work: impl Future<Output = std::io::Result<T>>) -> Result<T, EgressError> {
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.map_err(|_| EgressError::Connection { why: format!("{step} took longer than {} s", PATIENCE.as_secs()) })?
+        .map_err(io(step))
+}
+
+async fn answers(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64), EgressError> {
+    let (mut connections, mut answer) = (0, Vec::with_capacity(ANSWER));
+    while Instant::now() < end {
+        answer.clear();
+        in_time("a connection that asks for one answer", async {
+            let mut socket = connect(address).await?;
+            socket.write_all(hello).await?;
+            socket.read_to_end(&mut answer).await
+        })
+        .await?;
+        if answer.len() != ANSWER {
+            return Err(EgressError::Connection { why: format!("{} bytes of an answer", answer.len()) });
+        }
+        connections += 1;
+    }
+    Ok((connections, connections * ANSWER as u64))
+}
+
+async fn stream(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64), EgressError> {
+    let mut socket = in_time("a connection that asks for a stream", async {
+        let mut socket = connect(address).await?;
+        socket.write_all(hello).await?;
+        Ok(socket)
+    })
+    .await?;
+    let (mut bytes, mut room) = (0, vec![0; ROOM]);
+    while let Ok(read) = timeout_at(end.into(), socket.read(&mut room)).await {
+        match read.map_err(io("reading a stream"))? {
+            0 => return Err(EgressError::Connection { why: "a stream without end has ended".to_owned() }),
+            n => bytes += n as u64,
+        }
+    }
+    Ok((1, bytes))
+}
+
+async fn requests(
+    address: SocketAddr,
+    tls: &TlsConnector,
+    host: &str,
+    end: Instant,
+) -> Result<(u64, u64), EgressError> {
+    let request = format!("GET /{ANSWER} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let name = server_name(host)?;
+    let (mut connections, mut bytes, mut answer) = (0, 0, Vec::new());
+    while Instant::now() < end {
+        answer.clear();
+        in_time("a connection that asks over TLS", async {
+            let mut stream = tls.connect(name.clone(), connect(address).await?).await?;
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_end(&mut answer).await
+        })
+        .await?;
+        if !answer.starts_with(b"HTTP/1.1 200 ") || !answer.ends_with(&[b'x'; ANSWER]) {
+            let why = format!("answered {:?}", String::from_utf8_lossy(&answer));
+            return Err(EgressError::Connection { why });
+        }
+        connections += 1;
+        bytes += answer.len() as u64;
+    }
+    Ok((connections, bytes))
+}

@@ -1,0 +1,207 @@
+//! What is measured: `bench-egress measure`, the process that has Leapbox's egress proxy in it.
+
+use super::admission;
+use super::figures::{Compared, EgressFigures, Opaque, Transform};
+use super::load::{Done, Kind};
+use super::netns::Netns;
+use super::scratch::Scratch;
+use super::world::{
+    DIALLED_BY_PLAIN, DIALLED_BY_PROXY, DIALLED_BY_SLOT, HTTPS_PORT, PLAIN_GATEWAY, SERVER, STREAM_PORT, World,
+};
+use super::{EgressError, TRANSFORMED, haproxy, io, nginx};
+use crate::bench::proxy::load::LoadResult;
+use clap::ValueEnum;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Rounds for each side; more where there is a promise.
+const ROUNDS: usize = 5;
+const PROMISED_ROUNDS: usize = 7;
+/// Of one round.
+const ROUND: Duration = Duration::from_millis(700);
+/// Before the first: names, sessions and caches.
+const WARM_UP: Duration = Duration::from_millis(150);
+/// Connections at a time where new ones are counted.
+const NEW: usize = 16;
+/// Connections of a bulk transfer that has several.
+const SEVERAL: usize = 4;
+/// Bytes of one answer of a bulk transfer over HTTP.
+const BULK: usize = 1 << 20;
+const SMALL: usize = 128;
+const MB: f64 = 1e6;
+
+/// Measures everything, in namespaces that end with this process.
+pub(super) fn measure(scratch: &Scratch) -> Result<EgressFigures, EgressError> {
+    // Before the runtime: its threads are to be in the same namespace.
+    let root = Netns::enter_fresh()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(io("starting the proxy's runtime"))?;
+    eprintln!("policies put in force …");
+    let admission = admission::measure(&root, &runtime)?;
+    let world = World::make(&root, &runtime, scratch)?;
+    let load = Load { program: std::env::current_exe().map_err(io("finding this program"))?, scratch, world: &world };
+    eprintln!("through NAT, in turn …");
+    let nat = load.nat()?;
+    eprintln!("opaque, beside haproxy, in turn …");
+    let (haproxy, opaque) = match haproxy::start(scratch)? {
+        Ok((_running, version)) => (version, load.opaque(true)?),
+        Err(why) => (why, load.opaque(false)?),
+    };
+    eprintln!("a transform, beside nginx, in turn …");
+    let (nginx, transform) = match nginx::start(scratch)? {
+        Ok((_running, version)) => (version, load.transform(true)?),
+        Err(why) => (why, load.transform(false)?),
+    };
+    Ok(EgressFigures { haproxy, nginx, nat, opaque, transform, admission })
+}
+
+struct Load<'a> {
+    program: PathBuf,
+    scratch: &'a Scratch,
+    world: &'a World,
+}
+
+/// One way out: where the load is, and what it dials.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    netns: &'a Netns,
+    address: Ipv4Addr,
+    /// Of the server that answers once.
+    port: u16,
+}
+
+impl Load<'_> {
+    /// The kernel alone, with a slot and without.
+    fn nat(&self) -> Result<Opaque, EgressError> {
+        let ours = Way { netns: &self.world.open.netns, address: SERVER, port: DIALLED_BY_SLOT };
+        let theirs = Way { netns: &self.world.plain, address: SERVER, port: DIALLED_BY_PLAIN };
+        self.hellos(ours, Some(theirs), ROUNDS)
+    }
+
+    /// By SNI, bytes as they are.
+    fn opaque(&self, beside: bool) -> Result<Opaque, EgressError> {
+        let (ours, theirs) = self.proxies();
+        self.hellos(ours, beside.then_some(theirs), PROMISED_ROUNDS)
+    }
+
+    /// Through Leapbox's proxy, and through another one.
+    fn proxies(&self) -> (Way<'_>, Way<'_>) {
+        let ours = Way { netns: &self.world.custom.netns, address: SERVER, port: DIALLED_BY_PROXY };
+        let theirs = Way { netns: &self.world.plain, address: PLAIN_GATEWAY, port: DIALLED_BY_PROXY };
+        (ours, theirs)
+    }
+
+    fn hellos(&self, ours: Way<'_>, theirs: Option<Way<'_>>, rounds: usize) -> Result<Opaque, EgressError> {
+        let bulk = |connections| {
+            move |way: Way<'_>, time| {
+                let done = self.hello(Kind::Stream, way, STREAM_PORT, connections, time)?;
+                Ok(done.bytes as f64 / MB / done.seconds)
+            }
+        };
+        let new = |way: Way<'_>, time| {
+            let done = self.hello(Kind::Answers, way, way.port, NEW, time)?;
+            Ok(done.connections as f64 / done.seconds)
+        };
+        Ok(Opaque {
+            bulk: compare(rounds, ours, theirs, bulk(1))?,
+            bulk_of_several: compare(rounds, ours, theirs, bulk(SEVERAL))?,
+            connections: compare(rounds, ours, theirs, new)?,
+        })
+    }
+
+    /// TLS terminated on the way.
+    fn transform(&self, beside: bool) -> Result<Transform, EgressError> {
+        let (ours, theirs) = self.proxies();
+        let theirs = beside.then_some(theirs);
+        let is_ours = |way: Way<'_>| way.address == SERVER;
+        let bulk = |way: Way<'_>, time| {
+            let done = self.requests(way, is_ours(way), BULK, time)?;
+            Ok(done.requests as f64 * BULK as f64 / MB / done.seconds)
+        };
+        let small = |way: Way<'_>, time| {
+            let done = self.requests(way, is_ours(way), SMALL, time)?;
+            Ok(done.requests as f64 / done.seconds)
+        };
+        let new = |way: Way<'_>, time| {
+            let done = self.tls(way, is_ours(way), time)?;
+            Ok(done.connections as f64 / done.seconds)
+        };
+        Ok(Transform {
+            bulk: compare(ROUNDS, ours, theirs, bulk)?,
+            requests: compare(ROUNDS, ours, theirs, small)?,
+            connections: compare(ROUNDS, ours, theirs, new)?,
+        })
+    }
+
+    fn hello(
+        &self,
+        kind: Kind,
+        way: Way<'_>,
+        port: u16,
+        connections: usize,
+        time: Duration,
+    ) -> Result<Done, EgressError> {
+        let mut command = self.generator(kind, SocketAddr::from((way.address, port)), connections, time);
+        read(way.netns, &mut command)
+    }
+
+    fn generator(&self, kind: Kind, address: SocketAddr, connections: usize, time: Duration) -> Command {
+        let kind = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let mut command = Command::new(&self.program);
+        command.args(["bench-egress", "load", "--kind", &kind, "--address", &address.to_string()]);
+        command.args(["--connections", &connections.to_string(), "--ms", &time.as_millis().to_string()]);
+        command
+    }
+
+    fn tls(&self, way: Way<'_>, ours: bool, time: Duration) -> Result<Done, EgressError> {
+        let port = if ours { HTTPS_PORT } else { nginx::FRESH_PORT };
+        let mut command = self.generator(Kind::Tls, SocketAddr::from((way.address, port)), NEW, time);
+        command.args(["--host", TRANSFORMED, "--certificate"]).arg(self.trusted(ours));
+        read(way.netns, &mut command)
+    }
+
+    /// One kept connection, by the load generator of the gateway's bench.
+    fn requests(&self, way: Way<'_>, ours: bool, bytes: usize, time: Duration) -> Result<LoadResult, EgressError> {
+        let port = if ours { HTTPS_PORT } else { nginx::KEPT_PORT };
+        let mut command = Command::new(&self.program);
+        command.args(["bench-load", "--address", &SocketAddr::from((way.address, port)).to_string()]);
+        command.args(["--host", TRANSFORMED, "--key", "none", "--certificate"]).arg(self.trusted(ours));
+        command.args(["--answer-bytes", &bytes.to_string(), "--connections", "1"]);
+        command.args(["--ms", &time.as_millis().to_string()]);
+        read(way.netns, &mut command)
+    }
+
+    fn trusted(&self, ours: bool) -> PathBuf {
+        if ours { self.scratch.sandbox_authority() } else { self.scratch.authority() }
+    }
+}
+
+/// Runs a load inside and reads its line.
+fn read<T: serde::de::DeserializeOwned>(netns: &Netns, command: &mut Command) -> Result<T, EgressError> {
+    let output = netns.output(command.stdin(Stdio::null()))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    serde_json::from_str(&said).map_err(|_| EgressError::Child { child: "load", said })
+}
+
+/// In turn, so that a drift of the machine falls on both.
+fn compare<'a>(
+    rounds: usize,
+    ours: Way<'a>,
+    theirs: Option<Way<'a>>,
+    rate: impl Fn(Way<'a>, Duration) -> Result<f64, EgressError>,
+) -> Result<Compared, EgressError> {
+    for way in [Some(ours), theirs].into_iter().flatten() {
+        rate(way, WARM_UP)?;
+    }
+    let (mut of_ours, mut of_theirs) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        of_ours.push(rate(ours, ROUND)?);
+        if let Some(theirs) = theirs {
+            of_theirs.push(rate(theirs, ROUND)?);
+        }
+    }
+    tracing::debug!(?of_ours, ?of_theirs, "rounds");
+    Ok(Compared::of(of_ours, of_theirs))
+}

@@ -1,0 +1,91 @@
+//! Why something did not leave.
+
+use crate::name::DomainName;
+use std::net::Ipv4Addr;
+
+/// A refusal: `Display` is a sentence for the operator's log, [`Denial::rule`] a label for counters. Holds no secret,
+/// no path and no header's value; what the guest has written is escaped and cut short.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    #[error("the policy is deny-all")]
+    DenyAll,
+    #[error("{name} is not allowed")]
+    Name { name: DomainName },
+    #[error("{} is not a domain name", quoted(text))]
+    NotAName { text: String },
+    #[error("{address} can't be reached by a sandbox: {what}")]
+    Address { address: Ipv4Addr, what: &'static str },
+    #[error("{protocol} to {address}{} is not allowed", port.map(|port| format!(" port {port}")).unwrap_or_default())]
+    Packet { protocol: &'static str, address: Ipv4Addr, port: Option<u16> },
+    #[error("no name can be seen, and the address is not in allow_cidrs")]
+    NoName,
+    #[error("the TLS hello hides its name (encrypted client hello)")]
+    EncryptedHello,
+    #[error("malformed: {what}")]
+    Malformed { what: &'static str },
+    #[error("a request for another host on a connection to {name}")]
+    Authority { name: DomainName },
+    #[error("a DNS query of type {kind} for {name}")]
+    QueryType { name: DomainName, kind: String },
+    #[error("too many {what}")]
+    TooMany { what: &'static str },
+    #[error("{what} took too long")]
+    Slow { what: &'static str },
+    #[error("{name} has no address that a sandbox may reach")]
+    Unresolved { name: DomainName },
+    #[error("the server of {name} does not speak first, and the guest's protocol shows no name")]
+    ServerSilent { name: DomainName },
+    #[error("the server of {name} can't be used: {what}")]
+    Upstream { name: DomainName, what: String },
+}
+
+impl Denial {
+    /// Every label that [`Denial::rule`] gives.
+    pub const RULES: &[&str] = &[
+        "deny_all",
+        "name",
+        "not_a_name",
+        "address",
+        "packet",
+        "no_name",
+        "encrypted_hello",
+        "malformed",
+        "authority",
+        "query_type",
+        "too_many",
+        "slow",
+        "unresolved",
+        "server_silent",
+        "upstream",
+    ];
+
+    /// The rule's label in metrics.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Denial::DenyAll => "deny_all",
+            Denial::Name { .. } => "name",
+            Denial::NotAName { .. } => "not_a_name",
+            Denial::Address { .. } => "address",
+            Denial::Packet { .. } => "packet",
+            Denial::NoName => "no_name",
+            Denial::EncryptedHello => "encrypted_hello",
+            Denial::Malformed { .. } => "malformed",
+            Denial::Authority { .. } => "authority",
+            Denial::QueryType { .. } => "query_type",
+            Denial::TooMany { .. } => "too_many",
+            Denial::Slow { .. } => "slow",
+            Denial::Unresolved { .. } => "unresolved",
+            Denial::ServerSilent { .. } => "server_silent",
+            Denial::Upstream { .. } => "upstream",
+        }
+    }
+}
+
+/// A guest's own words in a log: on one line, and not many of them.
+fn quoted(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
+}

@@ -1,0 +1,193 @@
+//! A sandbox's certificate authority: what signs the certificates under which transforms terminate its TLS.
+//!
+//! ```text
+//!   generate ──► certificate_pem ──► the guest's trust store, and nobody else's
+//!        │   └─► key_pem ──► sealed storage; never the guest, a log or an answer
+//!        └─signs──► leaf(name): this one name, 30 days, cached
+//! ```
+//!
+//! The authority is not constrained to names: a policy's domains can be overridden at a restore, the authority not. What
+//! bounds it is who trusts it: one sandbox. Used by `transform`, and by whoever makes and restores sandboxes.
+
+mod error;
+
+pub use error::AuthorityError;
+
+use leapbox_egress_policy::DomainName;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use time::{Duration, OffsetDateTime};
+
+const COMMON_NAME: &str = "Leapbox sandbox CA";
+const LIFETIME: Duration = Duration::days(3650);
+const LEAF_LIFETIME: Duration = Duration::days(30);
+/// A cached leaf is handed out until this long before its end: connections and guests' clocks need some of it.
+const LEAF_RENEWAL: Duration = Duration::days(10);
+/// A guest whose clock is behind accepts them too.
+const CLOCK_SKEW: Duration = Duration::days(1);
+/// Leaves remembered per sandbox. A wildcard lets the guest make up names; beyond this the oldest goes.
+const CACHED_LEAVES: usize = 256;
+/// RFC 5280, ub-common-name.
+const LONGEST_COMMON_NAME: usize = 64;
+/// RFC 5280 §4.1.2.2 allows 20 bytes; a random number of 16 does not collide.
+const SERIAL_BYTES: usize = 16;
+
+/// One sandbox's authority. Its `Debug` shows nothing of it.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate_pem: String,
+    /// One for all leaves; never leaves memory.
+    leaf_key: KeyPair,
+    /// The same, as TLS uses it.
+    leaf_signer: Arc<dyn SigningKey>,
+    provider: CryptoProvider,
+    leaves: Mutex<HashMap<DomainName, Leaf>>,
+}
+
+struct Leaf {
+    key: Arc<CertifiedKey>,
+    made: OffsetDateTime,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// A new authority, valid for ten years.
+    pub fn generate() -> Result<Self, AuthorityError> {
+        let key = new_key()?;
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(COMMON_NAME);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + LIFETIME;
+        params.serial_number = Some(serial_number(&ring::default_provider())?);
+        let certificate = params.self_signed(&key).map_err(|source| AuthorityError::Certificate { source })?;
+        Self::new(certificate.pem(), certificate.der(), key)
+    }
+
+    /// The authority that [`Authority::certificate_pem`] and [`Authority::key_pem`] described.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
+        let key = KeyPair::from_pem_and_sign_algo(key, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|source| AuthorityError::StoredKey { source })?;
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .map_err(|source| AuthorityError::StoredPem { source })?;
+        Self::new(certificate.to_owned(), &der, key)
+    }
+
+    fn new(certificate_pem: String, certificate: &CertificateDer<'_>, key: KeyPair) -> Result<Self, AuthorityError> {
+        let provider = ring::default_provider();
+        let signer = signing_key(&provider, &key).map_err(|source| AuthorityError::Mismatch { source })?;
+        CertifiedKey::new(vec![certificate.clone().into_owned()], signer)
+            .keys_match()
+            .map_err(|source| AuthorityError::Mismatch { source })?;
+        let issuer = Issuer::from_ca_cert_der(certificate, key)
+            .map_err(|source| AuthorityError::StoredCertificate { source })?;
+        let leaf_key = new_key()?;
+        let leaf_signer = signing_key(&provider, &leaf_key).map_err(|source| AuthorityError::LeafKey { source })?;
+        let leaves = Mutex::default();
+        Ok(Self { issuer, certificate_pem, leaf_key, leaf_signer, provider, leaves })
+    }
+
+    /// The certificate, for the guest's trust store.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The private key (PKCS #8). **Secret**: for sealed storage alone.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// Certificate and key for one name, made or remembered.
+    pub fn leaf(&self, name: &DomainName) -> Result<Arc<CertifiedKey>, AuthorityError> {
+        let now = OffsetDateTime::now_utc();
+        if let Some(key) = self.remembered(name, now) {
+            return Ok(key);
+        }
+        let certificate = self.sign(name, now)?;
+        let key = Arc::new(CertifiedKey::new(vec![certificate], Arc::clone(&self.leaf_signer)));
+        self.remember(name, Leaf { key: Arc::clone(&key), made: now });
+        Ok(key)
+    }
+
+    fn remembered(&self, name: &DomainName, now: OffsetDateTime) -> Option<Arc<CertifiedKey>> {
+        let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaf = leaves.get(name)?;
+        // A clock that was set back makes certificates of the future: those are made anew, too.
+        let age = now - leaf.made;
+        let is_good = (Duration::ZERO..LEAF_LIFETIME - LEAF_RENEWAL).contains(&age);
+        is_good.then(|| Arc::clone(&leaf.key))
+    }
+
+    fn remember(&self, name: &DomainName, leaf: Leaf) {
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaves.len() >= CACHED_LEAVES && !leaves.contains_key(name) {
+            let oldest = leaves.iter().min_by_key(|(_, leaf)| leaf.made).map(|(name, _)| name.clone());
+            if let Some(oldest) = oldest {
+                leaves.remove(&oldest);
+            }
+        }
+        leaves.insert(name.clone(), leaf);
+    }
+
+    fn sign(&self, name: &DomainName, now: OffsetDateTime) -> Result<CertificateDer<'static>, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { name: name.clone(), source };
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName(name.as_str().try_into().map_err(failed)?)];
+        params.distinguished_name = match name.as_str() {
+            short if short.len() <= LONGEST_COMMON_NAME => common_name(short),
+            _ => DistinguishedName::new(),
+        };
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // Strict clients (Python 3.13) want it, and it tells this authority from others of the same name.
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + LEAF_LIFETIME;
+        // The default is derived from the key, which all leaves share: NSS refuses a serial number it saw elsewhere.
+        params.serial_number = Some(serial_number(&self.provider)?);
+        let certificate = params.signed_by(&self.leaf_key, &self.issuer).map_err(failed)?;
+        Ok(certificate.into())
+    }
+}
+
+fn new_key() -> Result<KeyPair, AuthorityError> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| AuthorityError::Key { source })
+}
+
+fn signing_key(provider: &CryptoProvider, key: &KeyPair) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+    provider.key_provider.load_private_key(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+}
+
+fn serial_number(provider: &CryptoProvider) -> Result<SerialNumber, AuthorityError> {
+    let mut bytes = [0; SERIAL_BYTES];
+    provider.secure_random.fill(&mut bytes).map_err(|_| AuthorityError::Random)?;
+    // Positive and not zero (RFC 5280 §4.1.2.2), and always as long.
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+#[cfg(test)]
+mod tests;

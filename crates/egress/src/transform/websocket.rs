@@ -1,0 +1,59 @@
+//! WebSockets: the handshake is a request like any other, what follows is passed on unread.
+//!
+//! No other protocol is upgraded to: `h2c` in particular would let requests past everything done to their headers.
+
+use super::body::Answer;
+use super::rules::lists;
+use super::session::Switched;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version, response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional_with_sizes;
+
+const WEBSOCKET: &str = "websocket";
+const BUFFER: usize = 16 * 1024;
+
+/// Whether a request asks for a WebSocket. Any other `Upgrade` is as if it were not there.
+pub(crate) fn is_wanted(request: &Request<Incoming>) -> bool {
+    request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && lists(request.headers(), &CONNECTION, "upgrade")
+        && is_agreed(request.headers())
+        && request.body().is_end_stream()
+}
+
+/// Whether `Upgrade` says so.
+pub(crate) fn is_agreed(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()))
+}
+
+/// Says it to the other side, in fields of that connection.
+pub(crate) fn ask(headers: &mut HeaderMap) {
+    headers.remove(TE);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+}
+
+/// The guest's answer once the upstream has agreed.
+pub(crate) fn agree(mut head: response::Parts) -> Response<Answer> {
+    super::rules::towards_guest(&mut head.headers);
+    head.headers.remove(CONTENT_LENGTH);
+    ask(&mut head.headers);
+    head.status = StatusCode::SWITCHING_PROTOCOLS;
+    head.version = Version::HTTP_11;
+    Response::from_parts(head, Answer::ours(String::new()))
+}
+
+/// Passes bytes both ways until both sides have ended.
+pub(crate) async fn tunnel(switched: Switched) {
+    let (guest, upstream) = match tokio::try_join!(switched.guest, switched.upstream) {
+        Ok(sides) => sides,
+        Err(error) => return tracing::debug!(%error, "an upgrade was not completed"),
+    };
+    let (mut guest, mut upstream) = (TokioIo::new(guest), TokioIo::new(upstream));
+    if let Err(error) = copy_bidirectional_with_sizes(&mut guest, &mut upstream, BUFFER, BUFFER).await {
+        tracing::debug!(%error, "a WebSocket broke off");
+    }
+}
