@@ -98,7 +98,7 @@ async fn a_time_out_kills_all_that_was_started_even_daemons() {
     let start = Instant::now();
     let output = sandbox.guest.exec(request).await.expect("runs");
     assert_eq!((output.exit_code, output.timed_out, text(&output.stdout)), (124, true, "started\n"));
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     let daemon = sandbox.exec("cat daemon").await;
     assert_eq!(daemon.exit_code, 0, "{daemon:?}");
     let daemon = text(&daemon.stdout).trim().to_owned();
@@ -131,9 +131,8 @@ async fn output_above_the_limit_is_read_on_dropped_and_said() {
 #[tokio::test]
 async fn background_processes_survive_and_can_go_on_writing() {
     let sandbox = Sandbox::start().await;
-    let start = Instant::now();
     let output = sandbox.exec("(while :; do echo noise; echo alive > beat; sleep 0.05; done) & echo $!").await;
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!((output.exit_code, output.timed_out), (0, false), "it is not waited for");
     let first = text(&output.stdout).lines().next().unwrap_or_default().to_owned();
     let pid = text(&output.stdout).lines().find(|line| line.parse::<u32>().is_ok()).unwrap_or(&first).to_owned();
     let beat = sandbox.path("beat");
@@ -148,19 +147,19 @@ async fn background_processes_survive_and_can_go_on_writing() {
 #[tokio::test]
 async fn commands_run_side_by_side() {
     let sandbox = Sandbox::start().await;
-    let start = Instant::now();
     let mut running = tokio::task::JoinSet::new();
     for number in 0..20 {
         let guest = sandbox.guest.clone();
         running.spawn(async move {
-            let output = guest.exec(command(&format!("sleep 0.5; echo {number}"))).await.expect("runs");
-            assert_eq!(text(&output.stdout).trim(), number.to_string());
+            // Each waits until all have begun.
+            let wait = "until [ $(ls begun-* | wc -l) = 20 ]; do sleep 0.1; done";
+            let output = guest.exec(command(&format!("touch begun-{number}; {wait}; echo {number}"))).await;
+            assert_eq!(text(&output.expect("runs").stdout).trim(), number.to_string());
         });
     }
     while let Some(done) = running.join_next().await {
         done.expect("no panic");
     }
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -28,6 +28,12 @@ fn the_three_modes_and_nothing_else() {
     assert_eq!(parse(&json!({ "mode": "allow-all" })), Ok(Policy::default()));
     assert_eq!(parse(&json!({ "mode": "deny-all", "allow_domains": [], "transforms": null })), Ok(Policy::DenyAll));
     assert_eq!(parse(&json!({ "mode": "custom" })), Ok(Policy::Custom(Default::default())));
+    for (mode, policy) in [("allow-all", Policy::AllowAll), ("custom", Policy::Custom(Default::default()))] {
+        let lists = json!({ "mode": mode, "allow_domains": null, "allow_cidrs": [], "transforms": null });
+        assert_eq!(parse(&lists), Ok(policy.clone()));
+        let lists = json!({ "mode": mode, "allow_domains": [], "allow_cidrs": null, "transforms": [] });
+        assert_eq!(parse(&lists), Ok(policy));
+    }
     for bad in [json!({}), json!({ "mode": null }), json!({ "mode": "Custom" }), json!({ "mode": 1 })] {
         assert_eq!(problems(&bad), ["mode: must be one of allow-all, deny-all, custom"]);
     }

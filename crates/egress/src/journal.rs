@@ -140,7 +140,8 @@ impl Journal {
         let Some(left_out) = self.may_log(Instant::now()) else { return };
         self.log_left_out(left_out);
         let destination = destination.map(tracing::field::display);
-        tracing::info!(target: "egress", sandbox = %self.sandbox, rule, destination, "refused: {denial}");
+        let sandbox = &self.sandbox;
+        tracing::info!(target: "egress", event = "egress_refused", %sandbox, rule, destination, "refused: {denial}");
     }
 
     /// Whether a line may be written now, and how many were left out in the window before it.
@@ -159,7 +160,8 @@ impl Journal {
 
     fn log_left_out(&self, left_out: u64) {
         if left_out > 0 {
-            tracing::info!(target: "egress", sandbox = %self.sandbox, left_out, "more was refused than is logged");
+            let sandbox = &self.sandbox;
+            tracing::info!(target: "egress", event = "egress_left_out", %sandbox, left_out, "more was refused than is logged");
         }
     }
 }

@@ -87,7 +87,7 @@ async fn adopt(inner: &Arc<Inner>, row: SandboxRow) -> Result<Recovered, StartEr
         Err(reason) => return bury(inner, row, Some(reason)).await,
     };
     let id = row.id.clone();
-    tracing::info!(sandbox = %id, "adopted a running sandbox");
+    tracing::info!(event = "adopted", sandbox = %id, "adopted a running sandbox");
     if row.state == SandboxState::Running {
         return Ok(Recovered { row, life: Life::Running(machine) });
     }

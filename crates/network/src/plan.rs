@@ -59,9 +59,12 @@ impl SlotPlan {
     }
 }
 
+/// What the names of all slots' links begin with, whatever installation they are of.
+pub(crate) const VETH_PREFIX: &str = "lb";
+
 /// How the names of an installation's veths begin, in the root namespace.
 pub(crate) fn veth_prefix(instance: &str) -> String {
-    format!("lb{instance}s")
+    format!("{VETH_PREFIX}{instance}s")
 }
 
 /// The name of a slot's veth in the root namespace.

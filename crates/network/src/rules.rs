@@ -3,8 +3,8 @@
 
 use crate::config::NetworkConfig;
 use crate::plan::{
-    CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, SlotPlan, WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC,
-    table_name, veth_prefix,
+    CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, SlotPlan, VETH_PREFIX, WORKLOAD_GATEWAY, WORKLOAD_GUEST,
+    WORKLOAD_GUEST_MAC, table_name, veth_prefix,
 };
 use leapbox_egress::PROXY_MARK;
 use leapbox_egress_policy::{Cidr, UNREACHABLE};
@@ -36,6 +36,7 @@ pub(crate) fn host_table(config: &NetworkConfig) -> String {
         .replace("%OPERATOR%", &operator)
         .replace("%TABLE%", &table)
         .replace("%SLOTS%", &format!("{}*", veth_prefix(&config.instance)))
+        .replace("%ANY_SLOTS%", &format!("{VETH_PREFIX}*"))
         .replace("%BLOCKED%", &blocked.join(", "))
         .replace("%MARK%", &PROXY_MARK.to_string())
         .replace("%LINKS%", &block)

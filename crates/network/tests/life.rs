@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use support::frames::{GUEST_MAC, HOST_MAC, IPV4, ethernet, udp};
 use support::guest::Guest;
 use support::internet::{PRIVATE, TCP_PORT, UDP_PORT, query};
-use support::{
-    PATIENCE, PUBLIC, SILENCE, admission, config, eventually, in_world, network_and_slot, open_slot, slot_veths,
-};
+use support::{PATIENCE, PUBLIC, admission, config, eventually, in_world, network_and_slot, open_slot, slot_veths};
 use tokio::io::AsyncReadExt;
 
 /// A second descriptor of a slot's namespace, as the VMM's process gives a restarted server.
@@ -28,9 +26,8 @@ fn the_pool_fills_and_refills_and_its_slots_are_taken_at_once() {
         let network = Network::start(config()).await.expect("network");
         network.start_pool();
         eventually("pool", || network.stats(), |stats| stats.prepared == 2).await;
-        let started = Instant::now();
         let slot = network.take().await.expect("slot");
-        assert!(started.elapsed() < Duration::from_millis(5), "{:?}", started.elapsed());
+        assert!(slot.index() < 2, "one of the two that were ready; one made for it would have been the third");
         eventually("refilled", || network.stats(), |stats| stats.prepared == 2 && stats.in_use == 1).await;
         slot.close().await;
         eventually("released", || network.stats(), |stats| stats.in_use == 0 && stats.releasing == 0).await;
@@ -198,10 +195,15 @@ fn replacing_the_hosts_table_opens_no_gap_and_closes_none() {
         let sent = std::thread::scope(|scope| {
             let flood = scope.spawn(|| {
                 let mut sent = 0;
-                while !stop.load(std::sync::atomic::Ordering::Acquire) {
+                let stopped = || stop.load(std::sync::atomic::Ordering::Acquire);
+                while !stopped() {
                     guest.inject(&evil);
                     guest.inject(&good);
                     sent += 1;
+                    // A full queue on a busy machine drops packets too, which is no gap.
+                    while sent % 20 == 0 && sent > world.internet.count(b"good") + 100 && !stopped() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
                     std::thread::sleep(Duration::from_micros(50));
                 }
                 sent
@@ -220,11 +222,10 @@ fn replacing_the_hosts_table_opens_no_gap_and_closes_none() {
             stop.store(true, std::sync::atomic::Ordering::Release);
             flood.join().expect("flood")
         });
-        world.internet.wait_for(b"good");
-        tokio::time::sleep(SILENCE).await;
-        let arrived = |word: &[u8]| world.internet.arrivals().iter().filter(|arrival| arrival.bytes == word).count();
-        assert_eq!(arrived(b"evil"), 0);
-        assert_eq!(arrived(b"good"), sent, "datagrams of the running sandbox");
+        assert!(sent > 0);
+        let arrived = || world.internet.count(b"good");
+        eventually("datagrams of the running sandbox", arrived, |arrived| *arrived == sent).await;
+        assert_eq!(world.internet.count(b"evil"), 0);
     });
 }
 

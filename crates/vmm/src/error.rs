@@ -36,6 +36,20 @@ pub enum ExitReason {
     Gone,
 }
 
+impl ExitReason {
+    /// Which of them it is in one word that does not change, for the log's field `exit`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ExitReason::Exited { .. } => "exited",
+            ExitReason::Signalled { .. } => "signalled",
+            ExitReason::OutOfMemory => "out_of_memory",
+            ExitReason::GuestShutdown { .. } => "guest_shutdown",
+            ExitReason::Hung { .. } => "hung",
+            ExitReason::Gone => "gone",
+        }
+    }
+}
+
 impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -70,14 +70,18 @@ fn a_large_body_streams_through() {
 fn another_host_on_the_same_connection_is_421_and_reaches_nobody() {
     in_world(good(), async |world| {
         let server = web(GOOD, 80).await;
-        for other in ["evil.example", "good.example"] {
-            let mut stream = world.connect(GOOD, 80).await;
-            ask(&mut stream, &get("/", "www.good.example")).await;
-            stream.write_all(get("/secret", other).as_bytes()).await.expect("write");
-            assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 421 "));
+        let posted =
+            "POST / HTTP/1.1\r\nHost: www.good.example\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        for first in [&*get("/", "www.good.example"), posted] {
+            for other in ["evil.example", "good.example"] {
+                let mut stream = world.connect(GOOD, 80).await;
+                ask(&mut stream, first).await;
+                stream.write_all(get("/secret", other).as_bytes()).await.expect("write");
+                assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 421 "));
+            }
         }
         assert!(!text(&server).contains("/secret"));
-        eventually("counted", || world.denials("authority"), |n| *n == 2).await;
+        eventually("counted", || world.denials("authority"), |n| *n == 4).await;
     });
 }
 
@@ -99,8 +103,12 @@ fn a_host_that_is_not_allowed_is_403_with_a_reason() {
 /// Requests that two implementations are known to read differently.
 const AMBIGUOUS: &[(&str, &str)] = &[
     ("two hosts", "GET / HTTP/1.1\r\nHost: www.good.example\r\nHost: evil.example\r\n\r\n"),
+    ("the same host twice", "GET / HTTP/1.1\r\nHost: www.good.example\r\nHost: www.good.example\r\n\r\n"),
+    ("a list of hosts", "GET / HTTP/1.1\r\nHost: www.good.example, evil.example\r\n\r\n"),
+    ("a user in the host", "GET / HTTP/1.1\r\nHost: www.good.example@evil.example\r\n\r\n"),
     ("no host", "GET / HTTP/1.1\r\nAccept: */*\r\n\r\n"),
     ("absolute form", "GET http://evil.example/ HTTP/1.1\r\nHost: www.good.example\r\n\r\n"),
+    ("absolute form of the host", "GET http://www.good.example/ HTTP/1.1\r\nHost: www.good.example\r\n\r\n"),
     ("authority form", "CONNECT evil.example:443 HTTP/1.1\r\nHost: www.good.example\r\n\r\n"),
     ("obs-fold", "GET / HTTP/1.1\r\nHost: www.good.example\r\nX: a\r\n b\r\n\r\n"),
     ("folded host", "GET / HTTP/1.1\r\nHost:\r\n www.good.example\r\n\r\n"),
@@ -111,12 +119,18 @@ const AMBIGUOUS: &[(&str, &str)] = &[
     ("two lengths", "POST / HTTP/1.1\r\nHost: www.good.example\r\nContent-Length: 0\r\nContent-Length: 9\r\n\r\n"),
     ("signed length", "POST / HTTP/1.1\r\nHost: www.good.example\r\nContent-Length: +3\r\n\r\nabc"),
     ("odd coding", "POST / HTTP/1.1\r\nHost: www.good.example\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "chunked twice",
+        "POST / HTTP/1.1\r\nHost: www.good.example\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    ),
+    ("unknown coding", "POST / HTTP/1.1\r\nHost: www.good.example\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
     ("blank before colon", "GET / HTTP/1.1\r\nHost : www.good.example\r\n\r\n"),
     ("bare LF", "GET / HTTP/1.1\nHost: www.good.example\n\n"),
     ("bare CR", "GET / HTTP/1.1\r\nHost: www.good.example\r\nX: a\rb\r\n\r\n"),
     ("leading CRLF", "\r\nGET / HTTP/1.1\r\nHost: www.good.example\r\n\r\n"),
     ("HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     ("HTTP/0.9", "GET /\r\n\r\n"),
+    ("HTTP/1.2", "GET / HTTP/1.2\r\nHost: www.good.example\r\n\r\n"),
     ("NUL", "GET / HTTP/1.1\r\nHost: www.good.example\r\nX: \0\r\n\r\n"),
 ];
 

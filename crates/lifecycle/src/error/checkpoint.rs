@@ -74,7 +74,8 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// What a client reads about it.
     pub(super) fn answer(&self, message: String) -> ApiError {
-        tracing::warn!(error = %chain(self), "a checkpoint could not be written or used");
+        let error = chain(self);
+        tracing::warn!(event = "checkpoint_unusable", %error, "a checkpoint could not be written or used");
         match self {
             CheckpointError::NoRoom(_) => ApiError::InsufficientStorage(message),
             CheckpointError::Store(_) | CheckpointError::Late { .. } => {

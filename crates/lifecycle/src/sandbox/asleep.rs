@@ -121,7 +121,8 @@ impl Driver {
             }
             Err(error) => {
                 self.inner.stats.wake_failed();
-                tracing::warn!(sandbox = %asleep.id, error = %chain(&error), "a paused sandbox could not be woken");
+                let cause = chain(&error);
+                tracing::warn!(event = "wake_failed", sandbox = %asleep.id, error = %cause, "a paused sandbox could not be woken");
                 let failure = WakeFailure::new(self.publish.borrow().failed_wakes() + 1, error);
                 let row = SandboxRow {
                     state_reason: Some(failure.reason()),
@@ -137,6 +138,7 @@ impl Driver {
     /// Back to a pause that did not end. State and failure are told at once: who hears of one may ask for the other.
     async fn fall_asleep(&mut self, row: SandboxRow, failure: WakeFailure) {
         self.write(&row).await;
+        self.tell_step(&row);
         self.publish.send_modify(|published| {
             published.row = row;
             published.failed_wake = Some(Arc::new(failure));

@@ -114,11 +114,12 @@ impl Driver {
 
     /// The end of a sandbox whose machine has died.
     pub(super) async fn failed(&mut self, machine: Box<dyn Body>, reason: ExitReason) -> Life {
-        let reason = reason.to_string();
+        let (exit, reason) = (reason.kind(), reason.to_string());
         let life = self.gone(Some(reason.clone())).await;
         // After it is told: a VMM that hangs keeps its console for a while.
         let console = last_lines(&machine.console_tail().await);
-        tracing::warn!(sandbox = %self.row().id, %reason, console, "a sandbox has failed");
+        let sandbox = self.row().id;
+        tracing::warn!(event = "sandbox_failed", %sandbox, exit, %reason, console, "a sandbox has failed");
         machine.destroy().await;
         life
     }

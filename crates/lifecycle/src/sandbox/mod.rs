@@ -150,14 +150,23 @@ impl Driver {
         }
     }
 
+    /// Logs the step to the state of `row`, before it is published: the log has every step of a sandbox whose id was told
+    /// to anybody, in order.
+    fn tell_step(&self, row: &SandboxRow) {
+        let from = self.publish.borrow().row.state;
+        if from != row.state {
+            tracing::info!(event = "state_changed", sandbox = %row.id, %from, to = %row.state, "a state has changed");
+        }
+    }
+
     fn publish_row(&self, row: SandboxRow) {
-        tracing::info!(sandbox = %row.id, state = %row.state, "state");
+        self.tell_step(&row);
         self.publish.send_modify(|published| published.row = row);
     }
 
     /// Publishes that the sandbox runs, in this machine.
     fn publish_machine(&self, row: SandboxRow, machine: &dyn Body) {
-        tracing::info!(sandbox = %row.id, state = %row.state, "state");
+        self.tell_step(&row);
         self.publish.send_modify(|published| {
             published.row = row;
             published.guest = Some(machine.guest());

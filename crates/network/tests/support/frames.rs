@@ -1,10 +1,11 @@
 //! Frames as a hostile guest writes them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub const GUEST_MAC: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 2];
 pub const HOST_MAC: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 1];
 pub const IPV4: u16 = 0x0800;
+pub const IPV6: u16 = 0x86dd;
 pub const ARP: u16 = 0x0806;
 
 /// An Ethernet frame.
@@ -28,6 +29,16 @@ pub fn udp_from_port(source: u16, from: Ipv4Addr, to: Ipv4Addr, port: u16, paylo
     let udp =
         [&source.to_be_bytes()[..], &port.to_be_bytes()[..], &length.to_be_bytes()[..], &[0, 0], payload].concat();
     ipv4(from, to, 17, &[], &udp)
+}
+
+/// A UDP packet in IPv6, which has no checksum but UDP's.
+pub fn udp_v6(from: Ipv6Addr, to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = (8 + payload.len()) as u16;
+    let mut udp = [&40000u16.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat();
+    let addresses = [from.octets(), to.octets()].concat();
+    let sum = checksum(&[&addresses[..], &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 17], &udp].concat());
+    udp[6..8].copy_from_slice(&sum.to_be_bytes());
+    [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[17, 64], &addresses, &udp].concat()
 }
 
 /// An ICMP echo request, without its IPv4 header.

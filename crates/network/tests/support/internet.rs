@@ -4,6 +4,7 @@ use super::{NAME_SERVER, PATIENCE, PUBLIC, inside, ip, new_netns, path_of};
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, TXT};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -28,10 +29,17 @@ pub const FORBIDDEN: &[&str] = &[
 /// The one of these where datagrams are remembered too.
 pub const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 3);
 
+/// A second public server.
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
+
 /// TCP port of the server that greets with the address it sees, then echoes.
 pub const TCP_PORT: u16 = 80;
-/// UDP port of the server that remembers what it gets, and echoes.
+/// UDP port of the servers that remember what they get, and echo.
 pub const UDP_PORT: u16 = 7000;
+/// Where [`PUBLIC`] does so too.
+pub const QUIC_PORT: u16 = 443;
+/// A flood that comes faster than it is read: the kernel cuts this to what it allows.
+const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// One datagram that arrived out there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +73,9 @@ impl Internet {
             }
             let tcp = TcpListener::bind(("0.0.0.0", TCP_PORT)).expect("bind");
             std::thread::spawn(move || tcp.incoming().flatten().for_each(greet));
-            for address in [PUBLIC, PRIVATE] {
-                let (udp, log) = (UdpSocket::bind((address, UDP_PORT)).expect("bind"), log.clone());
+            for listening in [(PUBLIC, UDP_PORT), (PUBLIC, QUIC_PORT), (OTHER, UDP_PORT), (PRIVATE, UDP_PORT)] {
+                let (udp, log) = (UdpSocket::bind(listening).expect("bind"), log.clone());
+                setsockopt(&udp, sockopt::RcvBuf, &RECEIVE_BUFFER).expect("buffer");
                 std::thread::spawn(move || remember(&udp, &log));
             }
             // Bound to the one address, or the kernel would answer from another of this interface's.
@@ -81,6 +90,11 @@ impl Internet {
 
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.arrivals.lock().expect("lock").clone()
+    }
+
+    /// How often these bytes have arrived.
+    pub fn count(&self, bytes: &[u8]) -> usize {
+        self.arrivals.lock().expect("lock").iter().filter(|arrival| arrival.bytes == bytes).count()
     }
 
     pub fn questions(&self) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! What can be wrong with a sealed folder: every variant names the file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a folder could not be sealed, or must not be used.
 #[derive(Debug, thiserror::Error)]
@@ -101,4 +101,41 @@ pub enum SealError {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl SealError {
+    /// What is wrong in one word that does not change, for the log's field `fault`.
+    pub fn fault(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "unreadable",
+            Self::Encode { .. } => "not_encodable",
+            Self::Name { .. } => "name",
+            Self::Missing { .. } => "missing",
+            Self::NotAFile { .. } => "not_a_file",
+            Self::Length { .. } => "length",
+            Self::Damaged { .. } => "content",
+            Self::ManifestUnreadable { .. } | Self::ManifestDamaged { .. } => "manifest",
+            Self::ManifestFormat { .. } => "format",
+            Self::Header { .. } => "header",
+            Self::NotSealed { .. } => "not_sealed",
+        }
+    }
+
+    /// The file that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. }
+            | Self::Encode { path, .. }
+            | Self::Missing { path }
+            | Self::NotAFile { path }
+            | Self::Length { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::ManifestUnreadable { path, .. }
+            | Self::ManifestDamaged { path }
+            | Self::ManifestFormat { path, .. }
+            | Self::Header { path, .. }
+            | Self::NotSealed { path } => Some(path),
+            Self::Name { .. } => None,
+        }
+    }
 }

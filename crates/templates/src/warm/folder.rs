@@ -35,6 +35,24 @@ impl Refused {
             Self::Damaged(_) | Self::Encode { .. } | Self::Misplaced { .. } => true,
         }
     }
+
+    /// What is wrong in one word that does not change, for the log's field `fault`.
+    fn fault(&self) -> &'static str {
+        match self {
+            Self::Damaged(error) => error.fault(),
+            Self::Encode { .. } => "not_encodable",
+            Self::Misplaced { .. } => "misplaced",
+        }
+    }
+
+    /// The file that it is about.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Damaged(error) => error.path(),
+            Self::Encode { path, .. } => Some(path),
+            Self::Misplaced { .. } => None,
+        }
+    }
 }
 
 /// Seals what lies in `unfinished` and moves it to its place in `bases`.
@@ -92,10 +110,18 @@ pub(super) fn remove(dir: &Path) {
 }
 
 /// Says why a base is not used.
-pub(super) fn log_refused(dir: &Path, reason: &Refused) {
-    let causes = std::iter::successors(Some(reason as &dyn std::error::Error), |error| error.source());
+pub(super) fn log_refused(dir: &Path, refused: &Refused) {
+    let causes = std::iter::successors(Some(refused as &dyn std::error::Error), |error| error.source());
     let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    tracing::warn!(dir = %dir.display(), reason, "refused a stored warm snapshot: another is taken when one is needed");
+    let (fault, file) = (refused.fault(), refused.file().map(|file| tracing::field::display(file.display())));
+    tracing::warn!(
+        event = "base_refused",
+        dir = %dir.display(),
+        fault,
+        file,
+        reason,
+        "refused a stored warm snapshot: another is taken when one is needed"
+    );
 }
 
 fn base_in(folder: &SealedFolder) -> Result<Base, Refused> {

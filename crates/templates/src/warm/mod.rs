@@ -191,6 +191,7 @@ async fn verify(base: &Base, dir: &Path) -> Result<(), Unsound> {
     let verified = tokio::task::spawn_blocking(move || folder::verify(&place)).await;
     verified.map_err(|error| Unsound::Interrupted(error.into()))?.map_err(Unsound::Refused)?;
     let elapsed_ms = started.elapsed().as_millis() as u64;
-    tracing::info!(id = base.id, shape = %base.snapshot.shape, elapsed_ms, "the stored warm snapshot is sound");
+    let shape = base.snapshot.shape;
+    tracing::info!(event = "base_verified", id = base.id, %shape, elapsed_ms, "the stored warm snapshot is sound");
     Ok(())
 }

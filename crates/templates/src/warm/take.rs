@@ -31,7 +31,7 @@ impl WarmSnapshots {
         match &kept {
             Ok(base) => {
                 let elapsed_ms = started.elapsed().as_millis() as u64;
-                tracing::info!(id = base.id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
+                tracing::info!(event = "base_taken", id = base.id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
             }
             Err(_) => folder::remove(&unfinished),
         }

@@ -21,11 +21,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop, then finishes what is open.
 pub(super) async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
+    serve_within(listener, router, stopped, HEADER_DEADLINE).await;
+}
+
+async fn serve_within(
+    listener: TcpListener,
+    router: Router,
+    stopped: watch::Receiver<bool>,
+    header_deadline: Duration,
+) {
     // HTTP/1.1 only: telling the versions apart has no deadline, so a silent client would stay for ever. HTTP/2 is spoken
     // on the gateway, where TLS says which it is.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     let mut http1 = builder.http1();
-    http1.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(HEADER_BYTES_MAX);
+    http1.timer(TokioTimer::new()).header_read_timeout(header_deadline).max_buf_size(HEADER_BYTES_MAX);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -68,4 +77,43 @@ fn connection(
     // Small answers must not wait for an acknowledgement; a socket that refuses still works.
     let _ = stream.set_nodelay(true);
     builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const SHORT: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn case_33_a_slow_loris_is_hung_up_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let (_stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve_within(listener, Router::new(), stopped, SHORT));
+        let begun = Instant::now();
+        let (mut reader, mut writer) = TcpStream::connect(address).await.expect("a connection").into_split();
+        // Bytes without end, each sooner than the deadline: it is the whole head's.
+        let drip = async {
+            let mut sent = writer.write_all(b"GET / HTTP/1.1\r\nhost: ").await;
+            while sent.is_ok() {
+                tokio::time::sleep(SHORT / 4).await;
+                sent = writer.write_all(b"x").await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut answer = Vec::new();
+        tokio::select! {
+            ended = tokio::time::timeout(PATIENCE, reader.read_to_end(&mut answer)) => {
+                assert!(ended.is_ok(), "it was not hung up on");
+            }
+            () = drip => {}
+        }
+        assert!(begun.elapsed() >= SHORT, "{:?}", begun.elapsed());
+        assert!(!String::from_utf8_lossy(&answer).contains(" 404 "), "it was answered as a request");
+        serving.abort();
+    }
 }

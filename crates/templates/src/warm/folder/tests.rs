@@ -59,11 +59,15 @@ fn the_same_contents_have_the_same_id_and_any_other_another() {
 fn case_39_a_changed_byte_anywhere_is_refused() {
     for name in ["memory", "state", "disk", "manifest.json"] {
         let (_bases, dir, _) = kept();
-        let mut bytes = std::fs::read(dir.join(name)).expect("read");
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        std::fs::write(dir.join(name), bytes).expect("written");
-        verify(&dir).expect_err(name);
+        let whole = std::fs::read(dir.join(name)).expect("read");
+        for changed in [0, whole.len() / 2, whole.len() - 1] {
+            let mut bytes = whole.clone();
+            bytes[changed] ^= 1;
+            std::fs::write(dir.join(name), bytes).expect("written");
+            assert!(verify(&dir).is_err(), "{name}, byte {changed}");
+        }
+        std::fs::write(dir.join(name), whole).expect("written");
+        verify(&dir).expect("whole again");
     }
 }
 
