@@ -150,7 +150,8 @@ class App(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128
+    # All of a storm's connections at once: what does not fit is sent again by the kernel a second later.
+    request_queue_size = 1024
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 PATIENCE_S = 4.0
+# The type of a record that belongs to the message and not to a name (RFC 6891), and its option for errors (RFC 8914).
+OPT, EXTENDED_ERROR = 41, 15
 
 
 def tcp(address, port, say=(), until=None, pause=0.05):
@@ -99,7 +101,7 @@ def ping(address):
 
 
 def dns(name, type, server=None, transport="udp"):
-    """Asks a name server, the sandbox's own if none is named. The data is JSON: `code`, `answers`, `size`."""
+    """Asks a name server, the sandbox's own if none is named. The data is JSON: see `told`."""
     message = struct.pack(">6H", os.getpid() & 0xFFFF, 0x0100, 1, 0, 0, 1) + encoded(name)
     message += struct.pack(">HH", type, 1) + b"\0" + struct.pack(">HHIH", 41, 1232, 0, 0)
     server = server or own_name_server()
@@ -122,18 +124,39 @@ def encoded(name):
 
 
 def told(message):
-    _, flags, questions, answers = struct.unpack_from(">4H", message)
-    at, found = 12, []
+    """`code`, whether it is `cut`, `answers`, its `size`, and the extended error `ede`, if there is one."""
+    _, flags, questions, answers, authorities, additional = struct.unpack_from(">6H", message)
+    at, records = 12, []
     for _ in range(questions):
         at = past_name(message, at) + 4
-    for _ in range(answers):
+    for _ in range(answers + authorities + additional):
         at = past_name(message, at)
         kind, _, _, length = struct.unpack_from(">HHIH", message, at)
-        data = message[at + 10 : at + 10 + length]
-        found.append(socket.inet_ntoa(data) if kind == 1 else [kind, data.decode("latin-1")])
+        records.append((kind, message[at + 10 : at + 10 + length]))
         at += 10 + length
-    summary = {"code": flags & 15, "cut": bool(flags & 0x200), "answers": found, "size": len(message)}
+    summary = {
+        "code": flags & 15,
+        "cut": bool(flags & 0x200),
+        "answers": [shown(*record) for record in records[:answers]],
+        "size": len(message),
+        "ede": extended_error(records[answers:]),
+    }
     return json.dumps(summary).encode()
+
+
+def shown(kind, data):
+    return socket.inet_ntoa(data) if kind == 1 else [kind, data.decode("latin-1")]
+
+
+def extended_error(records):
+    for data in (data for kind, data in records if kind == OPT):
+        at = 0
+        while at < len(data):
+            option, length = struct.unpack_from(">HH", data, at)
+            if option == EXTENDED_ERROR:
+                return struct.unpack_from(">H", data, at + 4)[0]
+            at += 4 + length
+    return None
 
 
 def past_name(message, at):

@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,12 @@ from kvmhost import artifacts, base, disks, initramfs, places, report, steps
 from kvmhost.host import HostError, emptied
 from kvmhost.machine import CONSOLE, Machine
 from kvmhost.watch import Outcome, Watch, console_tail
+from suite import events
 
 _CONFORMANCE_DEADLINE = 1800
 _E2E_DEADLINE = 1500
+_EVERY_E2E = "-m production_driver"
+_BRIEF_E2E = "-m 'production_driver and not thorough'"
 
 
 def main() -> int:
@@ -26,6 +30,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("kvmhost: this needs root: it makes file systems with root's files in them", file=sys.stderr)
         return 2
+    # Ended from outside, it leaves as Ctrl-C makes it leave.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     places.HOME.mkdir(parents=True, exist_ok=True)
     with (places.HOME / "lock").open("w") as lock:
         try:
@@ -39,7 +45,8 @@ def main() -> int:
             print(f"kvmhost: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            # The machine ends with this process.
+            # The machine ends with this process; its disks are of no use to anybody.
+            shutil.rmtree(places.RUN, ignore_errors=True)
             return 130
 
 
@@ -53,8 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs=argparse.REMAINDER)
     run.set_defaults(plan=_one_command)
     suite = verbs.add_parser("suite", help="everything `make test-firecracker` wants")
-    suite.add_argument("--conformance", type=Path, metavar="FILE", help="Cargo's JSON messages, for its executables")
-    suite.add_argument("--e2e", default="", metavar="ARGS", help="arguments for pytest")
+    suite.add_argument(
+        "--cargo", type=Path, required=True, metavar="FILE", help="Cargo's messages, for the conformance suite"
+    )
+    suite.add_argument("--e2e", default=_EVERY_E2E, metavar="ARGS", help="arguments for pytest")
+    suite.add_argument("--brief", action="store_true", help="only what touches Firecracker's own code")
     suite.add_argument(
         "--only", metavar="STEP,…", help="of doctor, lab (its own tests, left out by default), conformance, e2e"
     )
@@ -71,17 +81,18 @@ def _one_command(arguments) -> tuple[list[steps.Step], list[Path]]:
 
 
 def _suite(arguments) -> tuple[list[steps.Step], list[Path]]:
-    executables = steps.test_executables(arguments.conformance) if arguments.conformance else []
+    executable = steps.conformance_executable(arguments.cargo)
+    brief = arguments.brief
     plan = {
-        "doctor": [steps.doctor()],
-        "lab": [steps.lab()],
-        "conformance": steps.conformance(executables, _CONFORMANCE_DEADLINE),
-        "e2e": [steps.e2e(arguments.e2e, _E2E_DEADLINE)],
+        "doctor": steps.doctor(),
+        "lab": steps.lab(),
+        "conformance": steps.conformance(executable, brief, _CONFORMANCE_DEADLINE),
+        "e2e": steps.e2e(_BRIEF_E2E if brief else arguments.e2e, _E2E_DEADLINE),
     }
     wanted = arguments.only.split(",") if arguments.only else [name for name in plan if name != "lab"]
     if unknown := set(wanted) - set(plan):
         raise HostError(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(plan)}")
-    return [step for name in plan if name in wanted for step in plan[name]], executables
+    return [plan[name] for name in plan if name in wanted], [executable]
 
 
 def _run(plan: list[steps.Step], executables: list[Path]) -> int:
@@ -97,8 +108,12 @@ def _run(plan: list[steps.Step], executables: list[Path]) -> int:
         print(console_tail(), flush=True)
         (places.RESULTS / CONSOLE).rename(places.RESULTS / f"panicked-{CONSOLE}")
         emptied(places.RUN)
-        outcome = _boot(rest, executables)
+        before, outcome = outcome, _boot(rest, executables)
         outcome.ended = ended + outcome.ended
+        # A test that had failed twice is not given a third try.
+        failed = {name: how for name, how in before.tests.items() if how == events.FAILED}
+        outcome.tests = {**before.tests, **outcome.tests, **failed}
+        outcome.second_tries |= before.second_tries
     emptied(places.RUN)
     return report.conclude(plan, outcome, time.monotonic() - started)
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from kvmhost.places import RESULTS
 from kvmhost.steps import Step
 from kvmhost.watch import RESULTS_TAR, Outcome, console_tail
+from suite import events
 
 _DIED = 125
+# Of all tests, how many may need a second try before the run is no proof of anything.
+_MOST = 0.1
 
 
 def unpack() -> None:
@@ -45,7 +48,7 @@ def _write(source, place: Path) -> None:
 
 def conclude(steps: list[Step], outcome: Outcome, seconds: float) -> int:
     """Writes the summary and says how it went. Returns the exit status: the first one that is not 0."""
-    summary = {"seconds": round(seconds, 1), **asdict(outcome)}
+    summary = {"seconds": round(seconds, 1), **asdict(outcome), "second_tries": sorted(outcome.second_tries)}
     (RESULTS / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     ended = {step.name: step for step in outcome.ended}
     print(f"\nkvmhost: {seconds:.0f} s in all; results are in {RESULTS}")
@@ -54,7 +57,24 @@ def conclude(steps: list[Step], outcome: Outcome, seconds: float) -> int:
     if outcome.died:
         print(f"\nkvmhost: the machine died: {outcome.died}. The end of its console:\n{console_tail()}")
         return _DIED
-    return next((step.status for step in outcome.ended if step.status != 0), 0)
+    status = next((step.status for step in outcome.ended if step.status != 0), 0)
+    failed = [name for name, how in outcome.tests.items() if how in (events.FAILED, events.FAILED_ONCE)]
+    for name in failed:
+        print(f"  FAILED: {name}")
+    enough = _few_second_tries(outcome)
+    return status or (1 if failed or not enough else 0)
+
+
+def _few_second_tries(outcome: Outcome) -> bool:
+    """Says how often the emulation was at fault, and whether that is seldom enough for the run to show anything."""
+    ran = sum(how != events.SKIPPED for how in outcome.tests.values())
+    if not ran:
+        return True
+    rate = len(outcome.second_tries) / ran
+    print(f"  second tries: {len(outcome.second_tries)} of {ran} tests ({rate:.1%}; at most {_MOST:.0%})")
+    for name in sorted(outcome.second_tries):
+        print(f"    {name}")
+    return rate <= _MOST
 
 
 def _fate(step: Step, ended: dict, outcome: Outcome) -> str:

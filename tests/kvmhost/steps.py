@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kvmhost import places
 from kvmhost.host import HostError
+from suite import cargo
 
-CONFORMANCE_PACKAGE = "leapbox-conformance"
 _PYTHON = "/usr/bin/python3"
 _LEAPBOX = f"{places.INSIDE_PAYLOAD}/bin/leapbox"
 _TESTS = f"{places.INSIDE_PAYLOAD}/tests"
@@ -19,12 +19,13 @@ ENVIRONMENT = {
     "CARGO_TARGET_DIR": f"{places.INSIDE_SCRATCH}/target",
     "LEAPBOX_ARTIFACTS_DIR": places.INSIDE_ARTIFACTS,
     "LEAPBOX_BINARY": _LEAPBOX,
-    "LEAPBOX_CONFORMANCE_DIR": f"{places.INSIDE_SCRATCH}/conformance",
     "LEAPBOX_CONFORMANCE_DRIVER": "firecracker",
     "LEAPBOX_DRIVER": "firecracker",
     "LEAPBOX_LAUNCHER": _LEAPBOX,
     # Everything in here is some ten times slower, and all of it should take minutes.
     "LEAPBOX_TEST_KILL_ROUNDS": "2",
+    "LEAPBOX_TEST_PAUSES": "4",
+    "LEAPBOX_TEST_REQUESTS": "60",
     "LEAPBOX_TEST_SLOWNESS": "4",
     "LEAPBOX_TEST_STORM_THREADS": "2",
     "PYTHONPATH": _TESTS,
@@ -52,11 +53,10 @@ def in_lab(argv: list[str]) -> list[str]:
     return [_PYTHON, "-m", "lab", "run", "--base", f"{places.INSIDE_SCRATCH}/lab", "--", *argv]
 
 
-def pytest(name: str, arguments: list[str]) -> list[str]:
-    """pytest in a lab, leaving a JUnit report among the step's results."""
-    report = f"--junitxml={places.INSIDE_RESULTS}/{name}/junit.xml"
-    command = in_lab([_PYTHON, "-m", "pytest", "-c", f"{_TESTS}/pytest.ini", report, *arguments])
-    return [*_AGAIN, "pytest", *command]
+def pytest(arguments: list[str]) -> list[str]:
+    """pytest in a lab, telling each test's end as an event."""
+    options = ["-c", f"{_TESTS}/pytest.ini", "-p", "suite.pytest_events", "-q", "-o", "console_output_style=classic"]
+    return [*_AGAIN, "pytest", *in_lab([_PYTHON, "-m", "pytest", *options]), "++", *arguments]
 
 
 def doctor() -> Step:
@@ -68,32 +68,25 @@ def doctor() -> Step:
 
 def lab() -> Step:
     """The lab's own tests: this machine is a host like any other."""
-    return Step("lab", pytest("lab", [f"{_TESTS}/selftest"]), deadline=180)
+    return Step("lab", pytest([f"{_TESTS}/selftest"]), deadline=180)
 
 
-def conformance(executables: list[Path], deadline: int) -> list[Step]:
-    """The driver's conformance suite, a step for each of its test executables."""
-    steps = []
-    for file in executables:
-        command = in_lab([f"{places.INSIDE_CONFORMANCE}/{file.name}", "--test-threads", "1"])
-        argv = [*_AGAIN, "libtest", *command]
-        name = "conformance" if len(executables) == 1 else file.name.rsplit("-", 1)[0]
-        steps.append(Step(name, argv, deadline))
-    return steps
+def conformance(executable: Path, brief: bool, deadline: int) -> Step:
+    """The driver's conformance suite; `brief` leaves out what its tests are marked to be ignored for."""
+    file = f"{places.INSIDE_CONFORMANCE}/{executable.name}"
+    command = in_lab([_PYTHON, "-m", "suite.libtest", "--file", file, "--threads", "1", "--"])
+    selection = [] if brief else ["--include-ignored"]
+    return Step("conformance", [*_AGAIN, "libtest", *command, "++", *selection], deadline)
 
 
 def e2e(arguments: str, deadline: int) -> Step:
     """The end-to-end tests with the official SDK; `arguments` are pytest's, as one writes them in a shell."""
-    return Step("e2e", pytest("e2e", [f"{_TESTS}/e2e", *shlex.split(arguments)]), deadline)
+    return Step("e2e", pytest([*shlex.split(arguments), f"{_TESTS}/e2e"]), deadline)
 
 
-def test_executables(cargo_messages: Path) -> list[Path]:
-    """The test executables of the conformance crate, from `cargo test --no-run --message-format=json`."""
-    found = []
-    for line in cargo_messages.read_text().splitlines():
-        message = json.loads(line)
-        if message.get("executable") and "test" in message["target"]["kind"]:
-            found.append(Path(message["executable"]))
-    if not found:
-        raise HostError(f"{cargo_messages} names no test executable")
-    return found
+def conformance_executable(cargo_messages: Path) -> Path:
+    """The conformance suite's executable, from what Cargo said when it built it."""
+    for each in cargo.executables(cargo_messages):
+        if each.package == "conformance":
+            return each.file
+    raise HostError(f"{cargo_messages} names no executable of the conformance suite: run `make build-tests`")

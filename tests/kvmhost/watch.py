@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from kvmhost.machine import CONSOLE, Machine
 from kvmhost.places import RESULTS, RUN
+from suite import events
 
 # Four seconds on a quiet host; a busy one may be building beside it.
 BOOT_SECONDS = 120
@@ -41,6 +42,10 @@ class Outcome:
     unfinished: str | None = None
     # Why there is nothing more; None when all steps ran.
     died: str | None = None
+    # Every test that was told: name → how it ended, the last time that it ran.
+    tests: dict[str, str] = field(default_factory=dict)
+    # What went wrong once and was tried again: tests, and modules whose set-up failed.
+    second_tries: set[str] = field(default_factory=set)
 
 
 class Watch:
@@ -54,12 +59,13 @@ class Watch:
         self._waiting_for = "it to boot"
         self._finished = False
         self._partial = b""
+        self._partial_output = b""
 
     def run(self) -> Outcome:
         """Until the end, whichever."""
         selector = selectors.DefaultSelector()
         with RESULTS_TAR.open("wb") as tar:
-            handlers = {"output": _show, "events": self._take_events, "results": tar.write}
+            handlers = {"output": self._take_output, "events": self._take_events, "results": tar.write}
             for port, channel in self._machine.channels.items():
                 selector.register(channel, selectors.EVENT_READ, handlers[port])
             while selector.get_map() and not self._outcome.died:
@@ -71,6 +77,16 @@ class Watch:
                 self._check_time()
         self._conclude()
         return self._outcome
+
+    def _take_output(self, block: bytes) -> None:
+        sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+        *lines, self._partial_output = (self._partial_output + block).split(b"\n")
+        for line in lines:
+            if ended := events.read(line.decode(errors="replace")):
+                self._outcome.tests[ended.name] = ended.outcome
+                if ended.outcome == events.FAILED_ONCE:
+                    self._outcome.second_tries.add(ended.fault)
 
     def _take_events(self, block: bytes) -> None:
         self._heard = time.monotonic()
@@ -113,11 +129,6 @@ class Watch:
             self._outcome.died = None
         elif self._outcome.died is None:
             self._outcome.died = "its kernel panicked" if _panicked() else f"QEMU ended with status {status}"
-
-
-def _show(block: bytes) -> None:
-    sys.stdout.buffer.write(block)
-    sys.stdout.buffer.flush()
 
 
 def console_tail(lines: int = 40) -> str:

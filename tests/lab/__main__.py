@@ -1,6 +1,6 @@
 """`python -m lab run [--base DIR] -- COMMAND…`: runs a command in a lab of its own.
 
-`DIR` (default: `target/lab`) gets one folder per run; after a failed run its logs are kept in `DIR/last-failure`.
+`DIR` (default: `target/lab`) gets one folder per run; after a failed run its logs are kept in `DIR/failures`.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
 # The link between the host and the fake internet (TEST-NET-3, RFC 5737).
 HOST_UPLINK = "203.0.113.2"
+# The hardware address of the host's end: whatever leaves the host comes from it, also with a forged IP address.
+HOST_MAC = "02:00:cb:00:71:02"
 INTERNET_UPLINK = "203.0.113.1"
 # A second address of the host, on the same link: its "office network".
 HOST_LAN = "192.168.77.2"

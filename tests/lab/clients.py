@@ -1,7 +1,9 @@
 """Clients for a server: the SDK's and a browser's."""
 
 import contextlib
+import os
 import ssl
+from functools import cache
 
 import httpx
 
@@ -17,6 +19,7 @@ def sdk_client(server: Server) -> Leap0Client:
         api_key=exports["LEAP0_API_KEY"],
         base_url=exports["LEAP0_BASE_URL"],
         sandbox_domain=exports["LEAP0_SANDBOX_DOMAIN"],
+        timeout=patience(300),
     )
 
 
@@ -31,12 +34,23 @@ def web_client(server: Server, **options) -> httpx.Client:
     """HTTPS to sandboxes' hostnames: with the key unless `headers` says otherwise."""
     exports = server.env()
     options.setdefault("headers", {"authorization": f"Bearer {exports['LEAP0_API_KEY']}"})
-    return httpx.Client(verify=trust(server), timeout=patience(60), **options)
+    trusted = exports["SSL_CERT_FILE"]
+    context = _context(trusted, os.stat(trusted).st_mtime_ns, options.get("http2", False))
+    return httpx.Client(verify=context, timeout=patience(60), **options)
 
 
 def trust(server: Server) -> ssl.SSLContext:
-    """A TLS context that trusts what `leapbox env` says: the server's local CA among others."""
+    """A TLS context that trusts what `leapbox env` says: the server's local CA among others.
+
+    It is the caller's own, because httpx changes what a context offers: HTTP/2, or not.
+    """
     return ssl.create_default_context(cafile=server.env()["SSL_CERT_FILE"])
+
+
+@cache
+def _context(trusted: str, changed_ns: int, http2: bool) -> ssl.SSLContext:
+    """The one of all browsers that offer the same versions of HTTP: to read a hundred certificates takes its time."""
+    return ssl.create_default_context(cafile=trusted)
 
 
 def delete_if_there(sandbox) -> None:

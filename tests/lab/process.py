@@ -1,28 +1,43 @@
 """What /proc and the control groups say of a running process, and what that process could do where it is locked in."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import json
 import os
 import stat
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 # linux/fcntl.h; Python names them from 3.8 on, but not the write seal's number on every build.
 F_GET_SEALS, F_SEAL_WRITE = 1034, 8
 _PR_SET_NO_NEW_PRIVS = 38
+# How far down `look_inside` goes in a folder of which it is told that it need not go far.
+_SHALLOW = 2
 
 
-def status(pid: int, thread: int | None = None) -> dict[str, str]:
-    """/proc/PID/status, or that of one of its threads."""
-    place = f"/proc/{pid}/status" if thread is None else f"/proc/{pid}/task/{thread}/status"
+def status(pid: int) -> dict[str, str]:
+    """/proc/PID/status."""
+    return _status(f"/proc/{pid}/status")
+
+
+def _status(place: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in _lines(place))}
 
 
-def threads(pid: int) -> list[int]:
-    return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+def statuses_of_threads(pid: int) -> list[dict[str, str]]:
+    """/proc/PID/task/TID/status of every thread, the process's first among them. Some end while they are read."""
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(_status(f"/proc/{pid}/task/{thread}/status"))
+    assert str(pid) in {seen["Pid"] for seen in found}, f"{pid} has ended"
+    return found
 
 
 def namespace(pid: int, kind: str) -> str:
@@ -66,13 +81,18 @@ class Descriptor:
 
 
 def descriptors(pid: int) -> list[Descriptor]:
+    """What a living process has open. Some are closed while they are read."""
     found = []
     for number in os.listdir(f"/proc/{pid}/fd"):
-        place = f"/proc/{pid}/fd/{number}"
-        (flags,) = [line.split()[1] for line in _lines(f"/proc/{pid}/fdinfo/{number}") if line.startswith("flags:")]
-        writable = int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
-        found.append(Descriptor(place, os.readlink(place), os.stat(place), writable))
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_descriptor(f"/proc/{pid}/fd/{number}", f"/proc/{pid}/fdinfo/{number}"))
     return found
+
+
+def _descriptor(place: str, details: str) -> Descriptor:
+    (flags,) = [line.split()[1] for line in _lines(details) if line.startswith("flags:")]
+    writable = int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+    return Descriptor(place, os.readlink(place), os.stat(place), writable)
 
 
 def network_sockets(pid: int) -> set[str]:
@@ -138,39 +158,83 @@ class Inside:
     planted: list[str]
 
 
-def look_inside(pid: int, uid: int) -> Inside:
-    """Goes where the process is locked in, as its user, looks at everything, and tries to leave something there."""
+def look_inside(pid: int, uid: int, shallow: tuple[str, ...] = ()) -> Inside:
+    """Goes where the process is locked in, as its user, looks at everything, and tries to leave something there.
+
+    Below the folders in `shallow`, of which each is one mount, only their own folders are looked into.
+    """
+
+    def look() -> tuple[list[str], list[str], list[str]]:
+        os.chroot(f"/proc/{pid}/root")
+        os.chdir("/")
+        _become(uid)
+        return _look_around(shallow)
+
+    visible, writable, planted = _in_a_child(look)
+    return Inside(frozenset(visible), frozenset(writable), planted)
+
+
+def what_opens(uid: int, paths: list[Path]) -> list[str]:
+    """Which of these another user can open, to read them or to connect to them; and what failed but for the rights."""
+
+    def attempt() -> list[str]:
+        _become(uid)
+        return [told for path in paths if (told := _opened(path))]
+
+    return _in_a_child(attempt)
+
+
+def _opened(path: Path) -> str:
+    """How opening it ended; nothing if it is not allowed, or if the file is gone by now."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except (PermissionError, FileNotFoundError):
+        return ""
+    except OSError as error:
+        # ENXIO is a socket's: its rights allow to connect to it.
+        return f"{path}: {error.strerror}"
+    return f"{path}: opened"
+
+
+def _become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _in_a_child(work: Callable[[], Any]) -> Any:
+    """What `work` returns, of a process of its own: it may give up its rights for good."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            os.chroot(f"/proc/{pid}/root")
-            os.chdir("/")
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            os.write(writing, json.dumps(_look_around()).encode())
+            with os.fdopen(writing, "wb") as answer:
+                answer.write(json.dumps(work()).encode())
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as answer:
+    with os.fdopen(reading) as answer:
         text = answer.read()
     os.waitpid(child, 0)
-    visible, writable, planted = json.loads(text)
-    return Inside(frozenset(visible), frozenset(writable), planted)
+    return json.loads(text)
 
 
-def _look_around() -> tuple[list[str], list[str], list[str]]:
+def _look_around(shallow: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
     visible, writable, planted = [], [], []
     for folder, folders, files in os.walk("/"):
-        if folder == "/":
-            folders.remove("proc") if "proc" in folders else None
+        if folder == "/" and "proc" in folders:
+            folders.remove("proc")
         paths = [os.path.join(folder, name) for name in folders + files]
         visible += paths
         writable += [path for path in paths if not os.path.islink(path) and os.access(path, os.W_OK)]
         planted += _plant(folder, [path for path in paths if os.path.isfile(path)])
+        parts = folder.strip("/").split("/")
+        if parts[0] in shallow and len(parts) >= _SHALLOW:
+            folders.clear()
     return [path[1:] for path in visible], [path[1:] for path in writable], planted
 
 

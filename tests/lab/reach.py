@@ -27,6 +27,8 @@ DNS_TYPES = {
     "ANY": 255,
 }
 NXDOMAIN, NOT_IMPLEMENTED, REFUSED = 3, 4, 5
+# Of the extended errors of RFC 8914.
+PROHIBITED = 18
 _TLS_ALERT = "\x15\x03"
 
 
@@ -69,7 +71,7 @@ def reach(sandbox, /, seconds: float = 4.0, **probes: dict) -> dict[str, Answer]
     wanted = {"patience": patience(seconds), "probes": list(probes.values())}
     sandbox.filesystem.write_file(path="/tmp/reach.py", content=(GUEST_DIR / "reach.py").read_text())
     sandbox.filesystem.write_file(path="/tmp/reach.json", content=json.dumps(wanted))
-    printed = sh(sandbox, "sudo python3 /tmp/reach.py /tmp/reach.json", timeout=int(patience(60 + 4 * seconds)))
+    printed = sh(sandbox, "sudo python3 /tmp/reach.py /tmp/reach.json", timeout=60 + 4 * seconds)
     return {name: Answer(**found) for name, found in zip(probes, json.loads(printed), strict=True)}
 
 

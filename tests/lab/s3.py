@@ -28,7 +28,7 @@ BINARY = Path(sys.executable).with_name("weed")
 # The lab's own tmpfs: reachable for nobody, gone with the lab.
 FOLDER = Path("/run/s3")
 BUCKET = "leapbox"
-PREFIX = "test/house"
+PREFIX = "test/leapbox"
 NOBODY = 65534
 # None that a server under test could get (`lab.server`): those end in 0 and 3.
 S3_PORT, FILER_PORT, MASTER_PORT, VOLUME_PORT = 8337, 8887, 9337, 9347
@@ -86,7 +86,7 @@ class ObjectStore:
         if self.process.poll() is not None:
             raise SystemExit(f"the S3 server ended with {self.process.returncode}: see {FOLDER / 'log'}")
         has_bucket = self._filer.get(f"/buckets/{BUCKET}/", timeout=patience(2)).status_code == 200
-        return has_bucket and httpx.get(f"http://127.0.0.1:{S3_PORT}/{BUCKET}").status_code == 403
+        return has_bucket and httpx.get(f"http://127.0.0.1:{S3_PORT}/{BUCKET}", timeout=patience(2)).status_code == 403
 
     @property
     def process(self) -> subprocess.Popen:

@@ -1,6 +1,7 @@
 """What tests and demo do with sandboxes, over the official SDK."""
 
 import json
+import math
 import shlex
 import sqlite3
 from contextlib import closing
@@ -9,13 +10,18 @@ from pathlib import Path
 import httpx
 
 from lab.sdk import Leap0Client, Leap0NotFoundError
-from lab.waiting import wait_until
+from lab.waiting import patience, wait_until
 
 GUEST_DIR = Path(__file__).resolve().parents[1] / "guest"
+# Seconds that the API gives a command if the request does not say, and that the answer has beyond a command's own time:
+# as long as the SDK waits for any answer.
+_COMMAND_S, _ANSWER_S = 30, 300
 
 
-def sh(sandbox, command: str, **options) -> str:
-    """Runs a command that must succeed; returns its stdout."""
+def sh(sandbox, command: str, timeout: float = _COMMAND_S, **options) -> str:
+    """Runs a command that must succeed; returns its stdout. Its time-out is a deadline, which `patience` stretches."""
+    seconds = math.ceil(patience(timeout))
+    options = {"timeout": seconds, "http_timeout": seconds + _ANSWER_S, **options}
     result = sandbox.process.execute(command=command, **options)
     assert result.exit_code == 0, f"{command!r} ended with {result.exit_code}: {result.stdout}{result.stderr}"
     return result.stdout

@@ -42,9 +42,12 @@ class Server:
             "LEAPBOX_METRICS": self.metrics_address,
             "LEAPBOX_DNS_UPSTREAMS": ",".join(f"{address}:53" for address in addresses.DNS_SERVERS),
             "LEAPBOX_RATE_LIMIT": "0",
+            "LEAPBOX_LOG_FORMAT": "json",
+            "LEAPBOX_BASE_UID": str(current().base_uid),
             **(settings or {}),
         }
         self._process: subprocess.Popen | None = None
+        self._exports: dict[str, str] | None = None
 
     def setup(self) -> "Server":
         """`leapbox setup`: with all artifacts there it makes this folder's CA and key, and needs no network."""
@@ -61,6 +64,8 @@ class Server:
 
     def run(self, verb: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a verb of the command line on this data folder to its end, whatever that is."""
+        # Any verb may change what `env` tells: setup makes the CA and the key, and keys can be made and revoked.
+        self._exports = None
         return subprocess.run(
             [str(BINARY), verb, *arguments, "--data-dir", str(self.data_dir)],
             env=self._environment,
@@ -86,8 +91,10 @@ class Server:
                 start_new_session=True,
             )
         wait_until(f"the server at {self.api_address} is ready", self._is_ready, timeout)
+        groups = installation_cgroups(self.data_dir)
+        assert groups, "a server has control groups: what is left in them could not be found otherwise"
         with (current().run_dir / "cgroups.txt").open("a") as made:
-            made.writelines(f"{path}\n" for path in installation_cgroups(self.data_dir))
+            made.writelines(f"{path}\n" for path in groups)
         return self
 
     def _is_ready(self) -> bool:
@@ -119,14 +126,10 @@ class Server:
         return self.start()
 
     def env(self) -> dict[str, str]:
-        """What `leapbox env` tells a shell to export."""
-        exports = {}
-        for line in self.command("env").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["export"]:
-                name, _, value = words[1].partition("=")
-                exports[name] = value
-        return exports
+        """What `leapbox env` tells a shell to export. It is asked once, until another verb has been run."""
+        exports = self._exports or _exports_in(self.command("env"))
+        self._exports = exports
+        return dict(exports)
 
     def metric(self, name: str) -> float:
         """A number that the server counts: `name` as in `/metrics`, without `leapbox_`, with its labels."""
@@ -140,5 +143,21 @@ class Server:
         return json.loads(printed)["secret"]
 
     def log_tail(self, lines: int = 60) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """The end of its log, for people."""
+        return "\n".join(map(_readable, self.log.read_text(errors="replace").splitlines()[-lines:]))
+
+
+def _exports_in(script: str) -> dict[str, str]:
+    lines = (shlex.split(line, comments=True) for line in script.splitlines())
+    assignments = (words[1].partition("=") for words in lines if words[:1] == ["export"])
+    return {name: value for name, _, value in assignments}
+
+
+def _readable(line: str) -> str:
+    """A line of the JSON log as the text log would have it."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return line
+    head = [str(fields.pop(name, "")) for name in ("timestamp", "level", "target", "message")]
+    return " ".join([*head, *(f"{name}={value}" for name, value in fields.items())])

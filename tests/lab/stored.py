@@ -1,7 +1,6 @@
 """What a server keeps of its paused sandboxes and snapshots, as it lies on the disk, and ways to damage it."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ def files_of(archive: Path) -> list[Path]:
 
 
 def flip_a_bit(path: Path) -> None:
-    """In the middle of its first run of data, or close to its end if it is short."""
+    """In the middle of its first run of data."""
     with path.open("r+b") as file:
         start = os.lseek(file.fileno(), 0, os.SEEK_DATA)
         end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
@@ -54,9 +53,3 @@ def damaged(path: Path, damage: Callable[[Path], None]) -> Iterator[None]:
     finally:
         path.write_bytes(content)
         os.chown(path, info.st_uid, info.st_gid)
-
-
-def log_since(server: Server) -> Callable[[], str]:
-    """Call it before something happens; what it returns tells what was logged since, without colours."""
-    before = server.log.stat().st_size if server.log.exists() else 0
-    return lambda: re.sub(r"\x1b\[[0-9;]*m", "", server.log.read_bytes()[before:].decode(errors="replace"))

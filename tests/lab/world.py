@@ -17,7 +17,12 @@ from pathlib import Path
 from lab import addresses, kernel
 from lab.waiting import wait_until
 
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
 TESTS_DIR = Path(__file__).resolve().parents[1]
+# Below are the product's defaults. A lab has room for several servers, and all labs end below 2^32.
+_FIRST_UID, _UIDS_PER_LAB, _LABS = 4_000_000, 100_000, 32_768
+# Runs that failed whose logs are kept.
+_KEPT_FAILURES = 10
 
 
 def run(command: list[str], base: Path) -> int:
@@ -35,24 +40,33 @@ def run(command: list[str], base: Path) -> int:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
-        _keep_logs(run_dir, base / "last-failure")
+        _keep_logs(run_dir, base / "failures")
     _remove(run_dir)
     return code if code >= 0 else 128 - code
 
 
 def _as_pid_one(command: list[str], run_dir: Path) -> None:
     code = 1
+    # Without a handler, the kernel keeps every signal from the first process of a namespace.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         kernel.die_with_parent(signal.SIGKILL)
         _make_private_mounts(run_dir)
         internet = _connect_internet(run_dir)
-        description = {"run_dir": str(run_dir), "internet_pid": internet.pid}
+        description = {"run_dir": str(run_dir), "internet_pid": internet.pid, "base_uid": _base_uid(run_dir)}
         (run_dir / "lab.json").write_text(json.dumps(description))
-        code = _run_and_reap(command, {**os.environ, "LEAPBOX_LAB": str(run_dir / "lab.json")})
+        # The conformance suite's files are in the run's folder, so that they go with it however the suite ends.
+        own = {"LEAPBOX_LAB": str(run_dir / "lab.json"), "LEAPBOX_CONFORMANCE_DIR": str(run_dir)}
+        code = _run_and_reap(command, {**os.environ, **own})
     except BaseException as error:
         print(f"lab: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(code)
+
+
+def _base_uid(run_dir: Path) -> int:
+    """No other lab's that runs now: from the parent's process id, which is in the folder's name."""
+    return _FIRST_UID + int(run_dir.name.split("-")[1]) % _LABS * _UIDS_PER_LAB
 
 
 def _make_private_mounts(run_dir: Path) -> None:
@@ -79,7 +93,7 @@ def _connect_internet(run_dir: Path) -> subprocess.Popen:
     )
     lines = [
         "link set lo up",
-        f"link add uplink0 type veth peer name internet0 netns {internet.pid}",
+        f"link add uplink0 address {addresses.HOST_MAC} type veth peer name internet0 netns {internet.pid}",
         f"addr add {addresses.HOST_UPLINK}/24 dev uplink0",
         f"addr add {addresses.HOST_LAN}/24 dev uplink0",
         "link set uplink0 up",
@@ -108,12 +122,15 @@ def _run_and_reap(command: list[str], environment: dict[str, str]) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _keep_logs(run_dir: Path, destination: Path) -> None:
-    shutil.rmtree(destination, ignore_errors=True)
+def _keep_logs(run_dir: Path, folder: Path) -> None:
+    """Copies the run's logs to a folder of its name. Labs run beside each other, and each keeps its own."""
+    destination = folder / run_dir.name
     destination.mkdir(parents=True)
     for pattern in ("*.log", "*.jsonl"):
         for log in run_dir.glob(pattern):
             shutil.copy(log, destination / log.name)
+    for old in sorted(folder.iterdir(), key=lambda kept: kept.stat().st_mtime)[:-_KEPT_FAILURES]:
+        shutil.rmtree(old, ignore_errors=True)
     print(f"lab: logs are kept in {destination}", file=sys.stderr)
 
 
@@ -134,7 +151,9 @@ def _remove_stale(base: Path) -> None:
 
 def _remove(run_dir: Path) -> None:
     for name in _lines(run_dir / "cgroups.txt"):
-        _remove_empty_cgroup(Path(name))
+        # A path, or a name that may be in every hierarchy.
+        for place in ("", *os.listdir(_CGROUP_ROOT)):
+            _remove_empty_cgroup(_CGROUP_ROOT / place / name)
     shutil.rmtree(run_dir, ignore_errors=True)
 
 

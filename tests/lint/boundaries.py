@@ -18,7 +18,7 @@ LAYERS = [
     {"storage", "network", "guest-client", "db"},
     {"vmm"},
     {"templates"},
-    {"auth", "lifecycle", "conformance"},
+    {"auth", "lifecycle", "conformance", "fuzz-targets"},
     {"api", "gateway"},
     {"leapbox"},
 ]

@@ -12,9 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lab import addresses, current, wait_until
+from e2e.shared.egress import LEAVING
+from lab import addresses, current, footprint, patience, wait_until
 
 TESTS_DIR = Path(__file__).resolve().parents[1]
+# What OpenSSL finds wrong (x509_vfy.h): X509_V_ERR_CERT_HAS_EXPIRED, _DEPTH_ZERO_SELF_SIGNED_CERT, _HOSTNAME_MISMATCH.
+EXPIRED, SELF_SIGNED, WRONG_NAME = 10, 18, 62
+# Interfaces that the kernel itself puts into each new namespace, if it has the modules.
+OF_THE_KERNEL = {"lo", "sit0", "tunl0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
 
 
 def test_a_name_is_resolved_by_the_fake_internet():
@@ -45,11 +50,18 @@ def test_web_servers_speak_tls_with_certificates_of_the_labs_own_ca_and_note_wha
     assert ["x-told", "yes"] in [[known.lower(), value] for known, value in seen["headers"]]
 
 
-@pytest.mark.parametrize("name", ["expired.example.com", "selfsigned.example.com", "wrongname.example.com"])
-def test_some_certificates_are_accepted_by_nobody(name):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("expired.example.com", EXPIRED), ("selfsigned.example.com", SELF_SIGNED), ("wrongname.example.com", WRONG_NAME)],
+)
+def test_some_certificates_are_accepted_by_nobody_each_for_its_own_reason(name, reason):
     context = ssl.create_default_context(cafile=current().run_dir / "lab-ca.pem")
-    with pytest.raises(httpx.ConnectError, match="(?i)certificate"):
-        httpx.get(f"https://{name}/", verify=context)
+    with (
+        socket.create_connection((name, addresses.HTTPS_PORT), timeout=patience(5)) as plain,
+        pytest.raises(ssl.SSLCertVerificationError) as refusal,
+    ):
+        context.wrap_socket(plain, server_hostname=name)
+    assert refusal.value.verify_code == reason
 
 
 def test_a_name_flips_from_public_to_private_and_a_tunnel_carries_what_it_is_asked():
@@ -63,7 +75,7 @@ def test_a_name_flips_from_public_to_private_and_a_tunnel_carries_what_it_is_ask
 
 
 def test_a_server_speaks_first():
-    with socket.create_connection((addresses.SSH, addresses.SSH_PORT), timeout=5) as connection:
+    with socket.create_connection((addresses.SSH, addresses.SSH_PORT), timeout=patience(5)) as connection:
         assert connection.recv(64) == addresses.BANNER
 
 
@@ -78,30 +90,49 @@ def test_any_sandbox_name_under_localhost_resolves_to_loopback():
 
 
 def test_no_interface_of_the_real_machine_is_in_the_lab():
-    names = {name for _, name in socket.if_nameindex()}
-    assert "uplink0" in names and "eth0" not in names
-    assert {line.split()[0].rstrip(":") for line in Path("/proc/net/dev").read_text().splitlines()[2:]} == names
+    assert {name for _, name in socket.if_nameindex()} - OF_THE_KERNEL == {"uplink0"}
 
 
 def test_every_route_ends_in_the_fake_internet():
     routes = subprocess.run(["ip", "route", "get", "9.9.9.9"], capture_output=True, text=True, check=True).stdout
     assert f"via {addresses.INTERNET_UPLINK}" in routes
     with pytest.raises(OSError):
-        socket.create_connection(("9.9.9.9", 53), timeout=2)
+        # Whoever could be reached would answer in this time, also on a busy machine.
+        socket.create_connection(("9.9.9.9", 53), timeout=patience(2))
 
 
 def test_a_capture_shows_the_sender_of_each_packet():
     with current().capture("udp port 7") as capture:
         probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        probe.settimeout(5)
+        probe.settimeout(patience(5))
         probe.sendto(b"ping", (addresses.EXAMPLE_COM, addresses.ECHO_PORT))
         assert probe.recv(16) == b"ping"
     assert capture.sources() == {addresses.HOST_UPLINK, addresses.EXAMPLE_COM}
 
 
+def test_what_leaves_the_host_is_seen_whatever_source_it_names():
+    forged, port = "6.6.6.6", "9"
+    with current().capture(LEAVING) as capture:
+        argv = [sys.executable, str(TESTS_DIR / "guest" / "probe.py"), "spoof", forged, addresses.EXAMPLE_COM, port]
+        subprocess.run(argv, check=True)
+    assert forged in capture.sources(), capture.packets
+
+
+def test_a_capture_that_has_lost_packets_fails():
+    with pytest.raises(AssertionError), current().capture("udp dst port 9") as capture:
+        (tcpdump,) = (pid for pid, command in footprint.commands().items() if command == "tcpdump")
+        os.kill(tcpdump, signal.SIGSTOP)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            # More than the kernel has room for.
+            for _ in range(50_000):
+                sender.sendto(b"lost", (addresses.EXAMPLE_COM, 9))
+        os.kill(tcpdump, signal.SIGCONT)
+    assert capture.dropped > 0
+
+
 def test_an_orphan_is_reaped_by_pid_one():
     orphan = int(subprocess.check_output(["sh", "-c", "sleep 0.1 >/dev/null & echo $!"]))
-    wait_until("the orphan is gone", lambda: not Path(f"/proc/{orphan}").exists(), timeout=5)
+    wait_until("the orphan is gone", lambda: not Path(f"/proc/{orphan}").exists())
 
 
 @pytest.mark.parametrize("victim", ["parent", "PID 1"])
@@ -112,17 +143,17 @@ def test_a_killed_lab_leaves_no_process_and_the_next_run_removes_its_folder(tmp_
     inner = wait_until("the inner command runs", lambda: _pids_with(f": {marker};") - {parent.pid})
     target = parent.pid if victim == "parent" else _children(parent.pid)[0]
     os.kill(target, signal.SIGKILL)
-    parent.wait(timeout=10)
+    parent.wait(timeout=patience(10))
     wait_until("the inner command is gone", lambda: not any(Path(f"/proc/{pid}").exists() for pid in inner))
     if victim == "parent":
         assert list(tmp_path.glob("run-*")), "a killed parent cannot clean up"
-    subprocess.run([*argv, "true"], cwd=TESTS_DIR, check=True, timeout=30)
+    subprocess.run([*argv, "true"], cwd=TESTS_DIR, check=True, timeout=patience(30))
     assert not list(tmp_path.glob("run-*"))
 
 
 def test_the_commands_exit_status_is_the_labs(tmp_path):
     argv = [sys.executable, "-m", "lab", "run", "--base", str(tmp_path), "--", "sh", "-c", "exit 7"]
-    assert subprocess.run(argv, cwd=TESTS_DIR, timeout=30).returncode == 7
+    assert subprocess.run(argv, cwd=TESTS_DIR, timeout=patience(30)).returncode == 7
 
 
 def _pids_with(text: str) -> set[int]:

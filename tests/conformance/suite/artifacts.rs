@@ -84,9 +84,11 @@ fn case_39_a_truncated_memory_file_is_refused() {
         for kept in [length(&warm.memory) / 2, length(&warm.memory) - 4096, 0] {
             let memory = copy_of(rig, &warm.memory);
             truncate(&memory, kept);
-            let error =
-                refused(rig, Snapshot { memory, ..(*warm).clone() }, &format!("memory cut to {kept} bytes")).await;
-            assert!(error.to_string().contains("damaged"), "the file is not named: {error}");
+            let cut = Snapshot { memory: memory.clone(), ..(*warm).clone() };
+            match refused(rig, cut, &format!("memory cut to {kept} bytes")).await {
+                VmmError::MemoryLength { path, found, .. } => assert_eq!((path, found), (memory, kept)),
+                error => panic!("{error:?}"),
+            }
         }
     });
 }
@@ -96,17 +98,11 @@ fn case_39_a_truncated_or_garbled_device_state_is_refused() {
     conform(async |rig| {
         let warm = rig.world.warm(SMALL).await;
         let whole = std::fs::read(&warm.state).expect("the device state");
-        let half = whole[..whole.len() / 2].to_vec();
         let last_missing = whole[..whole.len() - 1].to_vec();
-        let garbled: Vec<u8> = whole.iter().map(|byte| byte ^ 0xa5).collect();
-        let head_garbled = [&garbled[..4096.min(whole.len())], &whole[4096.min(whole.len())..]].concat();
-        let cases = [
-            ("empty", Vec::new()),
-            ("half of it", half),
-            ("all but the last byte", last_missing),
-            ("garbled", garbled),
-            ("its first page garbled", head_garbled),
-        ];
+        let mut head_garbled = whole;
+        head_garbled.iter_mut().take(4096).for_each(|byte| *byte ^= 0xa5);
+        let cases =
+            [("empty", Vec::new()), ("all but the last byte", last_missing), ("its first page garbled", head_garbled)];
         for (what, bytes) in cases {
             let state = rig.new_dir().join("damaged");
             std::fs::write(&state, bytes).expect("written");
@@ -124,7 +120,7 @@ fn case_39_a_snapshot_with_a_file_missing_is_refused_and_the_file_named() {
         let without_state = Snapshot { state: nowhere.clone(), ..(*warm).clone() };
         for snapshot in [without_memory, without_state] {
             let error = refused(rig, snapshot, "a file is missing").await;
-            assert!(error.to_string().contains("nowhere"), "{error}");
+            assert!(matches!(&error, VmmError::File { path, .. } if *path == nowhere), "{error:?}");
         }
         assert_eq!(rig.sandbox().await.sh("echo unharmed").await, "unharmed\n");
     });
@@ -137,7 +133,7 @@ fn a_machine_without_its_disk_is_refused() {
         let place = rig.place(Some(&warm.disk)).await;
         std::fs::remove_file(&place.disk).expect("removed");
         let error = refusal(rig.restore_at(&place, &warm).await);
-        assert!(error.to_string().contains(".ext4"), "{error}");
+        assert!(matches!(&error, VmmError::File { path, .. } if *path == place.disk), "{error:?}");
         rig.assert_nothing_left_of(&place.confinement).await;
     });
 }

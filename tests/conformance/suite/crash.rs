@@ -37,7 +37,6 @@ fn case_43_a_killed_vmm_is_told_with_its_signal_and_its_neighbour_goes_on() {
         assert_eq!(one, ExitReason::Signalled { signal: 9 });
         assert_eq!(two, one, "everybody is told the same");
         assert_eq!(end_of(&victim).await, one, "and later, too");
-        assert!(one.to_string().contains("signal 9"), "{one}");
         victim.machine.pause().await.expect_err("there is nothing to pause");
         assert_can_be_removed(rig, &victim).await;
         neighbour.lives_on(beat).await;

@@ -82,6 +82,15 @@ pub fn fingerprint(path: &Path) -> (u64, u64, i64, i64) {
     (meta.len(), meta.blocks(), meta.mtime(), meta.mtime_nsec())
 }
 
+/// Makes a disk as a sandbox has it, but with few inodes.
+pub fn make_file_system(disk: &Path, mib: u64, inodes: u32) {
+    File::create_new(disk).and_then(|file| file.set_len(mib << 20)).expect("a file");
+    let inodes = inodes.to_string();
+    let arguments = ["-q", "-F", "-m", "0", "-N", inodes.as_str(), "-L", "leapbox"];
+    let output = std::process::Command::new("mkfs.ext4").args(arguments).arg(disk).output().expect("mkfs.ext4 runs");
+    assert!(output.status.success(), "mkfs.ext4: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Replays the journal of an ext4 file system in a file, as the next mount would, and checks all of it.
 pub fn assert_clean_file_system(disk: &Path) {
     // Having replayed something is status 1.

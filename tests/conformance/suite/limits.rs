@@ -22,16 +22,19 @@ async fn assert_has_its_size(rig: &Rig, shape: Shape) {
 }
 
 #[test]
+#[ignore = "with Firecracker in make test-firecracker only: most others use that size"]
 fn the_smallest_machine_boots_and_is_restored_with_its_size() {
     conform(async |rig| assert_has_its_size(rig, SMALL).await);
 }
 
 #[test]
+#[ignore = "with Firecracker in make test-firecracker only: boots 8 GiB"]
 fn the_largest_machine_boots_and_is_restored_with_its_size() {
     conform(async |rig| assert_has_its_size(rig, LARGE).await);
 }
 
 #[test]
+#[ignore = "with Firecracker in make test-firecracker only: boots 8 GiB"]
 fn every_processor_of_a_restored_machine_works() {
     conform(async |rig| {
         let vm = rig.sandbox_of(LARGE).await;
@@ -43,6 +46,7 @@ fn every_processor_of_a_restored_machine_works() {
 }
 
 #[test]
+#[ignore = "with Firecracker in make test-firecracker only: checked before the driver"]
 fn a_size_that_no_machine_has_is_refused_and_leaves_nothing() {
     conform(async |rig| {
         let place = rig.place(None).await;
@@ -65,6 +69,11 @@ fn what_a_machine_moves_is_held_to_its_limits_where_the_driver_can() {
             ..IoLimits::default()
         };
         let vm = rig.limited_sandbox(limits).await;
+        if !rig.vmm().capabilities().io_limits {
+            note("  this driver limits nothing");
+            assert_eq!(vm.sh("echo unharmed").await, "unharmed\n");
+            return;
+        }
         let bytes = 4 * BYTES_PER_S;
         let write = format!("head -c {bytes} /dev/zero > ~/much && sync ~/much");
         let fetch = format!("curl -s --max-time 50 http://example.com/bytes/{bytes} | wc -c");
@@ -73,7 +82,7 @@ fn what_a_machine_moves_is_held_to_its_limits_where_the_driver_can() {
             vm.sh(&command).await;
             let took = started.elapsed();
             note(&format!("  {what}: {bytes} bytes at {BYTES_PER_S} a second took {} ms", took.as_millis()));
-            assert!(took >= AT_LEAST || !rig.vmm().capabilities().io_limits, "{what}: only {took:?}");
+            assert!(took >= AT_LEAST, "{what}: only {took:?}");
         }
     });
 }

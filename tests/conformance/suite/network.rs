@@ -23,6 +23,7 @@ fn a_guest_has_its_address_and_hardware_address_and_does_not_see_the_channel() {
 }
 
 #[test]
+#[ignore = "with Firecracker in make test-firecracker only: e2e test_network"]
 fn a_clones_first_traffic_gets_through_by_address_and_by_name() {
     conform(async |rig| {
         let vm = rig.sandbox().await;
@@ -45,17 +46,5 @@ fn a_server_in_a_guest_is_reached_again_after_a_restore_and_so_is_the_internet()
         assert_echoes(&mut connect(&clone).await, "after").await;
         let ask = clone.sh("curl --silent --show-error --max-time 20 http://example.com/");
         assert!(within(PATIENCE, "an answer of the internet's", ask).await.contains("example.com"));
-    });
-}
-
-#[test]
-fn case_08_a_guest_reaches_neither_its_neighbour_nor_the_hosts_network() {
-    conform(async |rig| {
-        let vm = rig.sandbox().await;
-        // The host's own address in the lab, a private network the host can reach, the cloud's metadata.
-        for target in ["203.0.113.2", "192.168.77.7", "169.254.169.254"] {
-            let output = vm.exec(&format!("curl -s --max-time 2 http://{target}/")).await.expect("an answer");
-            assert_ne!(output.exit_code, 0, "{target} answered {:?}", String::from_utf8_lossy(&output.stdout));
-        }
     });
 }

@@ -9,7 +9,7 @@ pub struct Settings {
     pub driver: String,
     /// `LEAPBOX_ARTIFACTS_DIR`: what `leapbox setup` has built.
     pub artifacts: PathBuf,
-    /// `LEAPBOX_CONFORMANCE_DIR`: a folder that may be written; the run makes one of its own in it and removes it.
+    /// `LEAPBOX_CONFORMANCE_DIR`: the lab's folder, which the lab names and removes; the run makes one of its own in it.
     pub dir: PathBuf,
 }
 

@@ -8,7 +8,9 @@ use crate::settings::Settings;
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_templates::{Artifacts, BaseKind, SYSTEM_DEBIAN, WarmSnapshots};
 use leapbox_vmm::{GuestImage, Shape, Snapshot, Vmm};
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;
@@ -51,15 +53,17 @@ impl World {
 
     async fn make() -> Self {
         let settings = Settings::read();
-        // Not from the process id: control groups are the whole host's, and every lab has its own process ids.
+        // Not from the process id: control groups are the whole host's, what a killed run left lies there still, and
+        // every lab has its own process ids.
         let mut instance = [0; 2];
         getrandom::fill(&mut instance).expect("randomness");
         let instance = format!("{:04x}", u16::from_ne_bytes(instance));
         let artifacts = Artifacts::open(&settings.artifacts).expect("artifacts; `leapbox setup` builds them");
         let image = artifacts.guest_image(SYSTEM_DEBIAN).expect("the system template is built");
         std::fs::create_dir_all(&settings.dir).expect("LEAPBOX_CONFORMANCE_DIR can be written");
-        let dir = settings.dir.canonicalize().expect("a path").join(format!("run-{}", std::process::id()));
+        let dir = settings.dir.canonicalize().expect("a path").join(format!("run-{instance}"));
         std::fs::create_dir(&dir).expect("a folder of the run's own");
+        note_control_groups(&settings.dir, &instance);
         // SAFETY: a function without arguments that is in the program until its end.
         assert_eq!(unsafe { libc::atexit(take_apart) }, 0, "the world will be taken apart at the end");
         leapbox_vmm::become_subreaper().expect("VMMs can be reaped");
@@ -106,6 +110,13 @@ impl World {
     pub fn disk_mib(&self) -> u64 {
         DISK_MIB
     }
+}
+
+/// Tells the lab which control groups are this run's: it removes what is left of them if the run is stopped half way.
+fn note_control_groups(lab: &Path, instance: &str) {
+    let mut notes =
+        OpenOptions::new().create(true).append(true).open(lab.join("cgroups.txt")).expect("the lab's notes");
+    writeln!(notes, "leapbox-{instance}").expect("noted");
 }
 
 extern "C" fn take_apart() {

@@ -1,7 +1,6 @@
 """A warm snapshot that was damaged or exchanged while the server was down is never booted: cases 39 and 40."""
 
 import json
-import re
 import shutil
 import stat
 import subprocess
@@ -9,25 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import running_server
 from lab import Server
 from lab.clients import sdk_client
+from lab.logs import events_since
 from lab.sandboxes import sh
-from lab.stored import cut_the_end_off, flip_a_bit, log_since
+from lab.stored import flip_a_bit
 
 FILES = ("memory", "state", "disk")
-REFUSED = "refused a stored warm snapshot"
-SOUND = "the stored warm snapshot is sound"
-TAKEN = "warm snapshot taken"
+# What the server's log tells of a stored base.
+REFUSED, VERIFIED, TAKEN = "base_refused", "base_verified", "base_taken"
 DEFAULT_MIB = 1024
 SMALL_MIB = 512
-
-
-@pytest.fixture(scope="module")
-def house():
-    """One server for all of these: every test makes it a sound snapshot again."""
-    with running_server("artifacts") as made:
-        yield made
 
 
 class Snapshot:
@@ -62,85 +53,73 @@ def warm_folder(server: Server) -> Path:
     return server.data_dir / "state" / "warm"
 
 
-def test_a_sound_snapshot_is_verified_once_and_used_after_a_restart(house):
-    with sdk_client(house) as client:
+def test_a_sound_snapshot_is_verified_once_and_used_after_a_restart(server):
+    with sdk_client(server) as client:
         client.sandboxes.create().delete()
-        before = stored(house, DEFAULT_MIB).identity()
-        house.stop()
-        log = log_since(house)
-        house.start()
+        before = stored(server, DEFAULT_MIB).identity()
+        server.stop()
+        events = events_since(server)
+        server.start()
         for _ in range(2):
             sandbox = client.sandboxes.create()
             assert sh(sandbox, "echo works") == "works\n"
             sandbox.delete()
-        assert stored(house, DEFAULT_MIB).identity() == before
-        assert log().count(SOUND) == 1
-        assert REFUSED not in log() and TAKEN not in log()
-        print(next(line for line in log().splitlines() if SOUND in line))
+        assert stored(server, DEFAULT_MIB).identity() == before
+        (verified,) = events(VERIFIED)
+        assert events(REFUSED, TAKEN) == []
+        print(verified)
 
 
-def test_snapshots_are_read_only_in_a_folder_that_is_roots_alone(house):
-    with sdk_client(house) as client:
+def test_snapshots_are_read_only_in_a_folder_that_is_roots_alone(server):
+    with sdk_client(server) as client:
         client.sandboxes.create().delete()
-    look = warm_folder(house).stat()
+    look = warm_folder(server).stat()
     assert (stat.S_IMODE(look.st_mode), look.st_uid) == (0o700, 0)
     for kind in FILES:
-        look = stored(house, DEFAULT_MIB).path(kind).stat()
+        look = stored(server, DEFAULT_MIB).path(kind).stat()
         assert look.st_uid == 0 and not look.st_mode & 0o222, kind
 
 
 @pytest.mark.parametrize(
-    ("kind", "damage", "reason"),
-    [
-        pytest.param(
-            "memory",
-            flip_a_bit,
-            r"memory is damaged: its bytes at \d+\.\.\d+ are not those that were sealed",
-            marks=pytest.mark.production_driver,
-        ),
-        ("state", cut_the_end_off, r"state is damaged: it has \d+ bytes and was sealed with \d+"),
-        ("disk", flip_a_bit, r"disk is damaged: its bytes at \d+\.\.\d+ are not those that were sealed"),
-        ("manifest", flip_a_bit, r"manifest\.json is damaged: "),
-    ],
-    ids=["memory", "state", "disk", "manifest"],
+    ("kind", "fault"),
+    # One that is found at its first use and one at the start; crates/templates/src/warm/folder/tests.rs has every file.
+    [("memory", "content"), ("manifest", "manifest")],
+    ids=["memory", "manifest"],
 )
-def test_case_39_a_damaged_snapshot_is_refused_with_its_reason_and_taken_anew(house, kind, damage, reason):
-    with sdk_client(house) as client:
+def test_case_39_a_damaged_snapshot_is_refused_with_its_reason_and_taken_anew(server, kind, fault):
+    with sdk_client(server) as client:
         client.sandboxes.create().delete()
-        house.stop()
-        snapshot = stored(house, DEFAULT_MIB)
-        damage(snapshot.path(kind))
+        server.stop()
+        snapshot = stored(server, DEFAULT_MIB)
+        flip_a_bit(snapshot.path(kind))
         damaged = snapshot.identity()
-        log = log_since(house)
-        house.start()
+        events = events_since(server)
+        server.start()
         sandbox = client.sandboxes.create()
         assert sh(sandbox, "echo works") == "works\n"
-        refusals = [line for line in log().splitlines() if REFUSED in line]
-        assert refusals and re.search(reason, refusals[0]), refusals
-        assert str(snapshot.folder) in refusals[0], "it says which"
-        assert TAKEN in log().partition(REFUSED)[2], "one was taken after the refusal"
-        assert not stored(house, DEFAULT_MIB).identity() & damaged, "nothing of the damaged one is left"
+        refused, *after = events(REFUSED, TAKEN)
+        assert (refused["event"], refused["fault"]) == (REFUSED, fault), refused
+        assert (refused["dir"], refused["file"]) == (str(snapshot.folder), str(snapshot.path(kind)))
+        assert TAKEN in [event["event"] for event in after], "one was taken after the refusal"
+        assert not stored(server, DEFAULT_MIB).identity() & damaged, "nothing of the damaged one is left"
         sandbox.delete()
 
 
-@pytest.mark.production_driver
-@pytest.mark.thorough
-def test_case_40_a_snapshot_in_the_place_of_anothers_is_refused_by_its_name(house):
-    with sdk_client(house) as client:
+def test_case_40_a_snapshot_in_the_place_of_anothers_is_refused_by_its_name(server):
+    with sdk_client(server) as client:
         for memory_mib in (DEFAULT_MIB, SMALL_MIB):
             client.sandboxes.create(memory=memory_mib).delete()
-        house.stop()
-        rightful, replaced = stored(house, DEFAULT_MIB), stored(house, SMALL_MIB)
+        server.stop()
+        rightful, replaced = stored(server, DEFAULT_MIB), stored(server, SMALL_MIB)
         shutil.rmtree(replaced.folder)
         subprocess.run(["cp", "-a", "--sparse=always", rightful.folder, replaced.folder], check=True)
         before = rightful.identity()
-        log = log_since(house)
-        house.start()
+        events = events_since(server)
+        server.start()
         sandbox = client.sandboxes.create(memory=SMALL_MIB)
-        refusals = [line for line in log().splitlines() if REFUSED in line]
-        assert len(refusals) == 1, refusals
-        assert f"it is {rightful.folder.name}, and lies in the place of {replaced.folder.name}" in refusals[0]
+        (refused,) = events(REFUSED)
+        assert (refused["fault"], refused["dir"]) == ("misplaced", str(replaced.folder))
         total_kib = int(sh(sandbox, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
         assert total_kib < SMALL_MIB * 1024, "its own memory, not the other's"
-        assert stored(house, DEFAULT_MIB).identity() == before, "the one in its own place is left alone"
+        assert stored(server, DEFAULT_MIB).identity() == before, "the one in its own place is left alone"
         sandbox.delete()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,9 @@ from lab.sdk import Leap0Error
 from lab.stored import checkpoints, unfinished
 
 MIB = 1024 * 1024
+# What the server keeps free of its disk, whatever it is asked for.
+KEPT_FREE_MIB = 1024
+NO_POOL = {"LEAPBOX_POOL_SIZE": "0"}
 
 
 def run(*argv: object) -> None:
@@ -44,9 +47,33 @@ def data_folder(name: str) -> Path:
     return folder
 
 
+def disk_of(size: str) -> Path:
+    """A sparse file with an empty file system in it."""
+    disk = current().run_dir / "disk.ext4"
+    run("truncate", "-s", size, disk)
+    run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk)
+    return disk
+
+
+@contextmanager
+def nothing_left_running(server: Server) -> Iterator[None]:
+    """However the `with` ends, neither the server nor a VMM of its runs afterwards and holds the disk."""
+    others = vmm_pids()
+    try:
+        yield
+    finally:
+        if server.process.poll() is None:
+            server.kill9()
+        for pid in vmm_pids() - others:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until("no VMM holds the disk", lambda: not vmm_pids() - others)
+
+
 def test_case_47_a_disk_that_is_full_refuses_the_pause_and_the_sandbox_runs_on():
-    folder = data_folder("small")
-    with mounted("-t", "tmpfs", "-o", "size=3g", "small", folder), running_server("small") as server:
+    """What a disk does that is really full is shown in crates/storage: the server does not let it come to that."""
+    folder, disk = data_folder("small"), disk_of("3G")
+    with mounted("-o", "loop,noatime", disk, folder), running_server("small", NO_POOL) as server:
         with sdk_client(server) as client:
             sandbox = client.sandboxes.create(timeout=3600)
             leave_marks(sandbox, "kept")
@@ -54,11 +81,12 @@ def test_case_47_a_disk_that_is_full_refuses_the_pause_and_the_sandbox_runs_on()
             much = sh(sandbox, "sha256sum /dev/shm/much")
             fill = folder / "fill"
             room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-            run("fallocate", "-l", room - 24 * MIB, fill)
+            # Half of what is to be stored would fit: its size counts.
+            run("fallocate", "-l", room - (KEPT_FREE_MIB + 32) * MIB, fill)
             for attempt in (sandbox.pause, lambda: sandbox.create_snapshot(name="no room")):
                 with pytest.raises(Leap0Error) as refusal:
                     attempt()
-                assert refusal.value.status_code in (503, 507), refusal.value
+                assert refusal.value.status_code == 507, refusal.value
                 assert state_of(client, sandbox.id) == "running"
                 assert marks(sandbox) == all_marks("kept")
                 assert not checkpoints(server) | unfinished(server), "nothing of the attempt is left"
@@ -68,18 +96,17 @@ def test_case_47_a_disk_that_is_full_refuses_the_pause_and_the_sandbox_runs_on()
             assert marks(sandbox) == all_marks("kept") and sh(sandbox, "sha256sum /dev/shm/much") == much
             sandbox.delete()
     folder.rmdir()
+    disk.unlink()
 
 
 def test_case_48_what_was_acknowledged_before_a_power_loss_is_there_after_it():
     """The data folder is a disk of its own, copied as its device has it: without what was not synced."""
     folder = data_folder("powerless")
-    disk, after = (current().run_dir / f"{name}.ext4" for name in ("disk", "after"))
-    run("truncate", "-s", "8G", disk)
-    run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk)
-    others = vmm_pids()
+    disk, after = disk_of("4G"), current().run_dir / "after.ext4"
+    server = Server(folder, NO_POOL)
     with mounted("-o", "loop,noatime,commit=300", disk, folder):
-        server = Server(folder).setup().start()
-        with sdk_client(server) as client, api_client(server) as api:
+        server.setup().start()
+        with nothing_left_running(server), sdk_client(server) as client, api_client(server) as api:
             paused, source, stopped = (client.sandboxes.create(timeout=3600) for _ in range(3))
             for sandbox in (paused, source, stopped):
                 leave_marks(sandbox, "kept")
@@ -88,16 +115,14 @@ def test_case_48_what_was_acknowledged_before_a_power_loss_is_there_after_it():
             source.create_snapshot(name="durable", kill_sandbox_after=True)
             paused.pause()
             (folder / "canary").write_text("not synced")
+            # Nothing is written while it is copied: a power loss is one moment.
+            server.process.send_signal(signal.SIGSTOP)
             run("cp", "--sparse=always", disk, after)
-            server.kill9()
-        for pid in vmm_pids() - others:
-            os.kill(pid, signal.SIGKILL)
-        wait_until("no VMM holds the disk", lambda: not vmm_pids() - others)
     with mounted("-o", "loop", after, folder):
         canary = folder / "canary"
         assert not canary.exists() or canary.read_text() == "", "the copy has only what was synced"
         server.start()
-        with sdk_client(server) as client, api_client(server) as api:
+        with nothing_left_running(server), sdk_client(server) as client, api_client(server) as api:
             assert state_of(client, paused.id) == "paused" and state_of(client, stopped.id) == "stopped"
             assert marks(client.sandboxes.get(paused.id)) == all_marks("kept")
             restored = client.snapshots.restore(snapshot_name="durable")
@@ -105,8 +130,10 @@ def test_case_48_what_was_acknowledged_before_a_power_loss_is_there_after_it():
             assert api.post(f"/v1/sandbox/{stopped.id}/start").status_code == 200
             assert marks(client.sandboxes.get(stopped.id))["disk"] == "kept"
             delete_all(client)
-        server.stop()
+            server.stop()
     folder.rmdir()
+    for file in (disk, after):
+        file.unlink()
 
 
 def test_case_49_a_second_server_on_the_same_data_folder_is_refused(server):
@@ -114,13 +141,22 @@ def test_case_49_a_second_server_on_the_same_data_folder_is_refused(server):
         running, paused = (client.sandboxes.create(timeout=3600) for _ in range(2))
         leave_marks(paused, "kept")
         paused.pause()
-        with pytest.raises(SystemExit, match="another server is using"):
-            Server(server.data_dir).start()
+        second = Server(server.data_dir, NO_POOL)
+        with pytest.raises(SystemExit):
+            second.start()
         assert sh(running, "echo undisturbed") == "undisturbed\n"
         assert state_of(client, paused.id) == "paused" and marks(paused) == all_marks("kept")
+        # The same one starts as soon as the first has ended: that was the reason.
+        server.stop()
+        second.start().stop()
+        server.start()
+        assert sh(running, "echo undisturbed") == "undisturbed\n"
 
 
 def test_case_49_a_server_on_a_copy_of_the_data_folder_never_runs_a_sandbox_twice(server):
+    own = {**NO_POOL, "LEAPBOX_LINK_BLOCK": "10.252.0.0/16", "LEAPBOX_BASE_UID": str(current().base_uid + 50_000)}
+    # Another installation starts with these settings: whatever is refused below is refused for the copied folder.
+    Server(current().run_dir / "another", own).setup().start().stop()
     with sdk_client(server) as client:
         running, paused = (client.sandboxes.create(timeout=3600) for _ in range(2))
         for sandbox in (running, paused):
@@ -129,7 +165,7 @@ def test_case_49_a_server_on_a_copy_of_the_data_folder_never_runs_a_sandbox_twic
         paused.pause()
         copy = current().run_dir / "copy"
         run("cp", "-a", "--sparse=always", server.data_dir, copy)
-        second = Server(copy, {"LEAPBOX_LINK_BLOCK": "10.252.0.0/16", "LEAPBOX_BASE_UID": "2500000"})
+        second = Server(copy, own)
         with pytest.raises(SystemExit):
             second.start()
         second.stop()
@@ -140,9 +176,10 @@ def test_case_49_a_server_on_a_copy_of_the_data_folder_never_runs_a_sandbox_twic
 
 @pytest.mark.production_driver
 @pytest.mark.thorough
+@pytest.mark.skipif(
+    platform.node() != "kvmhost", reason="sets the machine's clock: only in the emulated host, which is nobody else's"
+)
 def test_case_36_the_clock_is_right_after_a_day_asleep(server):
-    if platform.node() != "kvmhost":
-        pytest.skip("sets the machine's clock: only in the emulated host, which is nobody else's")
     look = "python3 -c 'import time; print(time.time(), time.monotonic())'"
     with sdk_client(server) as client:
         sandbox = client.sandboxes.create(timeout=3600)
@@ -150,8 +187,10 @@ def test_case_36_the_clock_is_right_after_a_day_asleep(server):
         sandbox.pause()
         for days in (1, -1):
             time.clock_settime(time.CLOCK_REALTIME, time.time() + days * 86400)
+            before = time.time()
             wall, later = map(float, sh(sandbox, look).split())
-            assert abs(wall - time.time()) < 2
+            # The call takes its time, in a guest that had to wake first.
+            assert before - 2 <= wall <= time.time() + 2
             assert later > monotonic, "monotonic time ran back"
             monotonic = later
             sandbox.pause()

@@ -13,11 +13,17 @@ from lab.clients import api_client, delete_if_there, web_client
 from lab.sandboxes import start_app
 from lab.sdk import AsyncLeap0Client, Leap0Client
 
+SETTINGS = {
+    # Opened to policies that name it, and to no other: every other test shows that this alone opens nothing.
+    "LEAPBOX_EGRESS_PRIVATE_CIDRS": f"{addresses.OPENED_BY_OPERATOR}/32",
+    # Enough for tests that make one or two. Each more is a virtual machine that costs CPU and is used by nobody.
+    "LEAPBOX_POOL_SIZE": "3",
+}
+
 
 @pytest.fixture(scope="package")
 def server():
-    # Opened to policies that name it, and to no other: every other test shows that this alone opens nothing.
-    with running_server("main", {"LEAPBOX_EGRESS_PRIVATE_CIDRS": f"{addresses.OPENED_BY_OPERATOR}/32"}) as made:
+    with running_server("main", SETTINGS) as made:
         before = dict(os.environ)
         os.environ.update(made.env())
         yield made

@@ -3,15 +3,15 @@
 import os
 import re
 import subprocess
-from array import array
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e.shared import brokered
-from e2e.shared.egress import custom, sandbox_under, what_is_requested_outside
+from e2e.shared.egress import CURL, custom, sandbox_under, what_is_requested_outside
 from lab import current
+from lab.footprint import memory_of
 from lab.sandboxes import sh, vmm_pid
 from lab.sdk import Leap0Client
 
@@ -19,16 +19,17 @@ from lab.sdk import Leap0Client
 KEY_HEADS = (b"\x02\x01\x01\x04\x20", b"\x30\x77\x02\x01\x01\x04\x20")
 SANDBOX_CA = "/run/leapbox/egress-ca.pem"
 PEM_KEY = re.compile(rb"-----BEGIN (EC )?PRIVATE KEY-----\r?\n[A-Za-z0-9+/]{16}")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 PIECE, OVERLAP = 16 << 20, 1024
-LEAF = "openssl s_client -connect {0}:443 -servername {0} </dev/null 2>/dev/null | openssl x509"
+LEAF = "openssl s_client -connect api.example.com:443 -servername api.example.com </dev/null 2>/dev/null | openssl x509"
+# How `openssl verify` ends when a certificate is not to be trusted.
+NOT_TRUSTED = 2
 
 
 @pytest.fixture(scope="module")
 def sandbox(server):
     with sandbox_under(brokered.policy()) as made, what_is_requested_outside() as requested:
         # In use: what is only there once a connection was terminated is there.
-        sh(made, "curl -sS -m 20 https://api.example.com/warm >/dev/null")
+        sh(made, f"{CURL} https://api.example.com/warm >/dev/null")
         yield made
     assert requested
 
@@ -39,35 +40,24 @@ def stranger(server):
         yield made
 
 
-@pytest.mark.production_driver
-@pytest.mark.thorough
-def test_case_25_the_leaf_names_the_asked_name_alone_and_comes_from_the_sandboxes_own_ca(sandbox):
-    shown = sh(sandbox, f"{LEAF.format('api.example.com')} -noout -ext subjectAltName,basicConstraints -issuer -dates")
-    assert re.findall(r"DNS:(\S+?)(?:,|$)", shown, re.MULTILINE) == ["api.example.com"], shown
-    assert "IP Address" not in shown and "CA:TRUE" not in shown and "Leapbox sandbox CA" in shown, shown
-    authority = sh(sandbox, f"openssl x509 -in {SANDBOX_CA} -noout -ext basicConstraints,keyUsage")
-    assert "CA:TRUE, pathlen:0" in authority and "Certificate Sign" in authority, authority
-
-
 def test_case_25_a_sandbox_does_not_trust_anothers_ca(sandbox, stranger):
-    leaf = sh(sandbox, LEAF.format("api.example.com"))
+    leaf = sh(sandbox, LEAF)
     authority = sh(sandbox, f"cat {SANDBOX_CA}")
     assert authority != sh(stranger, f"cat {SANDBOX_CA}")
     for each in (sandbox, stranger):
         each.filesystem.write_file(path="/tmp/leaf.pem", content=leaf)
     verify = "openssl verify /tmp/leaf.pem"
-    assert "OK" in sh(sandbox, verify), "its own is in the system's trust"
-    assert stranger.process.execute(command=verify).exit_code != 0
-    assert stranger.process.execute(command="grep -c . /etc/ssl/certs/ca-certificates.crt").exit_code == 0
+    # Its own is in the system's trust, so that the same command succeeds there.
+    sh(sandbox, verify)
+    assert stranger.process.execute(command=verify).exit_code == NOT_TRUSTED
+    sh(stranger, "grep -c . /etc/ssl/certs/ca-certificates.crt")
 
 
-def test_the_sandboxes_environment_names_its_trust_to_every_kind_of_program(sandbox, stranger):
+def test_the_sandboxes_environment_names_its_trust_to_every_kind_of_program(sandbox):
     environment = dict(line.split("=", 1) for line in sh(sandbox, "env").splitlines() if "=" in line)
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"):
         own = "".join(sh(sandbox, f"sed -n 2,4p {SANDBOX_CA}").split())
         assert own in "".join(sh(sandbox, f"cat {environment[name]}").split()), name
-    with sandbox_under(custom("example.com")) as plain:
-        assert "SSL_CERT_FILE" not in sh(plain, "env"), "who terminates nothing adds nothing"
 
 
 def private_keys_of(point: bytes, data: bytes) -> int:
@@ -91,30 +81,9 @@ def public_point(sandbox) -> bytes:
     return subprocess.run(der, input=pem, capture_output=True, check=True).stdout[-65:]
 
 
-def memory_of(pid: int):
-    """What a process has in memory of its own, piece by piece: all that a guest has written is in its VMM's."""
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory, open(f"/proc/{pid}/pagemap", "rb") as pagemap:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            start, end = (int(part, 16) for part in line.split()[0].split("-"))
-            if line.endswith("[vsyscall]"):
-                continue
-            pagemap.seek(start // PAGE * 8)
-            entries = array("Q", pagemap.read((end - start) // PAGE * 8))
-            for is_own, run in groupby(range(len(entries)), key=lambda page: _is_own(entries[page])):
-                pages = list(run)
-                if is_own:
-                    memory.seek(start + pages[0] * PAGE)
-                    yield memory.read(len(pages) * PAGE)
-
-
-def _is_own(entry: int) -> bool:
-    """Present or swapped out, and of no file (admin-guide/mm/pagemap)."""
-    return bool(entry >> 62) and not entry >> 61 & 1
-
-
 def test_case_25_no_secret_is_in_the_guests_memory(sandbox, server):
     point, seen = public_point(sandbox), 0
-    for piece in memory_of(vmm_pid(server.data_dir, sandbox.id)):
+    for piece in memory_of(vmm_pid(server.data_dir, sandbox.id), own_only=True):
         assert brokered.SECRET.encode() not in piece and brokered.SECRET_BASIC.encode() not in piece
         assert private_keys_of(point, piece) == 0
         seen += piece.count(b"Leapbox sandbox CA")
@@ -133,10 +102,9 @@ def test_case_25_no_secret_is_in_an_answer_a_log_the_metrics_or_a_stored_file(sa
             assert brokered.SECRET not in answer and "PRIVATE KEY" not in answer
         assert "[redacted]" in answers[0], "that there is a credential is no secret"
         point = public_point(sandbox)
-        places = [server.log, *(path for path in server.data_dir.rglob("*") if path.is_file() and path.stat().st_size)]
-        assert any(path.suffix == ".db" for path in places)
-        for path in places:
-            assert_no_secret(path, point)
+        read = {path: assert_no_secret(path, point) for path in (server.log, *files_below(server.data_dir))}
+        assert any(read[path] for path in read if path.suffix == ".db"), "the database was looked at"
+        assert any(read[path] for path in read if path.parent.name.startswith("ckp-")), "and the snapshot"
         metrics = subprocess.run(["curl", "-sS", f"http://{server.metrics_address}/metrics"], capture_output=True)
         assert metrics.returncode == 0 and brokered.SECRET.encode() not in metrics.stdout
     finally:
@@ -144,13 +112,23 @@ def test_case_25_no_secret_is_in_an_answer_a_log_the_metrics_or_a_stored_file(sa
             client.snapshots.delete(snapshot.id)
 
 
-def assert_no_secret(path: Path, point: bytes) -> None:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Machines of the pool come and go meanwhile, and their folders with them."""
+    for place, _, names in os.walk(folder):
+        yield from (path for name in names if (path := Path(place, name)).is_file())
+
+
+def assert_no_secret(path: Path, point: bytes) -> int:
+    """Tells how many bytes of the file were looked at."""
+    seen = 0
     for piece in data_of(path):
+        seen += len(piece)
         for secret in (brokered.SECRET.encode(), brokered.SECRET_BASIC.encode()):
             assert secret not in piece, path
         assert private_keys_of(point, piece) == 0, path
         if _belongs_to_sandboxes(path):
             assert not PEM_KEY.search(piece), path
+    return seen
 
 
 def data_of(path: Path):

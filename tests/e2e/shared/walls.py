@@ -46,6 +46,8 @@ class Walls:
     descriptors: frozenset[str]
     # No process of it could ever gain a capability, even without NoNewPrivs.
     bounding_set_is_empty: bool
+    # A clone maps its RAM out of a sealed memfd; otherwise out of a file that is on the list of artifacts.
+    ram_is_a_memfd: bool
     # Control group: memory = factor × the guest's + overhead, tasks = vCPUs + extra, cpus = vCPUs.
     memory_factor: int
     memory_overhead: int
@@ -67,6 +69,7 @@ WALLS = {
         root_is_read_only=True,
         descriptors=_set("own disk", "artifact", "own RAM", "own log", "tap", "unix socket", "event", "null"),
         bounding_set_is_empty=True,
+        ram_is_a_memfd=True,
         memory_factor=2,
         memory_overhead=384 * MIB,
         extra_tasks=80,
@@ -90,6 +93,7 @@ WALLS = {
         ),
         # The jailer leaves it; NoNewPrivs makes it harmless, since no program can be started that would gain from it.
         bounding_set_is_empty=False,
+        ram_is_a_memfd=False,
         memory_factor=1,
         memory_overhead=256 * MIB,
         extra_tasks=16,

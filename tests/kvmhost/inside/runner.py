@@ -102,7 +102,7 @@ def gather_facts(folder):
     for name, argv in FACTS.items():
         with open(f"{folder}/{name}.txt", "wb") as file:
             subprocess.run(argv, stdout=file, stderr=subprocess.STDOUT)
-    kept = "/scratch/lab/last-failure"
+    kept = "/scratch/lab/failures"
     if os.path.isdir(kept):
         subprocess.run(["cp", "-r", kept, f"{folder}/lab"])
 
@@ -122,7 +122,7 @@ def main():
         started = time.monotonic()
         status = run(step, folder, output)
         seconds = time.monotonic() - started
-        if status != 0:
+        if status != 0 or os.path.exists(f"{folder}/second-try"):
             gather_facts(folder)
         subprocess.run(["tar", "--create", "--file=-", f"--directory={RESULTS}", name], stdout=results)
         events.tell("end", step=name, status=status, seconds=round(seconds, 1))

@@ -1,13 +1,11 @@
 //! The TLS hello's reader: whatever a guest sends first, split wherever it likes.
 
-#![no_main]
-
 use leapbox_egress_policy::DomainName;
 use leapbox_egress_policy::stream::Progress;
 use leapbox_egress_policy::stream::client_hello::read;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// Reads a TLS hello, whole and cut where the last byte says.
+pub fn client_hello(bytes: &[u8]) {
     let whole = read(bytes);
     if let Ok(Progress::Done(hello)) = &whole
         && let Some(name) = &hello.server_name
@@ -22,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         early => assert_eq!(early, whole, "what was decided changes when more has come"),
     }
     in_records_of_its_own(bytes, cut);
-});
+}
 
 /// A whole hello of one record is the same hello in two.
 fn in_records_of_its_own(bytes: &[u8], cut: usize) {

@@ -1,13 +1,11 @@
 //! The request head's reader and the scanner of chunked bodies: a whole connection of a guest's.
 
-#![no_main]
-
 use leapbox_egress_policy::stream::Progress;
 use leapbox_egress_policy::stream::http::{Chunks, Framing, Head, read};
 use leapbox_egress_policy::{Denial, DomainName};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// Reads the requests of a plain connection, whole and cut where the last byte says.
+pub fn http_head(bytes: &[u8]) {
     let whole = read(bytes);
     // The last byte says where the first segment ends.
     let Some(last) = bytes.last() else { return };
@@ -21,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Progress::Other) => assert!(!lenient(bytes), "a lenient server sees a request where we see none"),
         Ok(Progress::More) | Err(_) => {}
     }
-});
+}
 
 /// What a reader that forgives much takes for a whole head.
 fn lenient(bytes: &[u8]) -> bool {
