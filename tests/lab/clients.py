@@ -6,6 +6,7 @@ import ssl
 from functools import cache
 
 import httpx
+from websockets.sync.client import ClientConnection, connect
 
 from lab.sdk import Leap0Client, Leap0ConflictError, Leap0NotFoundError
 from lab.server import Server
@@ -45,6 +46,19 @@ def trust(server: Server) -> ssl.SSLContext:
     It is the caller's own, because httpx changes what a context offers: HTTP/2, or not.
     """
     return ssl.create_default_context(cafile=server.env()["SSL_CERT_FILE"])
+
+
+def websocket(url: str, **options) -> ClientConnection:
+    """A WebSocket to a sandbox's hostname, trusting what the environment says.
+
+    The client reads in a thread of its own while another one writes. Python's TLS is not made for that before 3.13, and
+    reads do write with TLS 1.3, whose session tickets come after the handshake: now and then a request never left.
+    """
+    context = ssl.create_default_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    # The client counts a close that is not answered in time as none.
+    options.setdefault("close_timeout", patience(30))
+    return connect(url, ssl=context, **options)
 
 
 @cache

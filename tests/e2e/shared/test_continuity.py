@@ -12,10 +12,9 @@ from functools import partial
 import httpx
 import pytest
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
 from lab import current, patience, wait_until
-from lab.clients import web_client
+from lab.clients import web_client, websocket
 from lab.sandboxes import GUEST_DIR, machine_record, sh, start_app
 from lab.sdk import Leap0Client, Leap0Error
 
@@ -55,7 +54,7 @@ class Talker:
         while not self._stop.is_set():
             try:
                 headers = {"authorization": self.key}
-                with connect(self.url, additional_headers=headers, open_timeout=patience(30)) as socket_:
+                with websocket(self.url, additional_headers=headers, open_timeout=patience(30)) as socket_:
                     self.connections += 1
                     self._say_and_hear(socket_)
             except HOSTNAME_ERRORS:
@@ -231,7 +230,7 @@ class Busy:
 
     def talk(self) -> None:
         url, headers = self.url.replace("https://", "wss://") + "/ws", {"authorization": self.key}
-        with connect(url, additional_headers=headers, open_timeout=patience(30)) as socket_:
+        with websocket(url, additional_headers=headers, open_timeout=patience(30)) as socket_:
             answered_after = 0
             while answered_after < 100:
                 socket_.send("x" * 1000)

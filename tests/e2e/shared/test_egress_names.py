@@ -204,7 +204,7 @@ for number in range(1500):
 # The last one here, because it uses up what this sandbox may ask.
 def test_case_11_under_an_allowed_wildcard_types_are_few_and_questions_are_rationed(below, server):
     began = time.monotonic()
-    with what_is_asked_outside() as asked, denied_within(server, below, query_type=1, too_many=1):
+    with what_is_asked_outside() as asked, denied_within(server, below, query_type=1):
         found = reach(below, null=dns("x.tunnel.example.com", "NULL"), txt=dns("x.tunnel.example.com", "TXT"))
         below.filesystem.write_file(path="/tmp/flood.py", content=FLOOD)
         sh(below, "python3 /tmp/flood.py", timeout=60)

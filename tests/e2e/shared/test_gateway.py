@@ -6,10 +6,9 @@ import threading
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from lab import patience, wait_until
-from lab.clients import trust, web_client
+from lab.clients import trust, web_client, websocket
 from lab.sandboxes import sh, start_app
 
 UNKNOWN = "sbx-aaaaaaaaaaaaaaaaaaaa"
@@ -86,7 +85,7 @@ def test_an_upload_is_passed_on_while_it_is_still_being_sent(app, server):
 
 def test_websocket_messages_are_echoed_and_the_clients_close_arrives(app, key):
     url, headers = app.replace("https://", "wss://") + "/ws", {"authorization": f"Bearer {key}"}
-    with connect(url, additional_headers=headers, open_timeout=patience(20)) as socket_:
+    with websocket(url, additional_headers=headers, open_timeout=patience(20)) as socket_:
         for message in ("ünï©ødé", b"\x00\xff" * 35_000):
             socket_.send(message)
             assert socket_.recv(timeout=patience(30)) == message
@@ -101,7 +100,7 @@ def test_the_gateways_own_answers_say_what_is_missing(app, server, web, shared_s
     with web_client(server, headers={}) as nobody:
         without_a_key = nobody.get(app)
     with pytest.raises(InvalidStatus) as refusal:
-        connect(app.replace("https://", "wss://") + "/ws", open_timeout=patience(20))
+        websocket(app.replace("https://", "wss://") + "/ws", open_timeout=patience(20))
     unknown = web.get(app.replace(shared_sandbox.id, UNKNOWN))
     closed = web.get(shared_sandbox.invoke_url("/", port=5999))
     answers = [without_a_key, refusal.value.response, unknown, closed]

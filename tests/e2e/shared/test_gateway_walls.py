@@ -11,10 +11,9 @@ import ssl
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from lab import patience
-from lab.clients import trust, web_client
+from lab.clients import trust, web_client, websocket
 from lab.sandboxes import probe, sh
 
 # crates/guest-protocol/src/net.rs
@@ -68,7 +67,7 @@ def test_case_32_the_platforms_key_never_reaches_the_guest_and_is_nowhere_inside
             assert answer.status_code == 200
             assert_the_guest_saw(answer.json(), key, [] if len(headers) == 1 else ["Basic own"])
     url, headers = app.replace("https://", "wss://") + "/ws", {"authorization": f"Bearer {key}"}
-    with connect(url, additional_headers=headers, open_timeout=patience(20)) as socket_:
+    with websocket(url, additional_headers=headers, open_timeout=patience(20)) as socket_:
         assert_the_guest_saw(json.loads(base64.b64decode(socket_.response.headers["x-guest-saw"])), key, [])
 
     # The needle is put together in the guest, so that the search does not find itself.

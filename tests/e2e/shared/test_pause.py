@@ -10,10 +10,9 @@ from datetime import datetime
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from lab import patience, wait_until
-from lab.clients import delete_if_there, web_client
+from lab.clients import delete_if_there, web_client, websocket
 from lab.footprint import vmm_pids
 from lab.sandboxes import all_marks, leave_marks, marks, sh, start_app, state_of, vmm_pid
 from lab.sdk import Leap0Client, Leap0ConflictError, Leap0NotFoundError
@@ -98,7 +97,7 @@ def invoke(sandbox, server, http2: bool) -> int:
 
 def speak(sandbox, server) -> str:
     url, headers = sandbox.websocket_url("/ws", port=8000), {"authorization": server.env()["LEAP0_API_KEY"]}
-    with connect(url, additional_headers=headers, open_timeout=patience(30)) as socket_:
+    with websocket(url, additional_headers=headers, open_timeout=patience(30)) as socket_:
         socket_.send("still there?")
         return socket_.recv(timeout=patience(30))
 

@@ -5,10 +5,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from websockets.sync.client import connect
 
 from lab import patience, wait_until
-from lab.clients import delete_if_there
+from lab.clients import delete_if_there, websocket
 from lab.sandboxes import all_marks, leave_marks, marks, sh, start_app, state_of
 from lab.sdk import AsyncLeap0Client, Leap0Client, Leap0ConflictError, Leap0NotFoundError
 
@@ -107,7 +106,7 @@ async def test_the_async_client_takes_lists_restores_and_deletes_snapshots(serve
 def test_a_connection_through_the_gateway_outlives_a_snapshot(client, source, web, key):
     url = start_app(source, web, port=8020)
     url, headers = url.replace("https://", "wss://") + "/ws", {"authorization": key}
-    with connect(url, additional_headers=headers, open_timeout=patience(30)) as socket_:
+    with websocket(url, additional_headers=headers, open_timeout=patience(30)) as socket_:
         socket_.send("before")
         assert socket_.recv(timeout=patience(30)) == "before"
         snapshot = source.create_snapshot(name=new_name())
