@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvmhost import places
 from kvmhost.host import HostError
-from suite import cargo
+from suite import cargo, events
 
 _PYTHON = "/usr/bin/python3"
 _LEAPBOX = f"{places.INSIDE_PAYLOAD}/bin/leapbox"
@@ -55,7 +55,7 @@ def in_lab(argv: list[str]) -> list[str]:
 
 def pytest(arguments: list[str]) -> list[str]:
     """pytest in a lab, telling each test's end as an event."""
-    options = ["-c", f"{_TESTS}/pytest.ini", "-p", "suite.pytest_events", "-q", "-o", "console_output_style=classic"]
+    options = ["-c", f"{_TESTS}/pytest.ini", *events.PYTEST_OPTIONS]
     return [*_AGAIN, "pytest", *in_lab([_PYTHON, "-m", "pytest", *options]), "++", *arguments]
 
 

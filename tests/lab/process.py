@@ -17,7 +17,7 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 # linux/fcntl.h; Python names them from 3.8 on, but not the write seal's number on every build.
 F_GET_SEALS, F_SEAL_WRITE = 1034, 8
 _PR_SET_NO_NEW_PRIVS = 38
-# How far down `look_inside` goes in a folder of which it is told that it need not go far.
+# How many levels `look_inside` goes down in a folder that its caller names as shallow.
 _SHALLOW = 2
 
 

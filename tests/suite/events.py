@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 
 _MARK = "@@test "
 
+# What makes pytest print events in place of its dots.
+PYTEST_OPTIONS = ["-p", "suite.pytest_events", "-q", "-o", "console_output_style=classic"]
+
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 # It failed, and is tried once more by itself: only the KVM test host does that, because its emulation has faults.
 FAILED_ONCE = "failed once"

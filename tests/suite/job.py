@@ -15,7 +15,7 @@ from pathlib import Path
 
 # What still holds a job's output open when its process has ended gets this long.
 _DRAIN_SECONDS = 10
-# A lab that is told to end needs a moment to remove what it made.
+# After SIGTERM a lab needs a moment to remove what it made.
 GRACE_SECONDS = 30
 
 
@@ -36,7 +36,7 @@ class Job:
     cores: float = 1.0
     # Ended and counted as failed after so many seconds.
     deadline: float = 1500
-    # It tells of tests: one that ends without having told of any has failed, whatever its status.
+    # It runs tests. If it ends without an event of any test, it has failed, whatever its status.
     has_tests: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 

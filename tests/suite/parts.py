@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from suite import events
 from suite.job import Job
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -116,8 +117,7 @@ def _kvm(places: Places) -> Job:
 
 
 def _pytest(places: Places, *files: str) -> list[str]:
-    options = ["-c", "tests/pytest.ini", "-p", "suite.pytest_events", "-q", "-o", "console_output_style=classic"]
-    return [places.python, "-m", "pytest", *options, *files]
+    return [places.python, "-m", "pytest", "-c", "tests/pytest.ini", *events.PYTEST_OPTIONS, *files]
 
 
 def pack(weights: dict[str, float], seconds_each: float) -> list[tuple[list[str], float]]:

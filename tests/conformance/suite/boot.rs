@@ -23,7 +23,7 @@ async fn boot(rig: &Rig) -> Vm {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: every base has booted"]
+#[ignore = "with Firecracker in make test-firecracker only: every base that other tests restore has booted"]
 fn a_machine_boots_and_its_agent_answers_and_runs_commands() {
     conform(async |rig| {
         let vm = boot(rig).await;
@@ -46,7 +46,7 @@ fn a_machine_that_is_destroyed_while_it_boots_leaves_nothing() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: adoption reads it"]
+#[ignore = "with Firecracker in make test-firecracker only: the tests of adoption read the record, too"]
 fn a_record_says_who_the_machine_is() {
     conform(async |rig| {
         let vm = rig.sandbox().await;

@@ -84,7 +84,7 @@ fn changes_that_were_never_touched_again_are_in_the_next_diff_byte_for_byte() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the agent"]
+#[ignore = "with Firecracker in make test-firecracker only: the agent does this, whatever the driver"]
 fn case_37_a_machine_that_was_suspended_wakes_as_who_it_was() {
     conform(async |rig| {
         let vm = rig.sandbox().await;
@@ -108,7 +108,7 @@ fn case_37_a_machine_that_was_suspended_wakes_as_who_it_was() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: boots a bare base"]
+#[ignore = "with Firecracker in make test-firecracker only: it boots another base, which takes a minute there"]
 fn a_machine_of_a_base_without_a_disk_mounts_the_one_it_is_given_and_differs_from_that_base() {
     conform(async |rig| {
         let source = rig.sandbox().await;

@@ -51,7 +51,7 @@ fn case_42_a_paused_machine_is_reaped_too() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: no machine"]
+#[ignore = "with Firecracker in make test-firecracker only: it makes no machine"]
 fn reaping_what_never_was_is_harmless() {
     conform(async |rig| {
         let vm = rig.sandbox().await;

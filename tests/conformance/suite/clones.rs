@@ -64,7 +64,7 @@ fn case_35_clones_at_once_have_randomness_and_identity_of_their_own() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the agent"]
+#[ignore = "with Firecracker in make test-firecracker only: the agent does this, whatever the driver"]
 fn case_35_a_clone_that_was_not_told_who_it_is_runs_nothing() {
     conform(async |rig| {
         let vm = rig.clone_of(&rig.world.warm(SMALL).await).await;

@@ -66,7 +66,7 @@ async fn suspended(rig: &Rig, vm: &Vm) -> Taken {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the agent"]
+#[ignore = "with Firecracker in make test-firecracker only: the agent does this, whatever the driver"]
 fn a_bare_guest_answers_and_refuses_everything_until_it_has_its_disk() {
     conform(async |rig| {
         let base = rig.world.base(SMALL, BaseKind::Bare).await;
@@ -152,7 +152,7 @@ fn case_37_many_pauses_with_everything_busy_lose_no_beat_and_no_place() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the agent"]
+#[ignore = "with Firecracker in make test-firecracker only: the agent does this, whatever the driver"]
 fn a_suspended_workload_runs_nothing_before_it_is_told_the_time_and_goes_on_in_the_source_too() {
     conform(async |rig| {
         let source = rig.sandbox().await;
@@ -189,7 +189,7 @@ fn a_suspended_workload_runs_nothing_before_it_is_told_the_time_and_goes_on_in_t
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the agent"]
+#[ignore = "with Firecracker in make test-firecracker only: the agent does this, whatever the driver"]
 fn commands_that_a_pause_found_running_go_on_without_their_callers() {
     conform(async |rig| {
         let vm = rig.sandbox().await;

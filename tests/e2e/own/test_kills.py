@@ -28,8 +28,8 @@ ROUNDS = int(os.environ.get("LEAPBOX_TEST_KILL_ROUNDS", "4"))
 ATTEMPTS = 5
 STABLE = {"running", "paused", "stopped"}
 AT_REST = 3
-# Each round ends in the middle of one of these, in turn; the seed says with which the first one does. With each the
-# state that a sandbox is in meanwhile, if it is told: nothing shows that one is being made.
+# Each round ends in the middle of one of these requests, in turn, and the seed picks the first. Beside each is the
+# state that the log shows meanwhile. A restore has none, because the log does not show a sandbox that is being made.
 CUT_OFF = {
     **{"pause": "snapshotting", "snapshot": "snapshotting", "restore": None, "stop": "stopping"},
     **{"wake": "unpausing", "delete": "deleting", "start": "starting"},

@@ -218,7 +218,7 @@ def test_case_39_a_flipped_bit_or_a_missing_part_in_the_bucket_is_refused_and_th
         flipped = bytearray(content[memory])
         flipped[middle] ^= 0x10
         damages = {memory: lambda: bucket.write(memory, bytes(flipped)), manifest: lambda: bucket.delete(manifest)}
-        # An archive without its manifest is no archive, so that the operator is told of all of it.
+        # Without its manifest the server cannot say which file is missing, so the log names the archive.
         for (key, damage), about in zip(damages.items(), (memory, archive), strict=True):
             damage()
             server.stop()

@@ -161,7 +161,7 @@ def test_case_4_fork_bombs_leave_the_agent_alive_and_are_told_apart_from_a_broke
     assert workload_count(hostile, "pids.peak") > 100, "it was a bomb"
 
     hostile.filesystem.write_file(path="/tmp/bomb.py", content=BOMB)
-    # It goes on until its sandbox is deleted.
+    # The bomb goes on until the fixture deletes the sandbox.
     sh(hostile, "setsid python3 /tmp/bomb.py >/dev/null 2>&1 </dev/null &")
     asked_until = time.monotonic() + ASKED_S
     while time.monotonic() < asked_until:

@@ -210,7 +210,7 @@ def test_the_times_that_are_shown_are_true_through_pause_and_wake(made, api):
     assert asleep.get("timeout_at") is None, "a paused sandbox does not time out"
     assert asleep["created_at"] == fresh["created_at"]
 
-    # A timeout that began anew is told from one that went on by more than a second.
+    # The difference between a timeout that began anew and one that went on must be more than a second.
     wait_until("it is older than that", lambda: time.time() > fresh["created_at"] + 2.5)
     begun = time.time()
     sh(sandbox, "true")

@@ -1,6 +1,6 @@
 """Every route looks at what it is asked and names what is wrong with it.
 
-Which values are wrong is told by the tests of `crates/api`; here each route shows that it asks.
+The tests of `crates/api` say which values are wrong. The ones here show that each route calls its validator.
 """
 
 import pytest
