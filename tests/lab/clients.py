@@ -51,8 +51,9 @@ def trust(server: Server) -> ssl.SSLContext:
 def websocket(url: str, **options) -> ClientConnection:
     """A WebSocket to a sandbox's hostname, trusting what the environment says.
 
-    The client reads in a thread of its own while another one writes. Python's TLS is not made for that before 3.13, and
-    reads do write with TLS 1.3, whose session tickets come after the handshake: now and then a request never left.
+    The client reads in a thread of its own while another one writes, which Python's TLS is not made for before 3.13.
+    With TLS 1.3 the reader meets session tickets after the handshake, and what is written beside that is at times never
+    sent: against Python's own server 4 of 1,000 connections hung or broke off. With TLS 1.2 none of 70,000 did.
     """
     context = ssl.create_default_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -186,6 +186,30 @@ fn custom_answers_for_allowed_names_only_and_asks_nobody_for_others() {
 }
 
 #[test]
+fn case_11_questions_below_a_wildcard_are_rationed_and_the_rest_asks_nobody() {
+    in_world(|world| async move {
+        let network = network().await;
+        let policy = custom(json!({ "mode": "custom", "allow_domains": ["*.wild.test"] }));
+        let slot = slot_under(&network, policy).await;
+        let guest = Guest::attach(&slot);
+        let began = Instant::now();
+        // One after the other: of a flood, most is dropped before the ration is looked at.
+        let answered = guest.run(|| {
+            let is_refused = |number: &u64| {
+                let answer = ask(&format!("n{number}.wild.test."), RecordType::TXT);
+                answer.metadata.response_code == ResponseCode::Refused
+            };
+            (0..5000_u64).find(is_refused).expect("a question is refused")
+        });
+        let at_most = 150 + 30 * (began.elapsed().as_secs() + 1);
+        assert!((150..=at_most).contains(&answered), "{answered} of at most {at_most} were answered");
+        assert_eq!(denials(&network, "too_many"), 1);
+        let asked = world.internet.questions();
+        assert!(!asked.iter().any(|question| question.contains(&format!("n{answered}."))), "{asked:?}");
+    });
+}
+
+#[test]
 fn who_understands_extended_errors_is_told_that_a_refused_name_is_prohibited() {
     in_world(|_world| async {
         let network = network().await;
