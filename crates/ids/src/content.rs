@@ -1,0 +1,134 @@
+//! Ids that are computed from what they name, and the ids of archives.
+
+use crate::{CheckpointId, InvalidId, text};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+const BASE_PREFIX: &str = "base-";
+const BASE_DIGITS: usize = 40;
+const IMAGE_PREFIX: &str = "image-";
+const IMAGE_DIGITS: usize = 64;
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A base: a warm snapshot that machines start from. Two bases taken of the same image have different ids.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BaseId(Arc<str>);
+
+text!(BaseId);
+
+impl BaseId {
+    /// The id of a base with this digest of its contents, of which the first 40 digits count. An error unless it is
+    /// lower-case hexadecimal and that long.
+    pub fn of_digest(digest: &str) -> Result<Self, InvalidId> {
+        format!("{BASE_PREFIX}{}", digest.get(..BASE_DIGITS).unwrap_or(digest)).parse()
+    }
+}
+
+impl FromStr for BaseId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        text.strip_prefix(BASE_PREFIX)
+            .filter(|digits| is_hex(digits, BASE_DIGITS))
+            .map(|_| Self(text.into()))
+            .ok_or(InvalidId { kind: "base", form: "`base-` and 40 hexadecimal digits" })
+    }
+}
+
+/// A guest image (kernel, initramfs and root file system): the SHA-256 of its three contents, in lower-case hexadecimal.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageDigest(Arc<str>);
+
+text!(ImageDigest);
+
+impl FromStr for ImageDigest {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match is_hex(text, IMAGE_DIGITS) {
+            true => Ok(Self(text.into())),
+            false => Err(InvalidId { kind: "image", form: "64 hexadecimal digits" }),
+        }
+    }
+}
+
+/// An archive in the store: everything that is stored has one name, and its kind shows in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ArchiveId {
+    /// Under the checkpoint's own id.
+    Checkpoint(CheckpointId),
+    /// Under the base's own id.
+    Base(BaseId),
+    /// Under `image-` and the digest.
+    Image(ImageDigest),
+}
+
+impl fmt::Display for ArchiveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ArchiveId::Checkpoint(id) => id.fmt(f),
+            ArchiveId::Base(id) => id.fmt(f),
+            ArchiveId::Image(digest) => write!(f, "{IMAGE_PREFIX}{digest}"),
+        }
+    }
+}
+
+impl FromStr for ArchiveId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if let Some(digest) = text.strip_prefix(IMAGE_PREFIX) {
+            return digest.parse().map(ArchiveId::Image);
+        }
+        match text.starts_with(BASE_PREFIX) {
+            true => text.parse().map(ArchiveId::Base),
+            false => text.parse().map(ArchiveId::Checkpoint),
+        }
+    }
+}
+
+impl From<&CheckpointId> for ArchiveId {
+    fn from(id: &CheckpointId) -> Self {
+        ArchiveId::Checkpoint(id.clone())
+    }
+}
+
+impl From<&BaseId> for ArchiveId {
+    fn from(id: &BaseId) -> Self {
+        ArchiveId::Base(id.clone())
+    }
+}
+
+impl From<&ImageDigest> for ArchiveId {
+    fn from(digest: &ImageDigest) -> Self {
+        ArchiveId::Image(digest.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archives_id_parses_back_to_what_it_is_of() {
+        let digest: ImageDigest = "0a".repeat(32).parse().expect("a digest");
+        let base = BaseId::of_digest(digest.as_str()).expect("long enough");
+        let ids = [ArchiveId::from(&CheckpointId::generate()), ArchiveId::from(&base), ArchiveId::from(&digest)];
+        for id in ids {
+            assert_eq!(id.to_string().parse().as_ref(), Ok(&id));
+        }
+    }
+
+    #[test]
+    fn a_name_that_would_leave_the_store_is_no_id() {
+        for text in ["", "base-", "base-../x", "image-..", "image-/etc/passwd", "..", "snap-aaaaaaaaaaaaaaaaaaaa"] {
+            assert!(text.parse::<ArchiveId>().is_err(), "{text}");
+        }
+        assert!("0A".repeat(32).parse::<ImageDigest>().is_err());
+        assert!(BaseId::of_digest("0a").is_err());
+    }
+}
