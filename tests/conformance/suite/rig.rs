@@ -64,7 +64,7 @@ pub struct Place {
 struct Made {
     slot: Slot,
     place: Place,
-    machine: Option<Arc<dyn Machine>>,
+    machine: Option<Arc<Machine>>,
 }
 
 pub struct Rig {
@@ -213,8 +213,8 @@ impl Rig {
     }
 
     /// Takes a started machine among those that are removed in the end.
-    pub fn keep(&self, place: &Place, machine: Box<dyn Machine>, snapshot: Option<Arc<Snapshot>>) -> Vm {
-        let machine: Arc<dyn Machine> = machine.into();
+    pub fn keep(&self, place: &Place, machine: Machine, snapshot: Option<Arc<Snapshot>>) -> Vm {
+        let machine: Arc<Machine> = machine.into();
         let mut made = self.made();
         let mine = made.iter_mut().find(|made| made.place.confinement.name == place.confinement.name);
         mine.expect("one of this test's").machine = Some(Arc::clone(&machine));

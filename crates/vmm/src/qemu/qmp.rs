@@ -2,8 +2,8 @@
 //!
 //! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
 
+use crate::driver::CONTROL_DEADLINE;
 use crate::error::VmmError;
-use crate::machine::CONTROL_DEADLINE;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use std::io::{self, IoSlice};
