@@ -44,10 +44,6 @@ pub trait Vmm: Send + Sync {
     /// runs. On failure nothing of it is left; its guest has never run if the changes were at fault.
     async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError>;
 
-    /// [`Vmm::restore`] as one would do it by hand, without any walls: the floor that `leapbox bench` compares with.
-    /// Never for a sandbox.
-    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Machine, VmmError>;
-
     /// Lets go of what is kept in memory for a snapshot that will not be restored again.
     async fn forget(&self, snapshot: &Snapshot);
 

@@ -17,6 +17,7 @@ pub mod confine;
 mod driver;
 mod error;
 mod firecracker;
+pub mod floor;
 mod log;
 mod machine;
 mod memory;

@@ -151,11 +151,11 @@ impl Rig {
         vm
     }
 
-    /// A small sandbox without walls, as the bench starts them for its floor.
+    /// A small sandbox without walls, as `leapbox-bench` starts them for its floor.
     pub async fn bare_sandbox(&self) -> Vm {
         let snapshot = self.world.warm(SMALL).await;
         let place = self.place(Some(&snapshot.disk)).await;
-        let machine = self.vmm().restore_unconfined(self.restore_spec(&place, &snapshot)).await;
+        let machine = self.world.floor().await.restore(self.restore_spec(&place, &snapshot)).await;
         let vm = self.keep(&place, machine.expect("a clone starts"), Some(snapshot));
         vm.configure().await;
         vm

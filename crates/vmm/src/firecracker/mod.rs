@@ -9,12 +9,12 @@
 //! Everything else the machine is made of is decided by the callers.
 
 mod api;
-mod bare;
 pub mod binaries;
 mod console;
 mod control;
 mod exit;
 mod files;
+mod floor;
 mod guest;
 mod jail;
 mod key;
@@ -213,23 +213,6 @@ impl Vmm for Firecracker {
         let (launch_ms, load_ms) = (launched.as_secs_f64() * 1e3, (begun.elapsed() - launched).as_secs_f64() * 1e3);
         tracing::debug!(name, launch_ms, load_ms, "restored");
         Ok(machine)
-    }
-
-    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
-        let snapshot = &spec.snapshot;
-        snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
-        snapshot.check_memory()?;
-        let dir = &spec.confinement.dir;
-        make_dir(dir)?;
-        let jailed = match bare::start(&self.binaries.firecracker, dir, &spec.network.netns).await {
-            Ok(jailed) => jailed,
-            Err(error) => {
-                clean_up(&self.cgroups.named(&spec.confinement.name), dir).await;
-                return Err(error);
-            }
-        };
-        let idle = self.idle(&spec.confinement, snapshot.shape, jailed);
-        self.resume_in(idle, spec).await
     }
 
     async fn forget(&self, snapshot: &Snapshot) {

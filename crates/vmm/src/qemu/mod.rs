@@ -10,9 +10,9 @@
 //! control socket are descriptors. Its translated code is a weaker wall than hardware virtualisation.
 
 mod args;
-mod bare;
 mod console;
 mod control;
+mod floor;
 mod memfd;
 mod qmp;
 mod ram;
@@ -38,7 +38,8 @@ use nix::unistd::{Gid, Uid, chown};
 use qmp::Qmp;
 use runtime::Runtime;
 use sha2::{Digest, Sha256};
-use start::{CONTROL_SOCKET, GREETING_DEADLINE, Plan, Ram, Walls};
+pub(crate) use start::Walls;
+use start::{CONTROL_SOCKET, GREETING_DEADLINE, Plan, Ram};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,7 +87,8 @@ impl Qemu {
         &self.runtime.version
     }
 
-    async fn restore_within(&self, mut spec: RestoreSpec, walls: Walls) -> Result<Machine, VmmError> {
+    /// What `restore` does; [`crate::floor`] does it without walls.
+    pub(crate) async fn restore_within(&self, mut spec: RestoreSpec, walls: Walls) -> Result<Machine, VmmError> {
         let changes = spec.changes.take();
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
@@ -187,10 +189,6 @@ impl Vmm for Qemu {
 
     async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
         self.restore_within(spec, Walls::Confined).await
-    }
-
-    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
-        self.restore_within(spec, Walls::None).await
     }
 
     async fn forget(&self, snapshot: &Snapshot) {

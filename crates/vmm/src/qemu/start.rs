@@ -3,7 +3,7 @@
 use super::args::{Macs, Start, command_line, fd};
 use super::qmp::Qmp;
 use super::runtime::PROGRAM;
-use super::{Qemu, bare, control, file_error};
+use super::{Qemu, control, file_error, floor};
 use crate::cgroup::{Cgroup, Limits};
 use crate::confine::{ConfineSpec, PassedFd, Rlimits, TapFd, launch};
 use crate::driver::Vmm;
@@ -42,10 +42,10 @@ pub(super) struct Ram {
 
 /// What surrounds the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Walls {
+pub(crate) enum Walls {
     /// Everything of [`crate::confine`] and a control group.
     Confined,
-    /// Nothing: the bench's floor.
+    /// Nothing: for [`crate::floor`] alone.
     None,
 }
 
@@ -142,7 +142,7 @@ impl Qemu {
         if plan.walls == Walls::None {
             let cloned =
                 files.log.try_clone().map_err(|source| VmmError::System { step: "sharing the log", source })?;
-            return bare::spawn(PROGRAM, &argv, netns, cloned.into(), &taps, &passed);
+            return floor::spawn(PROGRAM, &argv, netns, cloned.into(), &taps, &passed);
         }
         let spec = ConfineSpec {
             files: self.runtime.root.clone(),
