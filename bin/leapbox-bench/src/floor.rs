@@ -1,10 +1,10 @@
 //! The floor: the VMM of the measured server's own snapshot, started by hand.
 
-use super::BenchError;
-use super::figures::{Millis, ms_since};
-use super::server::Server;
-use crate::config::Config;
-use crate::verbs::driver::{Driver, DriverFacts, choose};
+use crate::error::BenchError;
+use crate::figures::{Millis, ms_since};
+use crate::server::Server;
+use leapbox::config::Config;
+use leapbox::verbs::driver::{Driver, DriverFacts, choose};
 use leapbox_guest_protocol::{Configure, Entropy, ExecRequest, Identity};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_storage::copy_sparse;
@@ -22,7 +22,7 @@ const LINK_BLOCK: &str = "10.251.0.0/24";
 const SLOTS: u32 = 16;
 
 /// Everything needed to start the floor's VMM again and again.
-pub(super) struct Floor {
+pub struct Floor {
     vmm: UnconfinedVmm,
     network: Arc<Network>,
     image: GuestImage,
@@ -48,7 +48,7 @@ impl Floor {
         network.start_pool();
         let snapshot = server.warm_snapshot()?;
         let dir = server.state_dir().join("floor");
-        std::fs::create_dir_all(&dir).map_err(super::error::file("creating", &dir))?;
+        std::fs::create_dir_all(&dir).map_err(crate::error::file("creating", &dir))?;
         Ok(Self { vmm, network, image, snapshot, dir })
     }
 
@@ -83,7 +83,7 @@ impl Floor {
         let answered = answered.await;
         machine.destroy().await?;
         slot.close().await;
-        std::fs::remove_file(&disk).map_err(super::error::file("removing", &disk))?;
+        std::fs::remove_file(&disk).map_err(crate::error::file("removing", &disk))?;
         answered
     }
 
