@@ -1,16 +1,14 @@
 //! What a driver implements: [`Vmm`] starts and finds machines, [`Control`] is the driver's part of a living one.
 
+use crate::cgroup::Cgroups;
 use crate::error::VmmError;
 use crate::machine::Machine;
 use crate::memory::{Composed, Mapping};
 use crate::record::MachineRecord;
 use crate::spec::{BootSpec, GuestImage, RestoreSpec, Shape, Snapshot};
+use crate::started::clean_up;
 use async_trait::async_trait;
 use std::path::Path;
-use std::time::Duration;
-
-/// How long a VMM may take to answer a control command before it counts as hung.
-pub(crate) const CONTROL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a driver can and cannot do. Everybody else asks here, never which driver it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +28,13 @@ pub trait Vmm: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// The control groups its machines are in.
+    fn cgroups(&self) -> &Cgroups;
+
     /// Limits that this host's control groups do not enforce on its machines.
-    fn unenforced_limits(&self) -> Vec<&'static str>;
+    fn unenforced_limits(&self) -> Vec<&'static str> {
+        self.cgroups().missing()
+    }
 
     /// Everything a snapshot depends on (VMM build, argument list, kernel, CPU, TSC rate), as one hash. A snapshot
     /// with another key must not be restored.
@@ -51,11 +54,16 @@ pub trait Vmm: Send + Sync {
     async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError>;
 
     /// Kills whatever is left of a recorded machine and removes its cgroup and folder. Harmless when nothing is.
-    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError>;
+    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
+        clean_up(&self.cgroups().named(name), dir).await;
+        Ok(())
+    }
 
     /// Names (see [`Confinement::name`](crate::Confinement::name)) of all machines of this installation with a living
     /// process or a cgroup left.
-    async fn leftovers(&self) -> Result<Vec<String>, VmmError>;
+    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
+        Ok(self.cgroups().names())
+    }
 }
 
 /// What the drivers do differently with a living machine. Only [`Machine`] calls it, and passes itself: a driver runs
@@ -80,7 +88,9 @@ pub(crate) trait Control: Send + Sync {
 
     /// What that RAM was composed of before it was mapped. `None`: changes come into the process itself (see
     /// [`memory`](crate::memory)).
-    fn composed(&self, machine: &Machine) -> Option<Composed>;
+    fn composed(&self, _machine: &Machine) -> Option<Composed> {
+        None
+    }
 
     /// See [`Machine::console_tail`].
     async fn console_tail(&self) -> String;

@@ -169,8 +169,8 @@ impl Vmm for Firecracker {
         Capabilities { hardware_virtualisation: true, io_limits: true }
     }
 
-    fn unenforced_limits(&self) -> Vec<&'static str> {
-        self.cgroups.missing()
+    fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
@@ -232,15 +232,6 @@ impl Vmm for Firecracker {
         let machine = control::watch(started, api, logs, root);
         machine.check_alive()?;
         Ok(machine)
-    }
-
-    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
-        clean_up(&self.cgroups.named(name), dir).await;
-        Ok(())
-    }
-
-    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
-        Ok(self.cgroups.names())
     }
 }
 

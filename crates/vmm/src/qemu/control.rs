@@ -9,7 +9,7 @@ use crate::driver::Control;
 use crate::error::{ExitReason, VmmError};
 use crate::log::log_text;
 use crate::machine::Machine;
-use crate::memory::{Composed, Mapping};
+use crate::memory::Mapping;
 use crate::process::Process;
 use crate::socket::SocketPath;
 use crate::spec::Snapshot;
@@ -81,10 +81,6 @@ impl Control for QemuControl {
 
     fn mapping(&self) -> Result<Mapping, VmmError> {
         Ok(Mapping::Memfd(NAME))
-    }
-
-    fn composed(&self, _machine: &Machine) -> Option<Composed> {
-        None
     }
 
     async fn console_tail(&self) -> String {

@@ -30,7 +30,7 @@ use crate::process::host_boot_id;
 use crate::record::MachineRecord;
 use crate::socket::SocketPath;
 use crate::spec::{BootSpec, GuestImage, RestoreSpec, Shape, Snapshot};
-use crate::started::{Started, clean_up};
+use crate::started::Started;
 use args::{Macs, Start, command_line};
 use async_trait::async_trait;
 use leapbox_storage::Runs;
@@ -144,8 +144,8 @@ impl Vmm for Qemu {
         Capabilities { hardware_virtualisation: false, io_limits: false }
     }
 
-    fn unenforced_limits(&self) -> Vec<&'static str> {
-        self.cgroups.missing()
+    fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
@@ -204,15 +204,6 @@ impl Vmm for Qemu {
         let started = Started { record, process, group };
         let (machine, _) = control::connect(started, log, socket, GREETING_DEADLINE).await?;
         Ok(machine)
-    }
-
-    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
-        clean_up(&self.cgroups.named(name), dir).await;
-        Ok(())
-    }
-
-    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
-        Ok(self.cgroups.names())
     }
 }
 
