@@ -78,9 +78,9 @@ packages: ## Debian's packages for the tests
 
 venv: $(VENV)/.done $(VENV)/.s3 ## Python's packages for tests, demo and lint
 
-build: ## target/release/leapbox and the static agent beside it
+build: ## target/release/leapbox, leapbox-bench and the static agent beside it
 	@.ci/prepare build
-	cargo build --locked --release -p leapbox
+	cargo build --locked --release -p leapbox -p leapbox-bench
 	# Static, because it is PID 1 of guests that may have no C library; --target keeps the flag off build scripts.
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static -C strip=symbols" \
 	    cargo build --locked --release -p leapbox-agent --target $(AGENT_TARGET)
@@ -115,7 +115,7 @@ soak: setup venv ## the rough tests, ten times as long
 bench: setup $(VENV)/.done ## the promised numbers beside their floor; ARGS=--json for machines
 	@.ci/prepare bench
 	$(SUDO) $(LEAPBOX) setup --data-dir $(TARGET)/bench-data >/dev/null
-	$(LAB) $(LEAPBOX) bench --data-dir $(TARGET)/bench-data $(ARGS)
+	$(LAB) $(LEAPBOX)-bench --data-dir $(TARGET)/bench-data $(ARGS)
 
 lint: $(VENV)/.done ## format, clippy, licences, boundaries between crates, the catalogue of cases, Python style
 	@.ci/prepare lint

@@ -25,7 +25,7 @@ _PACKAGES = (
     "kmod",
     "libnss-myhostname",
     "nftables",
-    "nginx-light",  # `leapbox bench` compares the gateway with it
+    "nginx-light",  # `leapbox-bench` compares the gateway with it
     "procps",
     "python3",
     "tcpdump",

@@ -18,7 +18,7 @@ def payload(destination: Path, executables: list[Path], steps: str) -> None:
     tree = emptied(places.RUN / "payload")
     (tree / "bin").mkdir()
     (tree / "conformance").mkdir()
-    binaries = [places.RELEASE / "leapbox", places.RELEASE / "leapbox-agent"]
+    binaries = [places.RELEASE / name for name in ("leapbox", "leapbox-agent", "leapbox-bench")]
     firecracker = pypi.firecracker()
     for file in (*binaries, firecracker / "firecracker", firecracker / "jailer"):
         _copy(file, tree / "bin")

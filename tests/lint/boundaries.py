@@ -21,6 +21,7 @@ LAYERS = [
     {"auth", "lifecycle", "conformance", "fuzz-targets"},
     {"api", "gateway"},
     {"leapbox"},
+    {"bench"},
 ]
 # PID 1 of every guest stands beside the layers: it speaks the protocol and nothing else of ours.
 AGENT = "leapbox-agent"

@@ -7,6 +7,9 @@
 //!
 //! One file, in the data folder unless `--config` says otherwise. A key it has and we don't know is an error.
 
+// clap prints the settings' doc comments as help, where `<id>` stands for itself.
+#![allow(rustdoc::invalid_html_tags)]
+
 use leapbox_egress_policy::{Cidr, CidrError, operator_cidr};
 use leapbox_network::Ipv4Block;
 use serde::{Deserialize, Serialize};

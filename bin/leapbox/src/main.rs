@@ -2,16 +2,13 @@
 //!
 //! ```text
 //! confine ─► leapbox_vmm::confine   (started by `serve` for every VMM: before anything else is set up)
-//! setup, serve, doctor, env, keys ─► verbs/<verb>.rs;  bench ─► bench/
+//! setup, serve, doctor, env, keys ─► verbs/<verb>.rs
 //! ```
 
-mod bench;
-mod config;
-mod state;
-mod verbs;
-
 use clap::{Parser, Subcommand};
-use config::{Config, LogFormat, Settings};
+use leapbox::config::{Config, Settings};
+use leapbox::program::{chain, start_logging};
+use leapbox::verbs;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -38,17 +35,6 @@ enum Verb {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(verbs::keys::Action),
-    /// Measure this server beside the floor of its VMM.
-    Bench(bench::Args),
-    /// A gateway before a fixed address, for the bench.
-    #[command(hide = true)]
-    BenchGateway(bench::GatewayArgs),
-    /// The bench's load generator.
-    #[command(hide = true)]
-    BenchLoad(bench::LoadArgs),
-    /// A process of the bench of the ways out.
-    #[command(hide = true)]
-    BenchEgress(bench::EgressArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,39 +54,13 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::load(cli.settings)?;
-    start_logging(&config, matches!(cli.verb, Verb::Serve));
+    start_logging(&config, if matches!(cli.verb, Verb::Serve) { "info" } else { "warn" });
     match cli.verb {
         Verb::Setup(args) => verbs::setup::run(&config, &args)?,
         Verb::Serve => verbs::serve::run(config)?,
         Verb::Doctor(args) => return Ok(verbs::doctor::run(&config, &args)?),
         Verb::Env => verbs::env::run(&config)?,
         Verb::Keys(action) => verbs::keys::run(&config, action)?,
-        Verb::Bench(args) => bench::run(&config, &args)?,
-        Verb::BenchGateway(args) => bench::run_gateway(args)?,
-        Verb::BenchLoad(args) => bench::run_load(args)?,
-        Verb::BenchEgress(args) => bench::run_egress(args)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Logs go to standard error; `LEAPBOX_LOG` filters them (`info`, `leapbox_network=debug`, …).
-fn start_logging(config: &Config, serves: bool) {
-    let default = if serves { "info" } else { "warn" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LEAPBOX_LOG").unwrap_or_else(|_| default.into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
-}
-
-/// An error and its causes, in one text.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("\n  because: {error}"));
-        cause = error.source();
-    }
-    text
 }

@@ -361,7 +361,7 @@ fn the_hosts_rules_are_as_many_with_a_hundred_policies_as_with_none_and_a_policy
         took.sort();
         println!("a policy is in force after {:?} (median), {:?} (slowest) with up to 100 slots", took[50], took[99]);
         assert_eq!(rules(), before, "the number of rules does not depend on the number of sandboxes");
-        // Beside other tests on a busy machine this shows only that nothing waits; `leapbox bench` has the promise.
+        // Beside other tests on a busy machine this shows only that nothing waits; `leapbox-bench` has the promise.
         assert!(took[50] < Duration::from_millis(500), "median {:?}", took[50]);
     });
 }

@@ -14,25 +14,30 @@
 mod blocking;
 mod cgroup;
 pub mod confine;
+mod driver;
 mod error;
 mod firecracker;
+pub mod floor;
 mod log;
 mod machine;
 mod memory;
 mod process;
 mod qemu;
+mod record;
 mod socket;
 mod spec;
-mod vessel;
+mod started;
 mod watchdog;
 
 pub use cgroup::Cgroups;
+pub use driver::{Capabilities, Vmm};
 pub use error::{ExitReason, VmmError};
 pub use firecracker::binaries::{self, Binaries};
 pub use firecracker::{Firecracker, FirecrackerConfig, version};
-pub use machine::{Capabilities, Machine, MachineRecord, Vmm};
+pub use machine::Machine;
 pub use process::{become_subreaper, private_bytes};
 pub use qemu::{Qemu, QemuConfig};
+pub use record::MachineRecord;
 pub use spec::{
     BootSpec, Confinement, DiffSnapshot, GuestImage, IoLimits, NetworkAttachment, RestoreSpec, Shape, Snapshot,
 };

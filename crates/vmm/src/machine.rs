@@ -1,160 +1,193 @@
-//! What every driver offers.
+//! One living VMM: a process in a control group, with a folder, watched until it ends.
+//!
+//! ```text
+//! Started ──watch──► Machine ──► what is the same for every driver: record, namespace, death, differences, destroy
+//!                       └─ Box<dyn Control> ──► what is the driver's own: pause, resume, device state, console
+//! ```
+//!
+//! Made by the drivers' `boot`, `restore` and `adopt`; used by `templates` and `lifecycle`.
 
+use crate::cgroup::Cgroup;
+use crate::driver::Control;
 use crate::error::{ExitReason, VmmError};
-use crate::process::{Process, host_boot_id};
-use crate::spec::{BootSpec, Confinement, DiffSnapshot, GuestImage, RestoreSpec, Shape, Snapshot};
-use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use crate::memory::{self, Proc};
+use crate::process::{self, Process};
+use crate::record::MachineRecord;
+use crate::spec::{DiffSnapshot, Snapshot};
+use crate::started::{DEATH_SHOWS, KILL_DEADLINE, Started, clean_up, with_memory};
+use leapbox_storage::Runs;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::iter;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// What finds a living VMM again after the server was restarted. Kept in the database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineRecord {
-    /// The driver's name.
-    pub driver: String,
-    /// Process id of the VMM in the host's pid namespace.
-    pub pid: i32,
-    /// The process's start time in clock ticks since the host's boot: tells a reused pid apart.
-    pub start_ticks: u64,
-    /// The host's boot id: a record of another boot is dead.
-    pub host_boot_id: String,
-    /// Size.
-    pub shape: Shape,
-    /// The confinement's name.
-    pub name: String,
-    /// The confinement's uid.
-    pub uid: u32,
-    /// The confinement's folder.
-    pub dir: PathBuf,
-}
-
-impl MachineRecord {
-    /// The record of a process that has just been started.
-    pub(crate) fn of(
-        driver: &str,
-        process: &Process,
-        shape: Shape,
-        confinement: &Confinement,
-        host_boot_id: &str,
-    ) -> Self {
-        Self {
-            driver: driver.to_owned(),
-            pid: process.pid(),
-            start_ticks: process.start_ticks(),
-            host_boot_id: host_boot_id.to_owned(),
-            shape,
-            name: confinement.name.clone(),
-            uid: confinement.uid,
-            dir: confinement.dir.clone(),
-        }
-    }
-
-    /// Whether the recorded process still lives, whoever's driver it is.
-    pub fn is_alive(&self) -> bool {
-        let this_boot = host_boot_id().is_ok_and(|id| id == self.host_boot_id);
-        this_boot && Process::open_recorded(self.pid, self.start_ticks).is_ok()
-    }
-
-    /// The recorded process, if it still lives and is `driver`'s.
-    pub(crate) fn process(&self, driver: &'static str, host_boot_id: &str) -> Result<Process, VmmError> {
-        if self.driver != driver {
-            return Err(VmmError::OtherDriver { recorded: self.driver.clone(), own: driver });
-        }
-        if self.host_boot_id != host_boot_id {
-            return Err(VmmError::NotAlive { pid: self.pid });
-        }
-        Process::open_recorded(self.pid, self.start_ticks)
-    }
-}
-
-/// What a driver can and cannot do. The rest of the house asks here, never which driver it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Guest code runs on the CPU itself, behind hardware virtualisation.
-    pub hardware_virtualisation: bool,
-    /// [`IoLimits`](crate::IoLimits) are enforced; otherwise they are ignored.
-    pub io_limits: bool,
-}
-
-/// A driver.
-#[async_trait]
-pub trait Vmm: Send + Sync {
-    /// `qemu`, `firecracker`: the name in records, logs and metrics.
-    fn name(&self) -> &'static str;
-
-    /// What it can do.
-    fn capabilities(&self) -> Capabilities;
-
-    /// Limits that this host's control groups do not enforce on its machines.
-    fn unenforced_limits(&self) -> Vec<&'static str>;
-
-    /// Everything a snapshot depends on (VMM build, argument list, kernel, CPU, TSC rate), as one hash. A snapshot
-    /// with another key must not be restored.
-    fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String;
-
-    /// Boots a machine whose RAM lies in `spec.snapshot_dir`. Returns once the VMM runs; the guest may still boot.
-    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError>;
-
-    /// Starts a copy-on-write clone, as it was when its changes were taken if there are any. Returns once the guest
-    /// runs. On failure nothing of it is left; its guest has never run if the changes were at fault.
-    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError>;
-
-    /// [`Vmm::restore`] as one would do it by hand, without any walls: the floor that `leapbox bench` compares with.
-    /// Never for a sandbox.
-    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError>;
-
-    /// Lets go of what is kept in memory for a snapshot that will not be restored again.
-    async fn forget(&self, snapshot: &Snapshot);
-
-    /// Takes over a machine that a former server process started.
-    async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError>;
-
-    /// Kills whatever is left of a recorded machine and removes its cgroup and folder. Harmless when nothing is.
-    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError>;
-
-    /// Names (see [`Confinement::name`]) of all machines of this installation with a living process or a cgroup left.
-    async fn leftovers(&self) -> Result<Vec<String>, VmmError>;
-}
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// One living VMM.
-#[async_trait]
-pub trait Machine: Send + Sync {
-    /// What finds it again.
-    fn record(&self) -> MachineRecord;
+pub struct Machine {
+    pub(crate) record: MachineRecord,
+    process: Arc<Process>,
+    group: Cgroup,
+    /// Why it ended, once it has.
+    exit: watch::Receiver<Option<ExitReason>>,
+    control: Box<dyn Control>,
+    /// Where its memory and state go; only a booted machine has it.
+    snapshot: Option<Snapshot>,
+}
 
-    /// The namespace it runs in, for a server that has been restarted.
-    fn netns(&self) -> Result<OwnedFd, VmmError>;
+impl Machine {
+    /// Starts watching. `ended` comes to an end when the machine does, and tells why.
+    pub(crate) fn watch<F>(
+        started: Started,
+        control: impl Control + 'static,
+        ended: impl FnOnce(Arc<Process>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ExitReason> + Send + 'static,
+    {
+        let process = Arc::new(started.process);
+        let (told, exit) = watch::channel(None);
+        let ended = ended(Arc::clone(&process));
+        let watched = started.group.clone();
+        tokio::spawn(async move {
+            let reason = ended.await;
+            told.send_replace(Some(with_memory(reason, &watched)));
+        });
+        Self { record: started.record, process, group: started.group, exit, control: Box::new(control), snapshot: None }
+    }
+
+    /// Remembers where the snapshot of this machine goes.
+    pub(crate) fn booted_into(mut self, snapshot: Snapshot) -> Self {
+        self.snapshot = Some(snapshot);
+        self
+    }
+
+    /// What finds it again.
+    pub fn record(&self) -> MachineRecord {
+        self.record.clone()
+    }
+
+    /// The network namespace it runs in, for a server that has been restarted.
+    pub fn netns(&self) -> Result<OwnedFd, VmmError> {
+        let path = format!("/proc/{}/ns/net", self.record.pid);
+        let fd = File::open(&path).map_err(|_| VmmError::NotAlive { pid: self.record.pid })?;
+        self.check_alive().map(|()| fd.into())
+    }
 
     /// Stops the guest and writes memory and device state into the folder it was booted with. The machine is
     /// destroyed in either case.
-    async fn into_warm_snapshot(self: Box<Self>) -> Result<Snapshot, VmmError>;
+    pub async fn into_warm_snapshot(mut self) -> Result<Snapshot, VmmError> {
+        let snapshot = self.snapshot.take().ok_or(VmmError::Refused {
+            command: "snapshot".to_owned(),
+            message: "only a machine that was booted for it has a place for its memory".to_owned(),
+        });
+        let saved = async {
+            let snapshot = snapshot?;
+            self.pause().await?;
+            self.control.write_snapshot(&self, &snapshot).await.map(|()| snapshot)
+        };
+        let saved = saved.await;
+        let destroyed = self.destroy().await;
+        let snapshot = saved?;
+        destroyed?;
+        snapshot.keep().await
+    }
 
     /// Stops the guest's CPUs and lets its disk writes come to an end. Harmless when it is paused.
-    async fn pause(&self) -> Result<(), VmmError>;
+    pub async fn pause(&self) -> Result<(), VmmError> {
+        self.control.pause(self).await
+    }
 
     /// Lets a paused guest go on. Harmless when it runs.
-    async fn resume(&self) -> Result<(), VmmError>;
+    pub async fn resume(&self) -> Result<(), VmmError> {
+        self.control.resume(self).await
+    }
 
     /// What a paused machine has become since it was started from a snapshot: the whole difference to that, also of a
     /// machine that was itself restored with changes, or adopted. The cost follows the pages in it. The machine stays
     /// paused and unchanged: this may fail, or be asked again, any number of times. It must stay paused until the
     /// memory is read, which blocks; `destroy` ends that with an error. Its disk is the caller's to copy meanwhile.
-    async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError>;
+    pub async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError> {
+        let state = self.control.save_state(self).await?;
+        let composed = self.control.composed(self);
+        let found = memory::difference(self.proc()?, self.control.mapping()?, self.record.shape, composed);
+        let memory = self.while_alive("looking for its changes", found).await?;
+        Ok(DiffSnapshot { memory: self.whole(memory), state })
+    }
 
     /// Waits until the VMM is gone or its guest has shut down, and tells why. May be called by many and again.
-    async fn exited(&self) -> ExitReason;
+    pub async fn exited(&self) -> ExitReason {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(ExitReason::Gone),
+            Err(_) => ExitReason::Gone,
+        }
+    }
 
     /// The end of the guest's console, bounded (at most 64 KiB).
-    async fn console_tail(&self) -> String;
+    pub async fn console_tail(&self) -> String {
+        self.control.console_tail().await
+    }
 
     /// Resident memory in bytes that is the machine's alone (private pages).
-    fn private_bytes(&self) -> Result<u64, VmmError>;
+    pub fn private_bytes(&self) -> Result<u64, VmmError> {
+        process::private_bytes(self.record.pid)
+    }
 
     /// Kills it, waits until it is gone, removes its cgroup and folder. May be called again.
-    async fn destroy(&self) -> Result<(), VmmError>;
-}
+    pub async fn destroy(&self) -> Result<(), VmmError> {
+        self.process.kill();
+        clean_up(&self.group, &self.record.dir).await;
+        let gone = tokio::time::timeout(KILL_DEADLINE, self.process.exited()).await;
+        gone.map(drop).map_err(|_| VmmError::Hung { command: "kill".to_owned(), seconds: KILL_DEADLINE.as_secs() })
+    }
 
-/// How long a VMM may take to answer a control command before it counts as hung.
-pub const CONTROL_DEADLINE: Duration = Duration::from_secs(20);
+    /// Its folder in /proc.
+    pub(crate) fn proc(&self) -> Result<Proc, VmmError> {
+        let proc = Proc::open(self.record.pid)?;
+        self.check_alive().map(|()| proc)
+    }
+
+    /// An error if it has ended: what was opened by its number may then have been another's.
+    pub(crate) fn check_alive(&self) -> Result<(), VmmError> {
+        if self.process.is_alive() { Ok(()) } else { Err(VmmError::NotAlive { pid: self.record.pid }) }
+    }
+
+    /// Runs `operation`, unless the machine ends first; then that is the error.
+    pub(crate) async fn while_alive<T>(
+        &self,
+        stage: &'static str,
+        operation: impl Future<Output = Result<T, VmmError>>,
+    ) -> Result<T, VmmError> {
+        let result = tokio::select! {
+            biased;
+            result = operation => result,
+            reason = self.exited() => return Err(VmmError::Died { stage, reason }),
+        };
+        // A connection that breaks, or memory that ends, because the process has just died is reported as that death;
+        // and what was read by the number of one that is dead by now may have been another's.
+        let in_doubt = match &result {
+            Ok(_) => !self.process.is_alive(),
+            Err(error) => {
+                matches!(error, VmmError::Protocol { .. } | VmmError::System { .. } | VmmError::NotAlive { .. })
+            }
+        };
+        if in_doubt && let Ok(reason) = tokio::time::timeout(DEATH_SHOWS, self.exited()).await {
+            return Err(VmmError::Died { stage, reason });
+        }
+        result
+    }
+
+    /// `runs`, read from the process's memory, with an error at their end if some of that may have gone meanwhile. A
+    /// process that the kernel ends for want of memory can lose pages before it is gone; its base's bytes are read in
+    /// their place.
+    fn whole(&self, runs: Runs) -> Runs {
+        let (process, group) = (Arc::clone(&self.process), self.group.clone());
+        let lost = move || {
+            let whole = process.is_alive() && !group.ran_out_of_memory();
+            (!whole).then(|| Err(io::Error::other(VmmError::NotAlive { pid: process.pid() })))
+        };
+        Box::new(runs.chain(iter::once_with(lost).flatten()))
+    }
+}

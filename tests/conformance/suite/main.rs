@@ -6,7 +6,7 @@
 //!                                                 └─► vm: a machine, its guest, its disk
 //! ```
 //!
-//! The tests know only the traits `Vmm` and `Machine`; where drivers may differ they ask `capabilities()`. They need
+//! The tests know only the trait `Vmm` and its `Machine`; where drivers may differ they ask `capabilities()`. They need
 //! root, and a lab of network namespaces around them. `make conformance` runs them with QEMU, the KVM test host with
 //! Firecracker; `settings` says what they want from the environment. No path of the machine they were built on is in
 //! the program.

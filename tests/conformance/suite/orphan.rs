@@ -34,7 +34,7 @@ impl Rig {
         let changed = spec.changes.is_some();
         let server = Runtime::new().expect("a runtime");
         let machine = server.spawn(async move { vmm.restore(spec).await });
-        let machine: Arc<dyn Machine> = machine.await.expect("no panic").expect("a clone starts").into();
+        let machine: Arc<Machine> = machine.await.expect("no panic").expect("a clone starts").into();
         let Place { confinement, disk, guest, .. } = place.clone();
         let vm = Vm { machine, guest, snapshot: Some(snapshot), disk, confinement };
         if changed {

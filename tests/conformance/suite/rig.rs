@@ -64,7 +64,7 @@ pub struct Place {
 struct Made {
     slot: Slot,
     place: Place,
-    machine: Option<Arc<dyn Machine>>,
+    machine: Option<Arc<Machine>>,
 }
 
 pub struct Rig {
@@ -151,11 +151,11 @@ impl Rig {
         vm
     }
 
-    /// A small sandbox without walls, as the bench starts them for its floor.
+    /// A small sandbox without walls, as `leapbox-bench` starts them for its floor.
     pub async fn bare_sandbox(&self) -> Vm {
         let snapshot = self.world.warm(SMALL).await;
         let place = self.place(Some(&snapshot.disk)).await;
-        let machine = self.vmm().restore_unconfined(self.restore_spec(&place, &snapshot)).await;
+        let machine = self.world.floor().await.restore(self.restore_spec(&place, &snapshot)).await;
         let vm = self.keep(&place, machine.expect("a clone starts"), Some(snapshot));
         vm.configure().await;
         vm
@@ -213,8 +213,8 @@ impl Rig {
     }
 
     /// Takes a started machine among those that are removed in the end.
-    pub fn keep(&self, place: &Place, machine: Box<dyn Machine>, snapshot: Option<Arc<Snapshot>>) -> Vm {
-        let machine: Arc<dyn Machine> = machine.into();
+    pub fn keep(&self, place: &Place, machine: Machine, snapshot: Option<Arc<Snapshot>>) -> Vm {
+        let machine: Arc<Machine> = machine.into();
         let mut made = self.made();
         let mine = made.iter_mut().find(|made| made.place.confinement.name == place.confinement.name);
         mine.expect("one of this test's").machine = Some(Arc::clone(&machine));

@@ -16,7 +16,7 @@ const HEART: &str = "n=0; while :; do n=$((n+1)); echo $n > /dev/shm/beat; sleep
 
 #[derive(Clone)]
 pub struct Vm {
-    pub machine: Arc<dyn Machine>,
+    pub machine: Arc<Machine>,
     pub guest: GuestClient,
     /// What it was started from; a booted machine was started from nothing.
     pub snapshot: Option<Arc<Snapshot>>,

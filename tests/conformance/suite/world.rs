@@ -7,6 +7,7 @@ use crate::driver;
 use crate::settings::Settings;
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_templates::{Artifacts, BaseKind, SYSTEM_DEBIAN, WarmSnapshots};
+use leapbox_vmm::floor::Floor;
 use leapbox_vmm::{GuestImage, Shape, Snapshot, Vmm};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -38,6 +39,7 @@ pub struct World {
     settings: Settings,
     instance: String,
     restarted: OnceCell<Arc<dyn Vmm>>,
+    floor: OnceCell<Floor>,
     names: AtomicU32,
 }
 
@@ -79,8 +81,8 @@ impl World {
         network.start_pool();
         let warm = WarmSnapshots::open(&dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network));
         let warm = warm.expect("a folder for warm snapshots");
-        let (restarted, names) = (OnceCell::new(), AtomicU32::new(0));
-        Self { vmm, network, image, dir, warm, settings, instance, restarted, names }
+        let (restarted, floor, names) = (OnceCell::new(), OnceCell::new(), AtomicU32::new(0));
+        Self { vmm, network, image, dir, warm, settings, instance, restarted, floor, names }
     }
 
     /// The warm snapshot of a shape, taken at the first call.
@@ -99,6 +101,11 @@ impl World {
     pub async fn restarted(&self) -> Arc<dyn Vmm> {
         let open = || async { driver::open(&self.settings, &self.dir, &self.instance) };
         Arc::clone(self.restarted.get_or_init(open).await)
+    }
+
+    /// An instance of the driver that starts clones without walls. Kept to the end for the same reason.
+    pub async fn floor(&self) -> &Floor {
+        self.floor.get_or_init(async || driver::open_floor(&self.settings, &self.dir, &self.instance)).await
     }
 
     /// A name no other machine of this run has.

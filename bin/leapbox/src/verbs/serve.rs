@@ -10,7 +10,7 @@ mod error;
 mod http;
 mod metrics;
 mod tls;
-pub mod vmm;
+mod vmm;
 
 pub use error::ServeError;
 

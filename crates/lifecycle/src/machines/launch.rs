@@ -96,7 +96,7 @@ impl Launcher {
         disk: Disk,
         changes: Option<DiffSnapshot>,
         cleanup: &mut Cleanup,
-    ) -> Result<(Arc<dyn Machine>, GuestClient, SlotOf), LaunchError> {
+    ) -> Result<(Arc<Machine>, GuestClient, SlotOf), LaunchError> {
         let slot = self.network.take().await.map_err(LaunchError::Network)?;
         let (held, uid) = (SlotOf::new(&slot), slot.uid());
         let (network, guest) = (attachment(&slot), guest_of(&slot));
@@ -112,7 +112,7 @@ impl Launcher {
             network,
             confinement: Confinement { name: name.to_owned(), uid, dir: self.machine_dir(name) },
         };
-        let machine: Arc<dyn Machine> = self.vmm.restore(spec).await.map_err(LaunchError::Vmm)?.into();
+        let machine: Arc<Machine> = self.vmm.restore(spec).await.map_err(LaunchError::Vmm)?.into();
         give_back_machine(cleanup, Arc::clone(&machine));
         Ok((machine, guest, held))
     }
@@ -146,7 +146,7 @@ impl Launcher {
     ) -> Result<Vm, LaunchError> {
         let disk = self.disk(&stored.machine.name);
         let mut cleanup = Cleanup::default();
-        let machine: Arc<dyn Machine> = self.vmm.adopt(stored.machine).await.map_err(LaunchError::Vmm)?.into();
+        let machine: Arc<Machine> = self.vmm.adopt(stored.machine).await.map_err(LaunchError::Vmm)?.into();
         let netns = machine.netns().map_err(LaunchError::Vmm)?;
         let slot = self.network.adopt(stored.slot, netns).await.map_err(LaunchError::Network)?;
         let (guest, held) = (guest_of(&slot), SlotOf::new(&slot));
@@ -181,7 +181,7 @@ fn give_back_disk(cleanup: &mut Cleanup, disk: PathBuf) {
     });
 }
 
-fn give_back_machine(cleanup: &mut Cleanup, machine: Arc<dyn Machine>) {
+fn give_back_machine(cleanup: &mut Cleanup, machine: Arc<Machine>) {
     cleanup.push("machine", || async move {
         if let Err(error) = machine.destroy().await {
             tracing::warn!(%error, "a machine could not be removed");

@@ -57,7 +57,7 @@ pub(super) fn admission(id: &SandboxId, egress: &Egress) -> Admission {
 
 /// One clone. Ends by [`Vm::destroy`].
 pub(crate) struct Vm {
-    pub machine: Arc<dyn Machine>,
+    pub machine: Arc<Machine>,
     pub guest: GuestClient,
     pub(super) slot: SlotOf,
     pub(super) disk: PathBuf,

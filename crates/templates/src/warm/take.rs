@@ -103,7 +103,7 @@ fn header_of(snapshot: Snapshot, unfinished: &Path, image: &GuestImage, kind: Ba
 
 /// Lets the guest come as far as a base of this kind is, and stops the machine.
 async fn stop_when_there(
-    machine: Box<dyn Machine>,
+    machine: Machine,
     guest: &GuestClient,
     shape: Shape,
     kind: BaseKind,
@@ -116,12 +116,12 @@ async fn stop_when_there(
         Ok(()) => machine.into_warm_snapshot().await.map_err(|source| WarmError::Vmm { shape, source }),
         Err(Some(source)) => {
             let console = machine.console_tail().await;
-            destroy(machine.as_ref()).await;
+            destroy(&machine).await;
             Err(WarmError::Agent { shape, console, source })
         }
         Err(None) => {
             let reason = machine.exited().await;
-            destroy(machine.as_ref()).await;
+            destroy(&machine).await;
             Err(WarmError::Vmm { shape, source: VmmError::Died { stage: "booting", reason } })
         }
     }
@@ -139,7 +139,7 @@ async fn bring(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
     }
 }
 
-async fn destroy(machine: &dyn Machine) {
+async fn destroy(machine: &Machine) {
     if let Err(error) = machine.destroy().await {
         tracing::warn!(%error, "a machine that failed to boot could not be removed");
     }

@@ -9,15 +9,15 @@
 //! Everything else the machine is made of is decided by the callers.
 
 mod api;
-mod bare;
 pub mod binaries;
 mod console;
+mod control;
 mod exit;
 mod files;
+mod floor;
 mod guest;
 mod jail;
 mod key;
-mod machine;
 mod prefetch;
 mod restore;
 mod types;
@@ -25,12 +25,14 @@ pub mod version;
 
 use crate::blocking::blocking;
 use crate::cgroup::{Cgroup, Cgroups, Limits};
+use crate::driver::{Capabilities, Vmm};
 use crate::error::VmmError;
-use crate::machine::{Capabilities, Machine, MachineRecord, Vmm};
+use crate::machine::Machine;
 use crate::process::host_boot_id;
+use crate::record::MachineRecord;
 use crate::socket::SocketPath;
 use crate::spec::{BootSpec, Confinement, GuestImage, RestoreSpec, Shape, Snapshot};
-use crate::vessel::{Started, clean_up, make_dir};
+use crate::started::{Started, clean_up, make_dir};
 use api::Api;
 use async_trait::async_trait;
 use binaries::Binaries;
@@ -38,7 +40,6 @@ use console::Console;
 use exit::Logs;
 use files::{INITRAMFS, KERNEL, ROOTFS, SOCKET};
 use jail::Jailed;
-use machine::FirecrackerMachine;
 use prefetch::Prefetch;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -168,15 +169,15 @@ impl Vmm for Firecracker {
         Capabilities { hardware_virtualisation: true, io_limits: true }
     }
 
-    fn unenforced_limits(&self) -> Vec<&'static str> {
-        self.cgroups.missing()
+    fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
         key::of(&self.binaries, &self.host, shape, image)
     }
 
-    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError> {
+    async fn boot(&self, spec: BootSpec) -> Result<Machine, VmmError> {
         spec.shape.check()?;
         let BootSpec { shape, image, network, confinement, .. } = &spec;
         let Idle { started, api, logs, root } = self.launch(confinement, *shape, &network.netns, &spec.disk).await?;
@@ -195,10 +196,10 @@ impl Vmm for Firecracker {
             disk: spec.disk.clone(),
             compatibility_key: self.compatibility_key(*shape, image),
         };
-        Ok(Box::new(FirecrackerMachine::watch(started, api, logs, root).booted_into(snapshot)))
+        Ok(control::watch(started, api, logs, root).booted_into(snapshot))
     }
 
-    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+    async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
         snapshot.check_memory()?;
@@ -214,28 +215,11 @@ impl Vmm for Firecracker {
         Ok(machine)
     }
 
-    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
-        let snapshot = &spec.snapshot;
-        snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
-        snapshot.check_memory()?;
-        let dir = &spec.confinement.dir;
-        make_dir(dir)?;
-        let jailed = match bare::start(&self.binaries.firecracker, dir, &spec.network.netns).await {
-            Ok(jailed) => jailed,
-            Err(error) => {
-                clean_up(&self.cgroups.named(&spec.confinement.name), dir).await;
-                return Err(error);
-            }
-        };
-        let idle = self.idle(&spec.confinement, snapshot.shape, jailed);
-        self.resume_in(idle, spec).await
-    }
-
     async fn forget(&self, snapshot: &Snapshot) {
         self.prefetch.forget(snapshot);
     }
 
-    async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError> {
+    async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError> {
         let process = record.process(NAME, &self.host_boot_id)?;
         let group = self.cgroups.named(&record.name);
         let root = jail::root_of(&record.dir, &record.name);
@@ -245,18 +229,9 @@ impl Vmm for Firecracker {
         let api = Api::new(SocketPath::new(&root, SOCKET)?);
         api.ping().await?;
         let started = Started { record, process, group };
-        let machine = FirecrackerMachine::watch(started, api, logs, root);
+        let machine = control::watch(started, api, logs, root);
         machine.check_alive()?;
-        Ok(Box::new(machine))
-    }
-
-    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
-        clean_up(&self.cgroups.named(name), dir).await;
-        Ok(())
-    }
-
-    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
-        Ok(self.cgroups.names())
+        Ok(machine)
     }
 }
 

@@ -3,8 +3,7 @@
 //!
 //! The note is advice and no part of the snapshot: it is neither checked nor missed.
 
-use super::machine::FirecrackerMachine;
-use crate::memory::WorkingSet;
+use crate::memory::{Mapping, WorkingSet};
 use crate::spec::Snapshot;
 use std::collections::HashMap;
 use std::fs::File;
@@ -50,10 +49,9 @@ impl Prefetch {
         lock(&self.notes).remove(&note_of(snapshot));
     }
 
-    /// Notes what this clone has touched once it has been awake for a moment, unless enough clones were looked at.
-    pub fn record(&self, machine: &FirecrackerMachine, snapshot: &Arc<Snapshot>) {
-        let Ok(mapping) = machine.mapping() else { return };
-        let (pid, shape, note) = (machine.pid(), snapshot.shape, note_of(snapshot));
+    /// Notes what the clone in process `pid` has touched of `mapping` once it has been awake for a moment, unless enough clones were looked at.
+    pub fn record(&self, pid: i32, mapping: Mapping, snapshot: &Arc<Snapshot>) {
+        let (shape, note) = (snapshot.shape, note_of(snapshot));
         let (recording, notes) = (Arc::clone(&self.recording), Arc::clone(&self.notes));
         let snapshot = Arc::downgrade(snapshot);
         tokio::spawn(async move {

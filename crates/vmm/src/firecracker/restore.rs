@@ -10,19 +10,18 @@
 //! look into the memory as they are loaded.
 
 use super::files::{self, INHERITED, MEMORY, ROOTFS, STATE};
-use super::machine::FirecrackerMachine;
-use super::{Firecracker, Idle, guest};
+use super::{Firecracker, Idle, control, guest};
 use crate::blocking::blocking;
 use crate::error::VmmError;
 use crate::machine::Machine;
-use crate::memory::{Inherited, compose};
+use crate::memory::{Inherited, Mapping, compose};
 use crate::spec::RestoreSpec;
 use std::path::Path;
 use std::sync::Arc;
 
 impl Firecracker {
     /// Loads what `spec` says into an idle Firecracker and lets its guest run. On failure nothing of it is left.
-    pub(super) async fn resume_in(&self, idle: Idle, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+    pub(super) async fn resume_in(&self, idle: Idle, spec: RestoreSpec) -> Result<Machine, VmmError> {
         let Idle { started, api, logs, root } = idle;
         let (snapshot, limits, plain) = (Arc::clone(&spec.snapshot), spec.limits, spec.changes.is_none());
         let (jail, copies) = (root.clone(), self.copies.clone());
@@ -32,11 +31,12 @@ impl Firecracker {
         };
         match loaded.await {
             Ok(()) => {
-                let machine = FirecrackerMachine::watch(started, api, logs, root);
-                if plain {
-                    self.prefetch.record(&machine, &snapshot);
+                let memory = root.join(MEMORY);
+                let machine = control::watch(started, api, logs, root);
+                if plain && let Ok(mapping) = Mapping::of_file(&memory) {
+                    self.prefetch.record(machine.record.pid, mapping, &snapshot);
                 }
-                Ok(Box::new(machine))
+                Ok(machine)
             }
             Err(error) => Err(started.give_up(error, |reason| logs.explain(reason)).await),
         }

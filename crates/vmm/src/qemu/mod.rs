@@ -10,9 +10,9 @@
 //! control socket are descriptors. Its translated code is a weaker wall than hardware virtualisation.
 
 mod args;
-mod bare;
 mod console;
-mod machine;
+mod control;
+mod floor;
 mod memfd;
 mod qmp;
 mod ram;
@@ -22,20 +22,24 @@ mod state;
 mod tsc;
 
 use crate::cgroup::Cgroups;
+use crate::driver::{Capabilities, Vmm};
 use crate::error::VmmError;
-use crate::machine::{Capabilities, Machine, MachineRecord, Vmm};
+use crate::machine::Machine;
+use crate::memory::{self, Mapping};
 use crate::process::host_boot_id;
+use crate::record::MachineRecord;
 use crate::socket::SocketPath;
 use crate::spec::{BootSpec, GuestImage, RestoreSpec, Shape, Snapshot};
-use crate::vessel::{Started, clean_up};
+use crate::started::Started;
 use args::{Macs, Start, command_line};
 use async_trait::async_trait;
 use leapbox_storage::Runs;
-use machine::QemuMachine;
 use nix::unistd::{Gid, Uid, chown};
+use qmp::Qmp;
 use runtime::Runtime;
 use sha2::{Digest, Sha256};
-use start::{CONTROL_SOCKET, GREETING_DEADLINE, Plan, Ram, Walls};
+pub(crate) use start::Walls;
+use start::{CONTROL_SOCKET, GREETING_DEADLINE, Plan, Ram};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,7 +87,8 @@ impl Qemu {
         &self.runtime.version
     }
 
-    async fn restore_within(&self, mut spec: RestoreSpec, walls: Walls) -> Result<Box<dyn Machine>, VmmError> {
+    /// What `restore` does; [`crate::floor`] does it without walls.
+    pub(crate) async fn restore_within(&self, mut spec: RestoreSpec, walls: Walls) -> Result<Machine, VmmError> {
         let changes = spec.changes.take();
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
@@ -109,9 +114,9 @@ impl Qemu {
             start: Start::Restore,
             walls,
         };
-        let machine = self.start(plan).await?;
-        match load(&machine, memory).await {
-            Ok(()) => Ok(Box::new(machine)),
+        let (machine, qmp) = self.start(plan).await?;
+        match load(&machine, &qmp, memory).await {
+            Ok(()) => Ok(machine),
             Err(error) => {
                 let _ = machine.destroy().await;
                 Err(error)
@@ -121,11 +126,12 @@ impl Qemu {
 }
 
 /// Completes a started machine: what changed in its memory, then the devices, which look into that.
-async fn load(machine: &QemuMachine, memory: Option<Runs>) -> Result<(), VmmError> {
+async fn load(machine: &Machine, qmp: &Qmp, memory: Option<Runs>) -> Result<(), VmmError> {
     if let Some(changes) = memory {
-        machine.change_memory(changes).await?;
+        let injected = memory::inject(machine.proc()?, Mapping::Memfd(ram::NAME), machine.record.shape, changes);
+        machine.while_alive("getting its memory back", injected).await?;
     }
-    machine.load_state().await
+    machine.while_alive("loading its state", state::load(qmp)).await
 }
 
 #[async_trait]
@@ -138,8 +144,8 @@ impl Vmm for Qemu {
         Capabilities { hardware_virtualisation: false, io_limits: false }
     }
 
-    fn unenforced_limits(&self) -> Vec<&'static str> {
-        self.cgroups.missing()
+    fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
@@ -154,7 +160,7 @@ impl Vmm for Qemu {
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, VmmError> {
+    async fn boot(&self, spec: BootSpec) -> Result<Machine, VmmError> {
         spec.shape.check()?;
         let memory = spec.snapshot_dir.join("memory");
         let state = spec.snapshot_dir.join("state");
@@ -170,7 +176,7 @@ impl Vmm for Qemu {
             start: Start::Boot,
             walls: Walls::Confined,
         };
-        let machine = self.start(plan).await?;
+        let (machine, _) = self.start(plan).await?;
         let snapshot = Snapshot {
             shape: spec.shape,
             memory,
@@ -178,38 +184,26 @@ impl Vmm for Qemu {
             disk: spec.disk,
             compatibility_key: self.compatibility_key(spec.shape, &spec.image),
         };
-        Ok(Box::new(machine.booted_into(snapshot)))
+        Ok(machine.booted_into(snapshot))
     }
 
-    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
+    async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
         self.restore_within(spec, Walls::Confined).await
-    }
-
-    async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, VmmError> {
-        self.restore_within(spec, Walls::None).await
     }
 
     async fn forget(&self, snapshot: &Snapshot) {
         self.images.forget(&snapshot.memory).await;
     }
 
-    async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, VmmError> {
+    async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError> {
         let process = record.process(self.name(), &self.host_boot_id)?;
         let group = self.cgroups.named(&record.name);
         let log_path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
         let log = File::open(&log_path).map_err(|source| file_error("opening", &log_path, source))?;
         let socket = SocketPath::new(&record.dir, CONTROL_SOCKET)?;
         let started = Started { record, process, group };
-        Ok(Box::new(QemuMachine::connect(started, log, socket, GREETING_DEADLINE).await?))
-    }
-
-    async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
-        clean_up(&self.cgroups.named(name), dir).await;
-        Ok(())
-    }
-
-    async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
-        Ok(self.cgroups.names())
+        let (machine, _) = control::connect(started, log, socket, GREETING_DEADLINE).await?;
+        Ok(machine)
     }
 }
 

@@ -3,7 +3,6 @@
 //! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
 
 use crate::error::VmmError;
-use crate::machine::CONTROL_DEADLINE;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use std::io::{self, IoSlice};
@@ -19,6 +18,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 const LINE_MAX: u64 = 1 << 20;
 /// Answers waiting to be read; there is one command at a time, so more is a fault of the other end.
 const ANSWERS_MAX: usize = 8;
+/// How long QEMU may take to answer a command before it counts as hung.
+const CONTROL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What QEMU has said of itself so far.
 #[derive(Debug, Clone, Default)]

@@ -1,18 +1,20 @@
 //! One start of QEMU: its descriptors, its walls, its process.
 
 use super::args::{Macs, Start, command_line, fd};
-use super::machine::QemuMachine;
+use super::qmp::Qmp;
 use super::runtime::PROGRAM;
-use super::{Qemu, bare, file_error};
+use super::{Qemu, control, file_error, floor};
 use crate::cgroup::{Cgroup, Limits};
 use crate::confine::{ConfineSpec, PassedFd, Rlimits, TapFd, launch};
+use crate::driver::Vmm;
 use crate::error::VmmError;
 use crate::log::bounded_log;
-use crate::machine::{MachineRecord, Vmm};
+use crate::machine::Machine;
 use crate::process::Process;
+use crate::record::MachineRecord;
 use crate::socket::SocketPath;
 use crate::spec::{Confinement, GuestImage, NetworkAttachment, Shape};
-use crate::vessel::{Started, clean_up, make_dir};
+use crate::started::{Started, clean_up, make_dir};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -40,10 +42,10 @@ pub(super) struct Ram {
 
 /// What surrounds the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Walls {
+pub(crate) enum Walls {
     /// Everything of [`crate::confine`] and a control group.
     Confined,
-    /// Nothing: the bench's floor.
+    /// Nothing: for [`crate::floor`] alone.
     None,
 }
 
@@ -90,7 +92,7 @@ impl Files {
 
 impl Qemu {
     /// Starts a process and opens its control connection. On failure nothing of it is left.
-    pub(super) async fn start(&self, plan: Plan<'_>) -> Result<QemuMachine, VmmError> {
+    pub(super) async fn start(&self, plan: Plan<'_>) -> Result<(Machine, Arc<Qmp>), VmmError> {
         let Plan { shape, image, network, confinement, .. } = &plan;
         let files = Files::open(image, plan.disk)?;
         make_dir(&confinement.dir)?;
@@ -105,7 +107,7 @@ impl Qemu {
             Ok((process, socket)) => {
                 let record = MachineRecord::of(self.name(), &process, *shape, confinement, &self.host_boot_id);
                 let started = Started { record, process, group };
-                QemuMachine::connect(started, files.log, socket, GREETING_DEADLINE).await
+                control::connect(started, files.log, socket, GREETING_DEADLINE).await
             }
             Err(error) => {
                 clean_up(&group, &confinement.dir).await;
@@ -140,7 +142,7 @@ impl Qemu {
         if plan.walls == Walls::None {
             let cloned =
                 files.log.try_clone().map_err(|source| VmmError::System { step: "sharing the log", source })?;
-            return bare::spawn(PROGRAM, &argv, netns, cloned.into(), &taps, &passed);
+            return floor::spawn(PROGRAM, &argv, netns, cloned.into(), &taps, &passed);
         }
         let spec = ConfineSpec {
             files: self.runtime.root.clone(),

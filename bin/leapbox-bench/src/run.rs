@@ -1,4 +1,4 @@
-//! `leapbox bench`: this installation beside the floor of its VMM, measured in the same run.
+//! The parts of a run, one after the other.
 //!
 //! ```text
 //! server without a pool: first boot, then floor and restored create in turn, GET, a burst, idle sandboxes
@@ -9,32 +9,20 @@
 //! ```
 //!
 //! The floor is the same VMM command line on the same snapshot, started by hand without Leapbox around it, until the
-//! agent in it has answered the same first command. Servers are real: this program again, as processes of their own,
-//! with a state folder that is removed afterwards.
+//! agent in it has answered the same first command. Servers are real: `leapbox serve`, as processes of their own, with a
+//! state folder that is removed afterwards.
 
-mod client;
-mod egress;
-mod error;
-mod figures;
-mod floor;
-mod idle;
-mod proxy;
-mod server;
-mod sleep;
-
-pub use egress::{EgressArgs, EgressError};
-pub use error::BenchError;
-pub use proxy::{GatewayArgs, LoadArgs, ProxyError};
-
-use crate::config::Config;
-use client::Client;
-use figures::{Millis, Report, Samples, ms_since};
-use floor::Floor;
-use proxy::ProxyOptions;
-use server::Server;
+use crate::client::Client;
+use crate::error::BenchError;
+use crate::figures::{Millis, Report, Samples, ms_since};
+use crate::floor::Floor;
+use crate::proxy::{self, ProxyOptions};
+use crate::server::Server;
+use crate::{egress, idle, sleep};
+use leapbox::config::Config;
 use std::time::{Duration, Instant};
 
-/// Flags of `leapbox bench`.
+/// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON.
@@ -76,33 +64,14 @@ const GETS: u32 = 500;
 const POOL_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Measures and prints.
-pub fn run(config: &Config, args: &Args) -> Result<(), BenchError> {
-    let report = runtime()?.block_on(measure(config, args))?;
+pub async fn run(config: &Config, args: &Args) -> Result<(), BenchError> {
+    let report = measure(config, args).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(BenchError::Encode)?);
     } else {
         print!("{report}");
     }
     Ok(())
-}
-
-/// The hidden verb `bench-gateway`.
-pub fn run_gateway(args: GatewayArgs) -> Result<(), BenchError> {
-    Ok(runtime()?.block_on(proxy::bench_gateway(args))?)
-}
-
-/// The hidden verb `bench-load`.
-pub fn run_load(args: LoadArgs) -> Result<(), BenchError> {
-    Ok(runtime()?.block_on(proxy::bench_load(args))?)
-}
-
-/// The hidden verb `bench-egress`.
-pub fn run_egress(args: EgressArgs) -> Result<(), BenchError> {
-    Ok(egress::bench_egress(args)?)
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(BenchError::Runtime)
 }
 
 async fn measure(config: &Config, args: &Args) -> Result<Report, BenchError> {

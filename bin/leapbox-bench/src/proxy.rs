@@ -12,13 +12,13 @@
 //! processor time each proxy used is read from /proc, which no load generator can blur. The gateway runs as it does in
 //! `serve`, key check over the real key table included; only the lookup of the sandbox is a fixed address.
 //!
-//! `leapbox bench` calls [`run`]; it starts this program again with the hidden verbs `bench-gateway` ([`bench_gateway`])
-//! and `bench-load` ([`bench_load`]).
+//! `run.rs` calls [`run`]; it starts this program again with the hidden roles `gateway` ([`bench_gateway`]) and `load`
+//! ([`bench_load`]).
 
 mod application;
 mod children;
 mod gateway;
-pub(super) mod load;
+pub mod load;
 mod nginx;
 
 pub use gateway::{GatewayArgs, bench_gateway};

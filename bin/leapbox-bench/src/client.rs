@@ -1,6 +1,6 @@
 //! The few API calls that are measured, over one kept-alive connection.
 
-use super::BenchError;
+use crate::error::BenchError;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 /// A client of one server.
 #[derive(Clone)]
-pub(super) struct Client {
+pub struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
     api: SocketAddr,
     key: String,

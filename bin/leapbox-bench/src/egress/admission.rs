@@ -4,7 +4,7 @@ use super::EgressError;
 use super::figures::Admissions;
 use super::netns::Netns;
 use super::world::policy;
-use crate::bench::figures::{Samples, ms_since};
+use crate::figures::{Samples, ms_since};
 use leapbox_network::{Admission, HostTable, Network, NetworkConfig, Slot};
 use serde_json::{Value, json};
 use std::process::Command;

@@ -1,16 +1,19 @@
 //! The floor: the VMM of the measured server's own snapshot, started by hand.
 
-use super::BenchError;
-use super::figures::{Millis, ms_since};
-use super::server::Server;
-use crate::config::Config;
-use crate::verbs::serve::vmm;
+use crate::error::BenchError;
+use crate::figures::{Millis, ms_since};
+use crate::server::Server;
+use leapbox::config::Config;
+use leapbox::verbs::driver::{Driver, DriverFacts, choose};
 use leapbox_guest_protocol::{Configure, Entropy, ExecRequest, Identity};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_storage::copy_sparse;
 use leapbox_templates::{Artifacts, SYSTEM_DEBIAN, attachment, guest_of};
-use leapbox_vmm::{Confinement, GuestImage, IoLimits, RestoreSpec, Snapshot, Vmm};
-use std::path::PathBuf;
+use leapbox_vmm::floor::Floor as UnconfinedVmm;
+use leapbox_vmm::{
+    Confinement, Firecracker, FirecrackerConfig, GuestImage, IoLimits, Qemu, QemuConfig, RestoreSpec, Snapshot,
+};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,8 +22,8 @@ const LINK_BLOCK: &str = "10.251.0.0/24";
 const SLOTS: u32 = 16;
 
 /// Everything needed to start the floor's VMM again and again.
-pub(super) struct Floor {
-    vmm: Arc<dyn Vmm>,
+pub struct Floor {
+    vmm: UnconfinedVmm,
     network: Arc<Network>,
     image: GuestImage,
     snapshot: Arc<Snapshot>,
@@ -32,8 +35,7 @@ impl Floor {
     pub async fn open(config: &Config, server: &Server) -> Result<Self, BenchError> {
         let image = Artifacts::open(&config.artifacts_dir)?.guest_image(SYSTEM_DEBIAN)?;
         let instance = format!("{:04x}", std::process::id() as u16);
-        let vmm = vmm::open(config, &server.state_dir(), &instance)
-            .map_err(|e| BenchError::Prepare { message: e.to_string() })?;
+        let vmm = open_vmm(config, &server.state_dir(), &instance)?;
         let link_block = LINK_BLOCK.parse()?;
         let network = Network::start(NetworkConfig {
             instance,
@@ -46,13 +48,13 @@ impl Floor {
         network.start_pool();
         let snapshot = server.warm_snapshot()?;
         let dir = server.state_dir().join("floor");
-        std::fs::create_dir_all(&dir).map_err(super::error::file("creating", &dir))?;
+        std::fs::create_dir_all(&dir).map_err(crate::error::file("creating", &dir))?;
         Ok(Self { vmm, network, image, snapshot, dir })
     }
 
     /// Whether the driver is one with hardware virtualisation.
     pub fn is_virtualised(&self) -> bool {
-        self.vmm.capabilities().hardware_virtualisation
+        self.vmm.vmm().capabilities().hardware_virtualisation
     }
 
     /// One start to the first answer. Slot and disk are made before the clock starts.
@@ -71,7 +73,7 @@ impl Floor {
             confinement: Confinement { name: "floor".to_owned(), uid: slot.uid(), dir },
         };
         let start = Instant::now();
-        let machine = self.vmm.restore_unconfined(spec).await?;
+        let machine = self.vmm.restore(spec).await?;
         let answered = async {
             // An unconfigured guest runs nothing for anybody.
             guest.configure(identity()).await?;
@@ -81,13 +83,30 @@ impl Floor {
         let answered = answered.await;
         machine.destroy().await?;
         slot.close().await;
-        std::fs::remove_file(&disk).map_err(super::error::file("removing", &disk))?;
+        std::fs::remove_file(&disk).map_err(crate::error::file("removing", &disk))?;
         answered
     }
 
     pub async fn close(self) -> Result<(), BenchError> {
         Ok(self.network.stop(HostTable::Remove).await?)
     }
+}
+
+/// The driver that the measured server has picked as well, with its files and a name for control groups of its own.
+fn open_vmm(config: &Config, state_dir: &Path, instance: &str) -> Result<UnconfinedVmm, BenchError> {
+    let choice = choose(config.driver, &DriverFacts::read(Path::new("/")));
+    let instance = instance.to_owned();
+    Ok(match choice.map_err(|e| BenchError::Prepare { message: e.to_string() })?.driver {
+        Driver::Qemu => {
+            // What is launched without walls needs no launcher.
+            let (dir, launcher) = (state_dir.join("qemu"), PathBuf::new());
+            UnconfinedVmm::Qemu(Qemu::open(QemuConfig { dir, instance, launcher })?)
+        }
+        Driver::Firecracker(binaries) => {
+            let dir = state_dir.join("firecracker");
+            UnconfinedVmm::Firecracker(Firecracker::open(FirecrackerConfig { dir, instance, binaries })?)
+        }
+    })
 }
 
 fn identity() -> Configure {

@@ -1,8 +1,8 @@
-//! The load generator of one round, in one thread: `bench-egress load`.
+//! The load generator of one round, in one thread: the role `egress load`.
 
 use super::internet::ANSWER;
 use super::{EgressError, OPAQUE, io};
-use crate::bench::proxy::load::connector;
+use crate::proxy::load::connector;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! What is measured: `bench-egress measure`, the process that has Leapbox's egress proxy in it.
+//! What is measured: the role `egress measure`, the process that has Leapbox's egress proxy in it.
 
 use super::admission;
 use super::figures::{Compared, EgressFigures, Opaque, Transform};
@@ -9,7 +9,7 @@ use super::world::{
     DIALLED_BY_PLAIN, DIALLED_BY_PROXY, DIALLED_BY_SLOT, HTTPS_PORT, PLAIN_GATEWAY, SERVER, STREAM_PORT, World,
 };
 use super::{EgressError, TRANSFORMED, haproxy, io, nginx};
-use crate::bench::proxy::load::LoadResult;
+use crate::proxy::load::LoadResult;
 use clap::ValueEnum;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -150,7 +150,7 @@ impl Load<'_> {
     fn generator(&self, kind: Kind, address: SocketAddr, connections: usize, time: Duration) -> Command {
         let kind = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let mut command = Command::new(&self.program);
-        command.args(["bench-egress", "load", "--kind", &kind, "--address", &address.to_string()]);
+        command.args(["egress", "load", "--kind", &kind, "--address", &address.to_string()]);
         command.args(["--connections", &connections.to_string(), "--ms", &time.as_millis().to_string()]);
         command
     }
@@ -166,7 +166,7 @@ impl Load<'_> {
     fn requests(&self, way: Way<'_>, ours: bool, bytes: usize, time: Duration) -> Result<LoadResult, EgressError> {
         let port = if ours { HTTPS_PORT } else { nginx::KEPT_PORT };
         let mut command = Command::new(&self.program);
-        command.args(["bench-load", "--address", &SocketAddr::from((way.address, port)).to_string()]);
+        command.args(["load", "--address", &SocketAddr::from((way.address, port)).to_string()]);
         command.args(["--host", TRANSFORMED, "--key", "none", "--certificate"]).arg(self.trusted(ours));
         command.args(["--answer-bytes", &bytes.to_string(), "--connections", "1"]);
         command.args(["--ms", &time.as_millis().to_string()]);

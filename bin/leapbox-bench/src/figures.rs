@@ -1,21 +1,21 @@
 //! What was measured, and how it is shown.
 
-use super::egress::EgressFigures;
-use super::proxy::{Comparison, ProxyFigures};
+use crate::egress::EgressFigures;
+use crate::proxy::{Comparison, ProxyFigures};
 use serde::Serialize;
 use std::fmt;
 use std::time::Instant;
 
 /// Milliseconds.
-pub(super) type Millis = f64;
+pub type Millis = f64;
 
-pub(super) fn ms_since(start: Instant) -> Millis {
+pub fn ms_since(start: Instant) -> Millis {
     start.elapsed().as_secs_f64() * 1000.0
 }
 
 /// Samples of one step, in ms.
 #[derive(Debug, Default)]
-pub(super) struct Samples(Vec<Millis>);
+pub struct Samples(Vec<Millis>);
 
 impl Samples {
     pub fn push(&mut self, ms: Millis) {
@@ -49,7 +49,7 @@ impl Serialize for Samples {
 
 /// Memory of idle sandboxes, in MiB.
 #[derive(Debug, Serialize)]
-pub(super) struct Idle {
+pub struct Idle {
     /// How many lived at once.
     pub sandboxes: u32,
     /// Private memory of the median VMM.
@@ -62,7 +62,7 @@ pub(super) struct Idle {
 
 /// What is stored of a paused sandbox, in bytes.
 #[derive(Debug, Serialize)]
-pub(super) struct Stored {
+pub struct Stored {
     /// What its guest was made to write.
     pub written_bytes: u64,
     /// What is stored, before compression.
@@ -73,7 +73,7 @@ pub(super) struct Stored {
 
 /// Everything measured in one run.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Report {
+pub struct Report {
     /// Guest code runs on the CPU itself: other promises hold than under emulation.
     pub virtualised: bool,
     pub cold: Option<Millis>,

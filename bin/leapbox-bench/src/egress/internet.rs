@@ -1,4 +1,4 @@
-//! The servers out there, in one process and one thread: `bench-egress internet`.
+//! The servers out there, in one process and one thread: the role `egress internet`.
 
 use super::scratch::Scratch;
 use super::world::{ANSWER_PORTS, HTTPS_PORT, NAME_SERVER, SERVER, STREAM_PORT};

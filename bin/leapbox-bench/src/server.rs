@@ -1,11 +1,12 @@
-//! A server to measure: this program's own `serve`, with a state of its own and the installation's artifacts.
+//! A server to measure: `serve` of the `leapbox` beside this program, with a state of its own and the installation's
+//! artifacts.
 
-use super::BenchError;
-use super::client::Client;
-use super::error::file;
-use crate::config::Config;
-use crate::state::State;
-use crate::verbs::setup::{first_key, local_ca};
+use crate::client::Client;
+use crate::error::BenchError;
+use crate::error::file;
+use leapbox::config::Config;
+use leapbox::state::State;
+use leapbox::verbs::setup::{first_key, local_ca};
 use leapbox_vmm::{Cgroups, Snapshot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,7 +31,7 @@ fn link_block(pool: u32) -> &'static str {
 const BASE_UID: &str = "3000000";
 
 /// A running server. Its folder is removed by [`Server::stop`].
-pub(super) struct Server {
+pub struct Server {
     process: Child,
     dir: PathBuf,
     api: SocketAddr,
@@ -168,11 +169,12 @@ fn log_path(dir: &Path) -> PathBuf {
 }
 
 fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> Result<Child, BenchError> {
-    let program = std::env::current_exe().map_err(file("finding", "our own program".as_ref()))?;
+    let own = std::env::current_exe().map_err(file("finding", "our own program".as_ref()))?;
+    let program = own.with_file_name("leapbox");
     let log = log_path(dir);
     let output = File::create(&log).map_err(file("creating", &log))?;
     let [api, gateway, metrics] = addresses.map(|address| address.to_string());
-    Command::new(program)
+    Command::new(&program)
         .args(["serve", "--data-dir"])
         .arg(dir)
         .arg("--artifacts-dir")
@@ -186,7 +188,7 @@ fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> 
         .stderr(output)
         .kill_on_drop(true)
         .spawn()
-        .map_err(file("starting the server in", dir))
+        .map_err(file("starting", &program))
 }
 
 /// Three ports that are free now on 127.0.0.1.

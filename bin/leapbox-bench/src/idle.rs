@@ -1,12 +1,12 @@
 //! What idle sandboxes cost.
 
-use super::BenchError;
-use super::figures::{Idle, Report};
-use super::server::Server;
+use crate::error::BenchError;
+use crate::figures::{Idle, Report};
+use crate::server::Server;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-pub(super) async fn measure(count: u32, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+pub async fn measure(count: u32, server: &Server, report: &mut Report) -> Result<(), BenchError> {
     let client = server.client();
     let mut ids = Vec::new();
     for _ in 0..count {

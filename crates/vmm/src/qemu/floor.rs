@@ -1,4 +1,4 @@
-//! QEMU as one would start it by hand: the same arguments and descriptors, and no walls. The bench's floor.
+//! QEMU as one would start it by hand, with the same arguments and descriptors and no walls: see [`crate::floor`].
 
 #![allow(unsafe_code)]
 

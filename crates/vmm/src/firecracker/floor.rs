@@ -1,19 +1,44 @@
-//! Firecracker as one would start it by hand: no jailer, no walls. The bench's floor.
+//! Firecracker as one would start it by hand, without its jailer: see [`crate::floor`].
 
 #![allow(unsafe_code)]
 
+use super::Firecracker;
 use super::files::SOCKET;
 use super::jail::{Jailed, Output, new_logs, wait_for_api};
+use crate::driver::Vmm;
 use crate::error::VmmError;
+use crate::machine::Machine;
 use crate::process::Process;
+use crate::spec::RestoreSpec;
+use crate::started::{clean_up, make_dir};
 use nix::sched::{CloneFlags, setns};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
+impl Firecracker {
+    /// What `restore` does, in a Firecracker that no jailer has started.
+    pub(crate) async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
+        let snapshot = &spec.snapshot;
+        snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
+        snapshot.check_memory()?;
+        let dir = &spec.confinement.dir;
+        make_dir(dir)?;
+        let jailed = match start(&self.binaries.firecracker, dir, &spec.network.netns).await {
+            Ok(jailed) => jailed,
+            Err(error) => {
+                clean_up(&self.cgroups.named(&spec.confinement.name), dir).await;
+                return Err(error);
+            }
+        };
+        let idle = self.idle(&spec.confinement, snapshot.shape, jailed);
+        self.resume_in(idle, spec).await
+    }
+}
+
 /// Starts `program` in the folder `dir` and waits for its API. On failure no process is left.
-pub(super) async fn start(program: &Path, dir: &Path, netns: &Arc<OwnedFd>) -> Result<Jailed, VmmError> {
+async fn start(program: &Path, dir: &Path, netns: &Arc<OwnedFd>) -> Result<Jailed, VmmError> {
     let (logs, output) = new_logs()?;
     let process = spawn(program, dir, netns, output)?;
     match wait_for_api(&process, dir, &logs).await {

@@ -77,16 +77,16 @@ pub enum BenchError {
     Storage(#[from] leapbox_storage::StorageError),
     /// Gateway or nginx could not be measured.
     #[error("measuring gateway and nginx")]
-    Proxy(#[from] super::ProxyError),
+    Proxy(#[from] crate::proxy::ProxyError),
     /// The ways out could not be measured.
     #[error("measuring the ways out of a sandbox")]
-    Egress(#[from] super::EgressError),
+    Egress(#[from] crate::egress::EgressError),
     /// Nothing has been built yet.
     #[error(transparent)]
     Artifacts(#[from] leapbox_templates::ArtifactError),
 }
 
-pub(super) fn file(step: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BenchError {
+pub fn file(step: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BenchError {
     let path = path.to_path_buf();
     move |source| BenchError::File { step, path, source }
 }

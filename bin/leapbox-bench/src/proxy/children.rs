@@ -33,7 +33,7 @@ fn this_program() -> Result<PathBuf, ProxyError> {
 
 pub(super) async fn start_gateway(scratch: &Scratch, application: SocketAddr) -> Result<Proxy, ProxyError> {
     let mut child = Command::new(this_program()?)
-        .arg("bench-gateway")
+        .arg("gateway")
         .arg("--certificate")
         .arg(scratch.certificate())
         .arg("--key")
@@ -75,7 +75,7 @@ pub(super) async fn load_once(
 ) -> Result<Figures, ProxyError> {
     let before = cpu_us(proxy.pid);
     let output = Command::new(this_program()?)
-        .arg("bench-load")
+        .arg("load")
         .args(["--address", &proxy.address.to_string()])
         .args(["--host", &proxy.host])
         .args(["--key", &proxy.key])

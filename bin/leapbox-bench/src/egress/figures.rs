@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Everything of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(in crate::bench) struct EgressFigures {
+pub struct EgressFigures {
     /// haproxy's version, or why there is nothing to compare with.
     pub haproxy: String,
     /// The same of nginx.
@@ -22,7 +22,7 @@ pub(in crate::bench) struct EgressFigures {
 
 /// Of a way that passes bytes on as they are.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(in crate::bench) struct Opaque {
+pub struct Opaque {
     /// One connection, MB/s.
     pub bulk: Compared,
     /// Four connections, MB/s.
@@ -33,7 +33,7 @@ pub(in crate::bench) struct Opaque {
 
 /// Of a way that reads HTTP.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(in crate::bench) struct Transform {
+pub struct Transform {
     /// Answers of 1 MiB on one connection, MB/s.
     pub bulk: Compared,
     /// Answers of 128 bytes on one connection, in a second.
@@ -44,7 +44,7 @@ pub(in crate::bench) struct Transform {
 
 /// Medians over the rounds. The other side is absent where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(in crate::bench) struct Compared {
+pub struct Compared {
     pub ours: f64,
     pub theirs: Option<f64>,
     /// The median of the rounds' ratios.
@@ -53,7 +53,7 @@ pub(in crate::bench) struct Compared {
 
 /// Policies of full size, put in force one after another while all their slots are alive.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(in crate::bench) struct Admissions {
+pub struct Admissions {
     pub slots: usize,
     pub p50_ms: f64,
     pub p95_ms: f64,

@@ -1,4 +1,4 @@
-//! The hidden verb `bench-load`: kept TLS connections that ask for one path as fast as they are answered.
+//! The hidden role `load`: kept TLS connections that ask for one path as fast as they are answered.
 
 use super::ProxyError;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-/// Arguments of `bench-load`.
+/// Arguments of the role `load`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadArgs {
     /// The proxy.
@@ -47,9 +47,9 @@ pub struct LoadArgs {
 
 /// What one run did; its line on standard output.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(in crate::bench) struct LoadResult {
-    pub(in crate::bench) requests: u64,
-    pub(in crate::bench) seconds: f64,
+pub struct LoadResult {
+    pub requests: u64,
+    pub seconds: f64,
 }
 
 fn failed(error: impl Display) -> ProxyError {
@@ -92,7 +92,7 @@ async fn load(args: LoadArgs) -> Result<LoadResult, ProxyError> {
 }
 
 /// TLS that trusts this certificate alone, and whom it has signed.
-pub(in crate::bench) fn connector(certificate: &Path) -> Result<TlsConnector, ProxyError> {
+pub fn connector(certificate: &Path) -> Result<TlsConnector, ProxyError> {
     let certificate = CertificateDer::from_pem_file(certificate).map_err(failed)?;
     let mut roots = RootCertStore::empty();
     roots.add(certificate).map_err(ProxyError::ClientTls)?;

@@ -137,7 +137,7 @@ fn wire_internet(root: &Netns, scratch: &Scratch) -> Result<Process, EgressError
     ])?;
     let program = std::env::current_exe().map_err(io("finding this program"))?;
     let mut command = Command::new(program);
-    command.args(["bench-egress", "internet", "--scratch"]).arg(scratch.folder());
+    command.args(["egress", "internet", "--scratch"]).arg(scratch.folder());
     let mut process = internet.spawn("starting the servers", command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
     let mut said = String::new();
     if let Some(stdout) = process.0.stdout.take() {

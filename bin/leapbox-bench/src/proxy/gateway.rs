@@ -1,4 +1,4 @@
-//! The hidden verb `bench-gateway`: our gateway before a fixed address, with real keys.
+//! The hidden role `gateway`: our gateway before a fixed address, with real keys.
 
 use super::ProxyError;
 use leapbox_api_types::ApiError;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// The gateway's domain in the bench.
 pub(super) const DOMAIN: &str = "bench.localhost";
 
-/// Arguments of `bench-gateway`.
+/// Arguments of the role `gateway`.
 #[derive(Debug, clap::Args)]
 pub struct GatewayArgs {
     /// The certificate, in PEM.

@@ -14,8 +14,7 @@
 //! behind SNI is no TLS server but one that answers a ClientHello with bytes, so that no handshake hides what a proxy
 //! costs. Rounds alternate, and a ratio is the median of the rounds' ratios.
 //!
-//! `leapbox bench` calls [`run`], which starts this program again with the hidden verb `bench-egress`: in namespaces of
-//! its own, so that nothing of it meets the machine's network.
+//! `run.rs` calls [`run`], which starts this program again with the hidden role `egress`: in namespaces of its own, so that nothing of it meets the machine's network.
 
 mod admission;
 mod figures;
@@ -39,7 +38,7 @@ const OPAQUE: &str = "bench.example";
 /// The name that has a transform.
 const TRANSFORMED: &str = "transform.example";
 
-/// Arguments of `bench-egress`.
+/// Arguments of the role `egress`.
 #[derive(Debug, clap::Args)]
 pub struct EgressArgs {
     #[command(subcommand)]
@@ -109,7 +108,7 @@ pub enum EgressError {
     Tls(#[source] rustls::Error),
     /// The load generator that is shared with the gateway's bench could not be set up.
     #[error("could not set up the load generator")]
-    Load(#[source] super::ProxyError),
+    Load(#[source] crate::proxy::ProxyError),
     /// The name is none.
     #[error("{name} is no name of a server")]
     Name {
@@ -148,7 +147,7 @@ pub(super) fn run() -> Result<EgressFigures, EgressError> {
     let scratch = Scratch::make()?;
     let program = std::env::current_exe().map_err(io("finding this program"))?;
     let output = Command::new(program)
-        .args(["bench-egress", "measure", "--scratch"])
+        .args(["egress", "measure", "--scratch"])
         .arg(scratch.folder())
         // The only servers that transforms trust in this run.
         .env("SSL_CERT_FILE", scratch.authority())
@@ -160,7 +159,7 @@ pub(super) fn run() -> Result<EgressFigures, EgressError> {
     serde_json::from_str(&said).map_err(|_| EgressError::Child { child: "measuring", said })
 }
 
-/// The hidden verb `bench-egress`.
+/// The hidden role `egress`.
 pub fn bench_egress(args: EgressArgs) -> Result<(), EgressError> {
     match args.role {
         Role::Measure { scratch } => {

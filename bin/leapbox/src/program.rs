@@ -1,0 +1,26 @@
+//! How both programs, `leapbox` and `leapbox-bench`, log and report an error that ends them.
+
+use crate::config::{Config, LogFormat};
+use std::error::Error;
+
+/// Logs go to standard error; `LEAPBOX_LOG` filters them (`info`, `leapbox_network=debug`, …), else `level` and above
+/// are shown.
+pub fn start_logging(config: &Config, level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LEAPBOX_LOG").unwrap_or_else(|_| level.into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+}
+
+/// An error and its causes, in one text.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!("\n  because: {error}"));
+        cause = error.source();
+    }
+    text
+}

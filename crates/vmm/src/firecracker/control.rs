@@ -1,0 +1,109 @@
+//! What Firecracker does in its own way with a living machine: over its API, and through files in the jail.
+
+use super::api::Api;
+use super::exit::Logs;
+use super::files::{self, INHERITED, MEMORY, NEW_MEMORY, NEW_STATE};
+use super::types::{SnapshotCreate, SnapshotType, Vm, VmState};
+use crate::driver::Control;
+use crate::error::{ExitReason, VmmError};
+use crate::machine::Machine;
+use crate::memory::{Composed, Mapping};
+use crate::process::Process;
+use crate::spec::Snapshot;
+use crate::started::Started;
+use crate::watchdog;
+use async_trait::async_trait;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The way to a running Firecracker.
+struct FirecrackerControl {
+    api: Arc<Api>,
+    logs: Arc<Logs>,
+    /// Where its files are: the jail's root.
+    root: PathBuf,
+}
+
+/// Starts watching a process whose machine runs.
+pub(super) fn watch(started: Started, api: Api, logs: Logs, root: PathBuf) -> Machine {
+    let (api, logs) = (Arc::new(api), Arc::new(logs));
+    let control = FirecrackerControl { api: Arc::clone(&api), logs: Arc::clone(&logs), root };
+    Machine::watch(started, control, |process| ended(process, api, logs))
+}
+
+impl FirecrackerControl {
+    async fn set(&self, machine: &Machine, state: VmState) -> Result<(), VmmError> {
+        machine.while_alive("being paused or resumed", self.api.patch("/vm", &Vm { state })).await
+    }
+
+    /// Lets Firecracker write memory and state into the jail.
+    async fn write_outputs(&self, machine: &Machine) -> Result<(), VmmError> {
+        files::remove_outputs(&self.root);
+        for name in [NEW_MEMORY, NEW_STATE] {
+            files::new_output(&self.root, name, machine.record.uid)?;
+        }
+        let create =
+            SnapshotCreate { snapshot_type: SnapshotType::Diff, snapshot_path: NEW_STATE, mem_file_path: NEW_MEMORY };
+        machine.while_alive("saving its state", self.api.put_memory("/snapshot/create", &create)).await
+    }
+}
+
+#[async_trait]
+impl Control for FirecrackerControl {
+    async fn pause(&self, machine: &Machine) -> Result<(), VmmError> {
+        self.set(machine, VmState::Paused).await
+    }
+
+    async fn resume(&self, machine: &Machine) -> Result<(), VmmError> {
+        self.set(machine, VmState::Resumed).await
+    }
+
+    /// Which pages differ is asked of the kernel, not of Firecracker: it forgets its own account of them with every
+    /// attempt, and one that failed half way would leave a machine that can't be saved any more. The memory file beside
+    /// the state, as large as what was written since the last time, is thrown away.
+    async fn save_state(&self, machine: &Machine) -> Result<Vec<u8>, VmmError> {
+        let written = self.write_outputs(machine).await;
+        let state = written.and_then(|()| files::read_state(&self.root));
+        files::remove_outputs(&self.root);
+        state
+    }
+
+    /// The outputs of a booted machine are complete: with tracking on from the start, Firecracker has written every
+    /// page that was ever touched.
+    async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError> {
+        self.write_outputs(machine).await?;
+        let file = |step, path: &PathBuf| {
+            let path = path.clone();
+            move |source| VmmError::File { step, path, source }
+        };
+        fs::write(&snapshot.state, files::read_state(&self.root)?).map_err(file("writing", &snapshot.state))?;
+        let written = self.root.join(NEW_MEMORY);
+        fs::rename(&written, &snapshot.memory).map_err(file("moving into place", &snapshot.memory))
+    }
+
+    fn mapping(&self) -> Result<Mapping, VmmError> {
+        Mapping::of_file(&self.root.join(MEMORY))
+    }
+
+    fn composed(&self, machine: &Machine) -> Option<Composed> {
+        Some(Composed { memory: self.root.join(MEMORY), note: machine.record.dir.join(INHERITED) })
+    }
+
+    async fn console_tail(&self) -> String {
+        self.logs.console.text()
+    }
+}
+
+/// Comes to an end with the first of: the process ended, the guest halted, Firecracker stopped answering.
+async fn ended(process: Arc<Process>, api: Arc<Api>, logs: Arc<Logs>) -> ExitReason {
+    tokio::select! {
+        biased;
+        reason = process.exited() => logs.explain(reason).await,
+        () = logs.console.halted() => ExitReason::GuestShutdown { console: logs.console.text() },
+        hung = watchdog::watch(|| api.is_alive()) => {
+            process.kill();
+            hung
+        }
+    }
+}

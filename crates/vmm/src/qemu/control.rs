@@ -1,0 +1,110 @@
+//! What QEMU does in its own way with a living machine: over its control connection (QMP).
+
+use super::console::Console;
+use super::file_error;
+use super::qmp::Qmp;
+use super::ram::NAME;
+use super::state;
+use crate::driver::Control;
+use crate::error::{ExitReason, VmmError};
+use crate::log::log_text;
+use crate::machine::Machine;
+use crate::memory::Mapping;
+use crate::process::Process;
+use crate::socket::SocketPath;
+use crate::spec::Snapshot;
+use crate::started::Started;
+use crate::watchdog;
+use async_trait::async_trait;
+use serde_json::json;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The way to a running QEMU.
+struct QemuControl {
+    qmp: Arc<Qmp>,
+    console: Console,
+}
+
+/// Opens the control connection, which a restore goes on to use, and starts watching the process. On failure nothing of
+/// the machine is left.
+pub(super) async fn connect(
+    started: Started,
+    log: File,
+    socket: SocketPath,
+    deadline: Duration,
+) -> Result<(Machine, Arc<Qmp>), VmmError> {
+    let path = socket.path();
+    let connected = tokio::select! {
+        biased;
+        qmp = Qmp::connect(&path, deadline) => qmp,
+        reason = started.process.exited() => {
+            Err(VmmError::Died { stage: "starting", reason: with_log(reason, &log) })
+        }
+    };
+    let qmp = match connected {
+        Ok(qmp) => Arc::new(qmp),
+        Err(error) => return Err(started.give_up(error, async |reason| with_log(reason, &log)).await),
+    };
+    let console = Console::new(Arc::clone(&qmp));
+    let control = QemuControl { qmp: Arc::clone(&qmp), console: console.clone() };
+    let asked = Arc::clone(&qmp);
+    let machine = Machine::watch(started, control, |process| ended(process, asked, console, log));
+    Ok((machine, qmp))
+}
+
+#[async_trait]
+impl Control for QemuControl {
+    async fn pause(&self, machine: &Machine) -> Result<(), VmmError> {
+        let stop = async { self.qmp.run("stop", json!({})).await.map(drop) };
+        machine.while_alive("being paused", stop).await
+    }
+
+    async fn resume(&self, machine: &Machine) -> Result<(), VmmError> {
+        let cont = async {
+            self.qmp.run("cont", json!({})).await?;
+            state::let_go(&self.qmp).await
+        };
+        machine.while_alive("being resumed", cont).await
+    }
+
+    async fn save_state(&self, machine: &Machine) -> Result<Vec<u8>, VmmError> {
+        machine.while_alive("saving its state", state::save(&self.qmp)).await
+    }
+
+    /// The memory is in its file already: a machine that boots maps it shared.
+    async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError> {
+        let state = self.save_state(machine).await?;
+        std::fs::write(&snapshot.state, state).map_err(|source| file_error("writing", &snapshot.state, source))
+    }
+
+    fn mapping(&self) -> Result<Mapping, VmmError> {
+        Ok(Mapping::Memfd(NAME))
+    }
+
+    async fn console_tail(&self) -> String {
+        self.console.tail().await
+    }
+}
+
+/// Comes to an end with the first of: the process ended, the guest shut down, QEMU stopped answering.
+async fn ended(process: Arc<Process>, qmp: Arc<Qmp>, console: Console, log: File) -> ExitReason {
+    let ping = || async { qmp.run("query-status", json!({})).await.is_ok() };
+    tokio::select! {
+        biased;
+        reason = process.exited() => with_log(reason, &log),
+        () = qmp.shutdown() => ExitReason::GuestShutdown { console: console.tail().await },
+        hung = watchdog::watch(ping) => {
+            process.kill();
+            hung
+        }
+    }
+}
+
+fn with_log(reason: ExitReason, log: &File) -> ExitReason {
+    match reason {
+        ExitReason::Exited { code, .. } => ExitReason::Exited { code, message: log_text(log) },
+        other => other,
+    }
+}
