@@ -1,7 +1,7 @@
 //! Why an artifact could not be built or read.
 
-use crate::carry::CarryError;
 use crate::host_command::CommandError;
+use leapbox_storage::PackError;
 use std::path::{Path, PathBuf};
 
 /// One variant per failing step.
@@ -80,14 +80,14 @@ pub enum ArtifactError {
         /// The artifacts folder.
         dir: PathBuf,
     },
-    /// A guest image could not be put into its archive, or not be taken out.
+    /// A guest image could not be exported to its archive, or not be imported from it.
     #[error("the guest image {digest} and its archive")]
-    Carry {
+    Archive {
         /// The image's digest.
         digest: String,
         /// Why not.
         #[source]
-        source: Box<CarryError>,
+        source: Box<PackError>,
     },
     /// A Debian package does not look as expected.
     #[error("Debian's {package} cannot be used: {reason}")]

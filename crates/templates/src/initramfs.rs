@@ -12,10 +12,10 @@ mod cpio;
 mod modules;
 
 use crate::artifacts::{Artifacts, INITRAMFS_FILE, KernelArtifact, Manifest, NewArtifact, StoredArtifact, Workshop};
-use crate::digest;
 use crate::error::ArtifactError;
 use crate::progress::Step;
 use cpio::Archive;
+use leapbox_storage::digest;
 use std::path::Path;
 
 /// Grows when the layout inside the archive changes.

@@ -13,11 +13,11 @@ mod bzimage;
 use crate::artifacts::{KERNEL_FILE, KernelArtifact, Workshop};
 use crate::artifacts::{Manifest, NewArtifact};
 use crate::debian_archive::DebianArchive;
-use crate::digest;
 use crate::error::ArtifactError;
 use crate::host_command::HostCommand;
 use crate::progress::Step;
 use bzimage::{Compression, Payload};
+use leapbox_storage::digest;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

@@ -7,10 +7,10 @@ use crate::rig::{Rig, SMALL, conform, note};
 use crate::taken::Taken;
 use crate::vm::Vm;
 use crate::waiting::{PATIENCE, eventually};
+use leapbox_bases::{Base, BaseKind, Bases};
 use leapbox_guest_client::GuestError;
 use leapbox_guest_protocol::{Configure, Entropy, FaultKind, Phase, Suspended};
 use leapbox_storage::{ArchiveStore, ServerKey, StoreConfig};
-use leapbox_templates::{Base, BaseKind, WarmSnapshots};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -208,17 +208,17 @@ fn commands_that_a_pause_found_running_go_on_without_their_callers() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the crate templates"]
+#[ignore = "with Firecracker in make test-firecracker only: the crate bases"]
 fn bases_are_found_again_come_back_from_an_archive_and_go_when_nothing_needs_them() {
     conform(async |rig| {
         let world = &rig.world;
         let dir = rig.new_dir();
         let open = || {
             let (vmm, network) = (Arc::clone(&world.vmm), Arc::clone(&world.network));
-            WarmSnapshots::open(&dir.join("warm"), world.disk_mib(), vmm, network).expect("opened")
+            Bases::open(&dir.join("warm"), world.disk_mib(), vmm, network).expect("opened")
         };
         let warm = open();
-        let get = async |warm: &WarmSnapshots| warm.get(&world.image, SMALL, BaseKind::Bare).await.expect("a base");
+        let get = async |warm: &Bases| warm.get(&world.image, SMALL, BaseKind::Bare).await.expect("a base");
         let (one, other) = tokio::join!(get(&warm), get(&warm));
         assert_eq!(one, other, "one machine boots for both");
         let again = open();

@@ -10,9 +10,10 @@
 use super::host::Host;
 use crate::catalog::Template;
 use crate::error::{CheckpointError, chain};
+use leapbox_bases::Base;
 use leapbox_db::SandboxRow;
 use leapbox_storage::{ArchiveWriter, StoreError};
-use leapbox_templates::{Artifacts, Base};
+use leapbox_templates::Artifacts;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -16,10 +16,11 @@ use crate::service::LifecycleConfig;
 use crate::stats::MachineNumbers;
 use async_trait::async_trait;
 use leapbox_api_types::sandbox::{DEFAULT_MEMORY_MIB, DEFAULT_TEMPLATE, DEFAULT_VCPU, DISK_MIB};
+use leapbox_bases::{Base, BaseKind, Bases};
 use leapbox_db::{Db, SandboxRow};
 use leapbox_network::Network;
 use leapbox_storage::{Archive, ArchiveStore};
-use leapbox_templates::{Artifacts, Base, BaseKind, WarmSnapshots};
+use leapbox_templates::Artifacts;
 use leapbox_vmm::{MachineRecord, Shape, Vmm, VmmError};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -62,7 +63,7 @@ impl Host {
     pub fn open(config: LifecycleConfig, parts: HostParts) -> Result<Self, StartError> {
         let HostParts { vmm, network, archives, catalog } = parts;
         let state_dir = &config.state_dir;
-        let warm = WarmSnapshots::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
+        let warm = Bases::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
         let launcher = Launcher::new(vmm, network, warm, config.io_limits, state_dir);
         for dir in launcher.dirs() {
             leapbox_storage::private_dir(dir)?;

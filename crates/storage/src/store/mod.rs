@@ -13,8 +13,8 @@
 //! Removal is explicit ([`ArchiveStore::remove`]) or a sweep ([`ArchiveStore::sweep`]) of all that nothing names. A
 //! [`Pin`] keeps an archive from being swept between its sealing and the database's row that names it.
 //!
-//! Built by `serve`, in one process only; called by `lifecycle` (checkpoints, snapshots) and `templates` (bases,
-//! images).
+//! Built by `serve`, in one process only; called by `lifecycle` (checkpoints, snapshots), `bases` and `templates`
+//! (images).
 
 mod config;
 mod error;

@@ -9,9 +9,9 @@
 
 use super::manifest::{Manifest, StoredArtifact};
 use super::{Artifacts, IMAGE_FILE};
-use crate::digest;
 use crate::error::ArtifactError;
 use leapbox_guest_protocol::ImageConfig;
+use leapbox_storage::digest;
 use leapbox_vmm::GuestImage;
 use serde::{Deserialize, Serialize};
 use std::fs::File;

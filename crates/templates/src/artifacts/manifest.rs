@@ -1,7 +1,7 @@
 //! `current.json`: which artifacts are in use.
 
-use crate::digest;
 use crate::error::ArtifactError;
+use leapbox_storage::digest;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

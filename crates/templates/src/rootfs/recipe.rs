@@ -2,7 +2,7 @@
 
 use crate::artifacts::SYSTEM_DEBIAN;
 use crate::debian_archive::{PUBLIC_SOURCES, SUITE};
-use crate::digest;
+use leapbox_storage::digest;
 
 /// Grows when [`super::finish`] writes something else, or packing changes.
 const FINISH: &str = "2";

@@ -1,10 +1,11 @@
-//! Taking a base: a machine boots, its agent answers, and for a `Ready` one mounts its disks and runs once what a
+//! Creating a base: a machine boots, its agent answers, and for a `Ready` one mounts its disks and runs once what a
 //! sandbox runs first; then the machine stops.
 
-use super::base::{Base, BaseKind, Header};
-use super::error::file;
-use super::{WarmError, WarmSnapshots, folder};
 use crate::attach::{attachment, guest_of};
+use crate::base::{Base, BaseKind, Header};
+use crate::error::{BaseError, file};
+use crate::folder;
+use crate::store::Bases;
 use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_storage::{create_pristine_disk, private_dir};
 use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, VmmError};
@@ -16,14 +17,14 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 /// The machine's name, and that of the folder it is taken in. There is one at a time.
 const NAME: &str = "warm";
 
-impl WarmSnapshots {
+impl Bases {
     /// Boots a machine once and keeps it, stopped.
-    pub(super) async fn take(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, WarmError> {
+    pub(crate) async fn create(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, BaseError> {
         let started = Instant::now();
         tracing::info!(%shape, ?kind, "first use of this shape: booting it once for its warm snapshot");
         let unfinished = self.dir.join(format!(".{NAME}"));
         folder::remove(&unfinished);
-        private_dir(&unfinished).map_err(|source| WarmError::Folder { source })?;
+        private_dir(&unfinished).map_err(|source| BaseError::Folder { source })?;
         let kept = match self.boot(&unfinished, image, shape, kind).await {
             Ok(snapshot) => self.keep(snapshot, unfinished.clone(), image, kind).await,
             Err(error) => Err(error),
@@ -39,14 +40,14 @@ impl WarmSnapshots {
     }
 
     /// Boots a machine into `dir` and stops it there.
-    async fn boot(&self, dir: &Path, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Snapshot, WarmError> {
+    async fn boot(&self, dir: &Path, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Snapshot, BaseError> {
         let disk = dir.join("disk");
         let (path, size) = (disk.clone(), self.disk_mib);
         tokio::task::spawn_blocking(move || create_pristine_disk(&path, size))
             .await
             .map_err(|e| file("making", &disk, e.into()))?
-            .map_err(|source| WarmError::Disk { shape, source })?;
-        let slot = self.network.take().await.map_err(|source| WarmError::Network { shape, source })?;
+            .map_err(|source| BaseError::Disk { shape, source })?;
+        let slot = self.network.take().await.map_err(|source| BaseError::Network { shape, source })?;
         let given = std::os::unix::fs::chown(&disk, Some(slot.uid()), Some(slot.uid()))
             .map_err(|source| file("giving away", &disk, source));
         let spec = BootSpec {
@@ -58,7 +59,7 @@ impl WarmSnapshots {
             snapshot_dir: dir.to_path_buf(),
         };
         let booted = match given {
-            Ok(()) => self.vmm.boot(spec).await.map_err(|source| WarmError::Vmm { shape, source }),
+            Ok(()) => self.vmm.boot(spec).await.map_err(|source| BaseError::Vmm { shape, source }),
             Err(error) => Err(error),
         };
         let taken = match booted {
@@ -75,13 +76,13 @@ impl WarmSnapshots {
         unfinished: PathBuf,
         image: &GuestImage,
         kind: BaseKind,
-    ) -> Result<Base, WarmError> {
+    ) -> Result<Base, BaseError> {
         let (shape, bases, from) = (snapshot.shape, self.dir.clone(), unfinished.clone());
         let header = header_of(snapshot, &unfinished, image, kind);
         tokio::task::spawn_blocking(move || folder::seal(&header, &from, &bases))
             .await
             .map_err(|e| file("sealing", &unfinished, e.into()))?
-            .map_err(|reason| WarmError::seal(shape, reason))
+            .map_err(|reason| BaseError::seal(shape, reason))
     }
 }
 
@@ -107,22 +108,22 @@ async fn stop_when_there(
     guest: &GuestClient,
     shape: Shape,
     kind: BaseKind,
-) -> Result<Snapshot, WarmError> {
+) -> Result<Snapshot, BaseError> {
     let there = tokio::select! {
         there = bring(guest, kind) => there.map_err(Some),
         _ = machine.exited() => Err(None),
     };
     match there {
-        Ok(()) => machine.into_warm_snapshot().await.map_err(|source| WarmError::Vmm { shape, source }),
+        Ok(()) => machine.into_warm_snapshot().await.map_err(|source| BaseError::Vmm { shape, source }),
         Err(Some(source)) => {
             let console = machine.console_tail().await;
             destroy(machine.as_ref()).await;
-            Err(WarmError::Agent { shape, console, source })
+            Err(BaseError::Agent { shape, console, source })
         }
         Err(None) => {
             let reason = machine.exited().await;
             destroy(machine.as_ref()).await;
-            Err(WarmError::Vmm { shape, source: VmmError::Died { stage: "booting", reason } })
+            Err(BaseError::Vmm { shape, source: VmmError::Died { stage: "booting", reason } })
         }
     }
 }

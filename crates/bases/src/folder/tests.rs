@@ -1,7 +1,7 @@
 //! Real folders with small contents.
 
-use super::super::base::BaseKind;
 use super::*;
+use crate::base::BaseKind;
 use leapbox_vmm::Shape;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef-and-the-rest-of-it";

@@ -1,35 +1,30 @@
-//! SHA-256 as lowercase hexadecimal text, of bytes and of files.
+//! SHA-256 as lowercase hexadecimal text, of bytes and of files. What is named after its contents is named with it:
+//! artifacts and guest images (`templates`), bases (`bases`).
 
+use crate::hex;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Characters of a digest that name a folder.
-pub(crate) const SHORT: usize = 12;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Digest of a list of parts; each is preceded by its length, so that moving a byte from one to the next shows.
-pub(crate) fn of_parts(parts: &[&[u8]]) -> String {
+/// The digest of a list of parts; each is preceded by its length, so that moving a byte from one to the next shows.
+pub fn of_parts(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hex(&hasher.finalize())
+    hex::encode(&hasher.finalize())
 }
 
-/// Digest of a file's content.
-pub(crate) fn of_file(path: &Path) -> io::Result<String> {
+/// The digest of a file's content. Blocking.
+pub fn of_file(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
+            0 => return Ok(hex::encode(&hasher.finalize())),
             n => hasher.update(&buffer[..n]),
         }
     }

@@ -1,6 +1,6 @@
-//! Which bases there are, and which of them may go. No I/O: `mod` does what is decided here.
+//! Which bases there are, and which of them may be removed. No I/O: `store` carries out what is decided here.
 
-use super::base::{Base, BaseKind};
+use crate::base::{Base, BaseKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,17 +8,17 @@ use tokio::sync::OnceCell;
 
 /// Bases that fit what is in use and are kept without being referenced. Each costs disk, and memory while the server
 /// lives, and a tenant may ask for some thirty thousand shapes.
-pub(super) const KEPT_MAX: usize = 16;
+pub(crate) const KEPT_MAX: usize = 16;
 
 /// A base, and whether all of its data has been looked at in this server's life.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(crate) struct Found {
     pub base: Arc<Base>,
     pub verified: Arc<OnceCell<()>>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Entry {
     found: Found,
     /// When it was last asked for.
     asked: Instant,
@@ -26,67 +26,67 @@ struct Place {
 
 /// All bases, by id.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
-    places: BTreeMap<String, Place>,
+pub(crate) struct BaseIndex {
+    entries: BTreeMap<String, Entry>,
 }
 
-impl Shelf {
-    /// Puts a base in its place.
-    pub fn put(&mut self, base: Arc<Base>, verified: bool) {
+impl BaseIndex {
+    /// Adds a base; `verified` says whether its data is known to be sound.
+    pub fn insert(&mut self, base: Arc<Base>, verified: bool) {
         let verified = Arc::new(OnceCell::new_with(verified.then_some(())));
         let id = base.id.clone();
-        self.places.insert(id, Place { found: Found { base, verified }, asked: Instant::now() });
+        self.entries.insert(id, Entry { found: Found { base, verified }, asked: Instant::now() });
     }
 
     /// The base of this id.
     pub fn by_id(&mut self, id: &str) -> Option<Found> {
-        let place = self.places.get_mut(id)?;
-        place.asked = Instant::now();
-        Some(place.found.clone())
+        let entry = self.entries.get_mut(id)?;
+        entry.asked = Instant::now();
+        Some(entry.found.clone())
     }
 
     /// The newest base of this compatibility key and kind.
     pub fn newest(&mut self, key: &str, kind: BaseKind) -> Option<Found> {
-        let fitting = self.places.values().map(|place| &*place.found.base).filter(|base| is_of(base, key, kind));
+        let fitting = self.entries.values().map(|entry| &*entry.found.base).filter(|base| is_of(base, key, kind));
         let id = fitting.max_by_key(|base| (base.taken_at_ms, &base.id)).map(|base| base.id.clone())?;
         self.by_id(&id)
     }
 
-    /// Takes this very base off the shelf; false if somebody has done that already.
-    pub fn take_off(&mut self, base: &Arc<Base>) -> bool {
-        let is_it = self.places.get(&base.id).is_some_and(|place| Arc::ptr_eq(&place.found.base, base));
-        is_it && self.places.remove(&base.id).is_some()
+    /// Removes this very base; false if somebody has done that already.
+    pub fn remove(&mut self, base: &Arc<Base>) -> bool {
+        let is_it = self.entries.get(&base.id).is_some_and(|entry| Arc::ptr_eq(&entry.found.base, base));
+        is_it && self.entries.remove(&base.id).is_some()
     }
 
     /// More than is kept without being referenced.
     pub fn is_crowded(&self) -> bool {
-        self.places.len() > KEPT_MAX
+        self.entries.len() > KEPT_MAX
     }
 
-    /// Takes off what nobody needs: what `fits` nothing in use, what has a newer one of its kind beside it, and of the
-    /// rest what was not asked for the longest, beyond [`KEPT_MAX`]. Never what is referenced or in somebody's hands.
-    pub fn take_off_surplus(&mut self, fits: impl Fn(&Base) -> bool, referenced: &BTreeSet<String>) -> Vec<Arc<Base>> {
+    /// Removes what nobody needs: what `fits` nothing in use, what has a newer one of its kind beside it, and of the
+    /// rest what was not asked for the longest, beyond [`KEPT_MAX`]. Never what is referenced or in use.
+    pub fn remove_surplus(&mut self, fits: impl Fn(&Base) -> bool, referenced: &BTreeSet<String>) -> Vec<Arc<Base>> {
         let (current, mut gone) = self.ids_by(|base| fits(base) && self.is_newest(base));
         let mut by_use = current.clone();
-        by_use.sort_by_key(|id| self.places.get(id).map(|place| place.asked));
+        by_use.sort_by_key(|id| self.entries.get(id).map(|entry| entry.asked));
         gone.extend(by_use.into_iter().take(current.len().saturating_sub(KEPT_MAX)));
-        gone.retain(|id| !referenced.contains(id) && self.places.get(id).is_some_and(Place::is_idle));
-        gone.iter().filter_map(|id| self.places.remove(id)).map(|place| place.found.base).collect()
+        gone.retain(|id| !referenced.contains(id) && self.entries.get(id).is_some_and(Entry::is_idle));
+        gone.iter().filter_map(|id| self.entries.remove(id)).map(|entry| entry.found.base).collect()
     }
 
     fn ids_by(&self, chosen: impl Fn(&Base) -> bool) -> (Vec<String>, Vec<String>) {
-        let ids = self.places.keys().cloned();
-        ids.partition(|id| self.places.get(id).is_some_and(|place| chosen(&place.found.base)))
+        let ids = self.entries.keys().cloned();
+        ids.partition(|id| self.entries.get(id).is_some_and(|entry| chosen(&entry.found.base)))
     }
 
     fn is_newest(&self, base: &Base) -> bool {
-        let others = self.places.values().map(|place| &*place.found.base);
+        let others = self.entries.values().map(|entry| &*entry.found.base);
         let same = others.filter(|other| is_of(other, &base.snapshot.compatibility_key, base.kind));
         same.max_by_key(|other| (other.taken_at_ms, &other.id)).is_some_and(|newest| newest.id == base.id)
     }
 }
 
-impl Place {
+impl Entry {
     /// Nobody uses it, and nobody is just looking at it.
     fn is_idle(&self) -> bool {
         let Found { base, verified } = &self.found;

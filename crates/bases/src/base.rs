@@ -1,7 +1,6 @@
 //! What a base is, and how it is named.
 
-use crate::digest;
-use leapbox_storage::SealedFile;
+use leapbox_storage::{SealedFile, digest};
 use leapbox_vmm::{Shape, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,7 +28,7 @@ pub struct Base {
     pub id: String,
     /// How far its guest had come.
     pub kind: BaseKind,
-    /// Digest of the guest image it was booted from; see [`crate::Artifacts::image_of`].
+    /// Digest of the guest image it was booted from; `templates` finds it by that.
     pub image: String,
     /// When it was taken, in milliseconds since 1970.
     pub taken_at_ms: u64,
@@ -40,7 +39,7 @@ pub struct Base {
 /// What the manifest of a base begins with. Files by their names: the data folder may be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub kind: BaseKind,
     pub image: String,
     pub taken_at_ms: u64,

@@ -1,7 +1,7 @@
 //! Real archives, small contents.
 
-use super::super::base::BaseKind;
 use super::*;
+use crate::base::BaseKind;
 use leapbox_storage::{ArchiveStore, ServerKey, StoreConfig};
 use leapbox_vmm::Shape;
 use std::fs::File;
@@ -77,7 +77,7 @@ async fn an_archive_whose_contents_are_another_bases_is_refused() {
     let archive = place.store.get(&id).await.expect("there");
     let unfinished = place.dir("lost").join(".import");
     std::fs::create_dir(&unfinished).expect("made");
-    let refused = unpack(&archive, &unfinished, &place.dir("lost")).expect_err("refused").told(id.clone());
+    let refused = unpack(&archive, &unfinished, &place.dir("lost")).expect_err("refused").of_base(id.clone());
     let cause = std::error::Error::source(&refused).expect("a cause").to_string();
     assert_eq!(cause, format!("what is stored as {id} is {}", base.id));
     assert!(!place.dir("lost").join(&id).exists() && !place.dir("lost").join(&base.id).exists());
@@ -86,6 +86,6 @@ async fn an_archive_whose_contents_are_another_bases_is_refused() {
 #[test]
 fn a_name_in_an_archive_that_leads_elsewhere_is_refused() {
     for name in ["../memory", "/etc/passwd", "a/b", "..", ""] {
-        assert!(matches!(path_in(Path::new("/warm"), name), Err(CarryError::Name { .. })), "{name:?}");
+        assert!(matches!(path_in(Path::new("/warm"), name), Err(PackError::Name { .. })), "{name:?}");
     }
 }
