@@ -31,8 +31,8 @@ impl Bases {
         };
         match &kept {
             Ok(base) => {
-                let elapsed_ms = started.elapsed().as_millis() as u64;
-                tracing::info!(event = "base_taken", id = base.id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
+                let (id, elapsed_ms) = (base.id.as_str(), started.elapsed().as_millis() as u64);
+                tracing::info!(event = "base_taken", id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
             }
             Err(_) => folder::remove(&unfinished),
         }

@@ -2,6 +2,7 @@
 
 use crate::folder::Refused;
 use leapbox_guest_client::GuestError;
+use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::NetworkError;
 use leapbox_storage::{PackError, PrivateError, StorageError};
 use leapbox_vmm::{Shape, VmmError};
@@ -68,10 +69,16 @@ pub enum BaseError {
     #[error("the warm snapshot {id} and its archive")]
     Archive {
         /// The base's id.
-        id: String,
+        id: BaseId,
         /// Why not.
         #[source]
         source: Box<PackError>,
+    },
+    /// What is to be imported is no base.
+    #[error("{archive} is not the archive of a warm snapshot")]
+    NotABase {
+        /// The archive.
+        archive: ArchiveId,
     },
     /// A file operation failed.
     #[error("{step}: {path}")]

@@ -8,6 +8,7 @@ use crate::base::{Base, Header};
 use crate::error::BaseError;
 use crate::folder;
 use crate::store::Bases;
+use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_storage::{Archive, ArchiveWriter, PackError, Sealed, SealedFolder, pack_file, private_dir, unpack_file};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -31,7 +32,7 @@ struct Exported {
 impl Bases {
     /// Writes a base into the archive of its id.
     pub async fn export_base(&self, base: &Arc<Base>, writer: ArchiveWriter) -> Result<Sealed, BaseError> {
-        let (dir, held) = (self.dir.join(&base.id), Arc::clone(base));
+        let (dir, held) = (self.dir.join(base.id.as_str()), Arc::clone(base));
         let packing = tokio::task::spawn_blocking(move || pack(&dir, &held, writer));
         let packed = packing.await.unwrap_or_else(|source| Err(PackError::Interrupted { source }));
         packed.map_err(|source| BaseError::Archive { id: base.id.clone(), source: Box::new(source) })
@@ -40,7 +41,9 @@ impl Bases {
     /// The base of an archive: the one that is here already, or one made of it.
     pub async fn import_base(&self, archive: Archive) -> Result<Arc<Base>, BaseError> {
         let _turn = self.imports.lock().await;
-        let id = archive.id().to_owned();
+        let ArchiveId::Base(id) = archive.id().clone() else {
+            return Err(BaseError::NotABase { archive: archive.id().clone() });
+        };
         if let Some(base) = self.by_id(&id).await? {
             return Ok(base);
         }
@@ -51,7 +54,8 @@ impl Bases {
         let unpacking = tokio::task::spawn_blocking(move || unpack(&archive, &from, &bases));
         match unpacking.await.unwrap_or_else(|source| Err(PackError::Interrupted { source }.into())) {
             Ok(base) => {
-                tracing::info!(id, shape = %base.snapshot.shape, "a warm snapshot came back from its archive");
+                let (id, shape) = (id.as_str(), base.snapshot.shape);
+                tracing::info!(id, %shape, "a warm snapshot came back from its archive");
                 let base = Arc::new(base);
                 self.index().insert(Arc::clone(&base), true);
                 Ok(base)
@@ -85,11 +89,11 @@ fn unpack(archive: &Archive, unfinished: &Path, bases: &Path) -> Result<Base, Re
     unpack_file(archive, DISK, &path_in(unfinished, &header.disk)?, disk_bytes)?;
     let sealed = SealedFolder::seal(unfinished, &header, &header.files()).map_err(folder::Refused::from)?;
     let found = folder::id_of(&header, &sealed)?;
-    if found != archive.id() {
-        return Err(PackError::Another { id: archive.id().to_owned(), found }.into());
+    if ArchiveId::from(&found) != *archive.id() {
+        return Err(PackError::Another { id: archive.id().clone(), found: ArchiveId::from(&found) }.into());
     }
     // A folder that lies there was refused before, and could not be removed then.
-    let place = bases.join(&found);
+    let place = bases.join(found.as_str());
     folder::remove(&place);
     sealed.move_to(&place).map_err(folder::Refused::from)?;
     Ok(folder::read(&place)?)
@@ -111,10 +115,10 @@ enum Refused {
 }
 
 impl Refused {
-    fn of_base(self, id: String) -> BaseError {
+    fn of_base(self, id: BaseId) -> BaseError {
         match self {
             Refused::Pack(source) => BaseError::Archive { id, source },
-            Refused::Seal(source) => BaseError::Seal { what: id, source: source.into() },
+            Refused::Seal(source) => BaseError::Seal { what: id.to_string(), source: source.into() },
         }
     }
 }

@@ -9,6 +9,7 @@
 //! this is blocking.
 
 use crate::base::{Base, Header};
+use leapbox_ids::BaseId;
 use leapbox_storage::{SealError, SealedFolder};
 use leapbox_vmm::Snapshot;
 use std::io::ErrorKind;
@@ -23,7 +24,7 @@ pub(crate) enum Refused {
     #[error("the header of {path} cannot be encoded")]
     Encode { path: PathBuf, source: serde_json::Error },
     #[error("it is {found}, and lies in the place of {folder}")]
-    Misplaced { found: String, folder: String },
+    Misplaced { found: BaseId, folder: String },
 }
 
 impl Refused {
@@ -59,12 +60,12 @@ impl Refused {
 pub(crate) fn seal(header: &Header, unfinished: &Path, bases: &Path) -> Result<Base, Refused> {
     let folder = SealedFolder::seal(unfinished, header, &header.files())?;
     let id = id_of(header, &folder)?;
-    let folder = folder.move_to(&bases.join(id))?;
+    let folder = folder.move_to(&bases.join(id.as_str()))?;
     base_in(&folder)
 }
 
 /// The id that [`seal`] would give what lies sealed in `dir`.
-pub(crate) fn id_of(header: &Header, folder: &SealedFolder) -> Result<String, Refused> {
+pub(crate) fn id_of(header: &Header, folder: &SealedFolder) -> Result<BaseId, Refused> {
     let encode = |source| Refused::Encode { path: folder.dir().to_path_buf(), source };
     header.id_with(folder.files()).map_err(encode)
 }
@@ -73,7 +74,7 @@ pub(crate) fn id_of(header: &Header, folder: &SealedFolder) -> Result<String, Re
 pub(crate) fn read(dir: &Path) -> Result<Base, Refused> {
     let base = base_in(&SealedFolder::open(dir)?)?;
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
-    if base.id != folder {
+    if base.id.as_str() != folder {
         return Err(Refused::Misplaced { found: base.id, folder: folder.into_owned() });
     }
     Ok(base)

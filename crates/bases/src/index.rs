@@ -1,6 +1,7 @@
 //! Which bases there are, and which of them may be removed. No I/O: `store` carries out what is decided here.
 
 use crate::base::{Base, BaseKind};
+use leapbox_ids::{ArchiveId, BaseId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +28,7 @@ struct Entry {
 /// All bases, by id.
 #[derive(Debug, Default)]
 pub(crate) struct BaseIndex {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<BaseId, Entry>,
 }
 
 impl BaseIndex {
@@ -39,7 +40,7 @@ impl BaseIndex {
     }
 
     /// The base of this id.
-    pub fn by_id(&mut self, id: &str) -> Option<Found> {
+    pub fn by_id(&mut self, id: &BaseId) -> Option<Found> {
         let entry = self.entries.get_mut(id)?;
         entry.asked = Instant::now();
         Some(entry.found.clone())
@@ -65,16 +66,16 @@ impl BaseIndex {
 
     /// Removes what nobody needs: what `fits` nothing in use, what has a newer one of its kind beside it, and of the
     /// rest what was not asked for the longest, beyond [`KEPT_MAX`]. Never what is referenced or in use.
-    pub fn remove_surplus(&mut self, fits: impl Fn(&Base) -> bool, referenced: &BTreeSet<String>) -> Vec<Arc<Base>> {
+    pub fn remove_surplus(&mut self, fits: impl Fn(&Base) -> bool, referenced: &BTreeSet<ArchiveId>) -> Vec<Arc<Base>> {
         let (current, mut gone) = self.ids_by(|base| fits(base) && self.is_newest(base));
         let mut by_use = current.clone();
         by_use.sort_by_key(|id| self.entries.get(id).map(|entry| entry.asked));
         gone.extend(by_use.into_iter().take(current.len().saturating_sub(KEPT_MAX)));
-        gone.retain(|id| !referenced.contains(id) && self.entries.get(id).is_some_and(Entry::is_idle));
+        gone.retain(|id| !referenced.contains(&id.into()) && self.entries.get(id).is_some_and(Entry::is_idle));
         gone.iter().filter_map(|id| self.entries.remove(id)).map(|entry| entry.found.base).collect()
     }
 
-    fn ids_by(&self, chosen: impl Fn(&Base) -> bool) -> (Vec<String>, Vec<String>) {
+    fn ids_by(&self, chosen: impl Fn(&Base) -> bool) -> (Vec<BaseId>, Vec<BaseId>) {
         let ids = self.entries.keys().cloned();
         ids.partition(|id| self.entries.get(id).is_some_and(|entry| chosen(&entry.found.base)))
     }

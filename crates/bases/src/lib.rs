@@ -11,10 +11,10 @@
 //! ```
 //!
 //! The *compatibility key* of a base says what it fits: a new kernel, agent, image, VMM build or host CPU is a new key.
-//! The newest base of a key and kind is the current one. An older base, or one that fits nothing in use any more, is kept
-//! as long as something stored is a difference to it. A base is trusted input to a VMM, so its folder belongs to the
-//! server alone, and its contents are verified once in a server's life: while the server runs, nobody else can write
-//! there. Called by `lifecycle`.
+//! The newest base of a key and kind is the current one. An older base, or one that fits nothing in use any more, is
+//! kept as long as something stored is a difference to it. A base is trusted input to a VMM, so its folder belongs to
+//! the server alone, and its contents are verified once in a server's life: while the server runs, nobody else can
+//! write there. Called by `lifecycle`.
 #![forbid(unsafe_code)]
 
 mod attach;

@@ -4,6 +4,7 @@ use crate::base::{Base, BaseKind};
 use crate::error::{BaseError, file};
 use crate::folder;
 use crate::index::{BaseIndex, Found};
+use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::Network;
 use leapbox_storage::private_dir;
 use leapbox_vmm::{GuestImage, Shape, Vmm};
@@ -61,8 +62,8 @@ impl Bases {
         bases
     }
 
-    /// The current base of `image`, `shape` and `kind`, created now if there is none that is sound. However many ask, one
-    /// machine boots.
+    /// The current base of `image`, `shape` and `kind`, created now if there is none that is sound. However many ask,
+    /// one machine boots.
     pub async fn get(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Arc<Base>, BaseError> {
         let key = self.vmm.compatibility_key(shape, image);
         if let Some(base) = self.current(&key, kind).await? {
@@ -79,7 +80,7 @@ impl Bases {
     }
 
     /// The base of this id, whatever it fits; none if it is not there, or not sound any more.
-    pub async fn by_id(&self, id: &str) -> Result<Option<Arc<Base>>, BaseError> {
+    pub async fn by_id(&self, id: &BaseId) -> Result<Option<Arc<Base>>, BaseError> {
         let found = self.index().by_id(id);
         match found {
             Some(found) => self.sound(found).await,
@@ -92,9 +93,9 @@ impl Bases {
         self.index().is_crowded()
     }
 
-    /// Removes the bases that are neither `referenced` (by id) nor in use and that nobody will ask for: made for none of
+    /// Removes the bases that are neither `referenced` nor in use and that nobody will ask for: made for none of
     /// `images` or for another VMM or CPU, superseded by a newer one, or beyond the number that is kept.
-    pub async fn evict(&self, images: &[GuestImage], referenced: &BTreeSet<String>) {
+    pub async fn evict(&self, images: &[GuestImage], referenced: &BTreeSet<ArchiveId>) {
         let fits = |base: &Base| {
             let key_with = |image| self.vmm.compatibility_key(base.snapshot.shape, image);
             images.iter().any(|image| key_with(image) == base.snapshot.compatibility_key)
@@ -103,10 +104,10 @@ impl Bases {
             // Out of sight before anybody can look for it again.
             let mut index = self.index();
             let gone = index.remove_surplus(fits, referenced).into_iter();
-            gone.map(|base| (Arc::clone(&base), folder::set_aside(&self.dir.join(&base.id)))).collect()
+            gone.map(|base| (Arc::clone(&base), folder::set_aside(&self.dir.join(base.id.as_str())))).collect()
         };
         for (base, aside) in gone {
-            let (id, shape, key) = (&base.id, base.snapshot.shape, &base.snapshot.compatibility_key);
+            let (id, shape, key) = (base.id.as_str(), base.snapshot.shape, &base.snapshot.compatibility_key);
             tracing::info!(id, %shape, key, "removing a warm snapshot that nothing needs any more");
             self.remove(&base, aside).await;
         }
@@ -125,7 +126,7 @@ impl Bases {
     /// The base, if it is as it was sealed; one that is not is removed.
     async fn sound(&self, found: Found) -> Result<Option<Arc<Base>>, BaseError> {
         let Found { base, verified } = found;
-        let dir = self.dir.join(&base.id);
+        let dir = self.dir.join(base.id.as_str());
         match verified.get_or_try_init(|| verify(&base, &dir)).await {
             Ok(()) => return Ok(Some(base)),
             Err(Unsound::Interrupted(source)) => return Err(file("verifying", &dir, source)),
@@ -167,7 +168,7 @@ async fn verify(base: &Base, dir: &Path) -> Result<(), Unsound> {
     let verified = tokio::task::spawn_blocking(move || folder::verify(&place)).await;
     verified.map_err(|error| Unsound::Interrupted(error.into()))?.map_err(Unsound::Refused)?;
     let elapsed_ms = started.elapsed().as_millis() as u64;
-    let shape = base.snapshot.shape;
-    tracing::info!(event = "base_verified", id = base.id, %shape, elapsed_ms, "the stored warm snapshot is sound");
+    let (id, shape) = (base.id.as_str(), base.snapshot.shape);
+    tracing::info!(event = "base_verified", id, %shape, elapsed_ms, "the stored warm snapshot is sound");
     Ok(())
 }

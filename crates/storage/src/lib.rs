@@ -8,7 +8,7 @@
 //! key, archive              stored state: compressed, encrypted, authenticated
 //! store                     where archives are: a folder here, and a bucket behind it
 //! pack                      whole files as parts of an archive
-//! digest                    SHA-256 as text: the names of what is named after its contents
+//! digest                    SHA-256: the names of what is named after its contents
 //! ```
 //!
 //! Called by `bases` (a pristine disk, bases as [`SealedFolder`]s and as archives), `templates` (digests, images as
@@ -30,6 +30,8 @@ mod private;
 mod run;
 mod sealed;
 mod store;
+#[cfg(test)]
+mod test_ids;
 
 pub use archive::{Archive, ArchiveError, PartStats};
 pub use disk::{create_pristine_disk, free_mib};

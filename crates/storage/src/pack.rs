@@ -1,9 +1,10 @@
 //! Whole files as parts of an archive: bases and guest images are exported and imported this way.
 //!
-//! Only data is stored: a file's holes, and its pages of zeroes, are holes again when it is unpacked. Everything here is
-//! blocking. Called by `bases` and `templates`.
+//! Only data is stored: a file's holes, and its pages of zeroes, are holes again when it is unpacked. Everything here
+//! is blocking. Called by `bases` and `templates`.
 
 use crate::{Archive, ArchiveError, ArchiveWriter, StorageError, StoreError, disk_runs, write_disk};
+use leapbox_ids::ArchiveId;
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,9 +58,9 @@ pub enum PackError {
     #[error("what is stored as {id} is {found}")]
     Another {
         /// The archive's id.
-        id: String,
+        id: ArchiveId,
         /// What its contents amount to.
-        found: String,
+        found: ArchiveId,
     },
     /// The archive says that a file has a name that leads elsewhere.
     #[error("{name:?} cannot be the name of a file")]
@@ -92,8 +93,8 @@ pub fn pack_file(writer: &mut ArchiveWriter, part: &'static str, path: &Path) ->
     Ok(length)
 }
 
-/// Makes the new file `path` from the part `part`: on disk, and read-only for everybody, because VMMs read it under users
-/// of their own.
+/// Makes the new file `path` from the part `part`: on disk, and read-only for everybody, because VMMs read it under
+/// users of their own.
 pub fn unpack_file(archive: &Archive, part: &'static str, path: &Path, length: u64) -> Result<(), PackError> {
     let runs = archive.runs(part).map_err(|source| PackError::Part { part, source })?;
     write_disk(path, length, runs).map_err(|source| PackError::Unpack { part, source })?;

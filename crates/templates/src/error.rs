@@ -1,6 +1,7 @@
 //! Why an artifact could not be built or read.
 
 use crate::host_command::CommandError;
+use leapbox_ids::{ArchiveId, ImageDigest};
 use leapbox_storage::PackError;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,7 @@ pub enum ArtifactError {
     #[error("the guest image {digest} is not in {dir}")]
     NoImage {
         /// The image's digest.
-        digest: String,
+        digest: ImageDigest,
         /// The artifacts folder.
         dir: PathBuf,
     },
@@ -84,10 +85,16 @@ pub enum ArtifactError {
     #[error("the guest image {digest} and its archive")]
     Archive {
         /// The image's digest.
-        digest: String,
+        digest: ImageDigest,
         /// Why not.
         #[source]
         source: Box<PackError>,
+    },
+    /// What is to be imported is no guest image.
+    #[error("{archive} is not the archive of a guest image")]
+    NotAnImage {
+        /// The archive.
+        archive: ArchiveId,
     },
     /// A Debian package does not look as expected.
     #[error("Debian's {package} cannot be used: {reason}")]

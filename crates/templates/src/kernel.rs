@@ -40,7 +40,7 @@ pub fn ensure_kernel(
     step: Step,
     refresh: KernelRefresh,
 ) -> Result<KernelArtifact, ArtifactError> {
-    let inputs = digest::of_parts(&[METAPACKAGE.as_bytes(), RECIPE.as_bytes()]);
+    let inputs = hex::encode(digest::of_parts(&[METAPACKAGE.as_bytes(), RECIPE.as_bytes()]));
     let current = workshop.manifest().kernel.clone();
     if let Some(kernel) = current.filter(|k| workshop.is_current(Some(&k.stored), &inputs))
         && refresh == KernelRefresh::Keep

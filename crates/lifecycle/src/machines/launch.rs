@@ -72,7 +72,7 @@ impl Launcher {
         let name = machine_name();
         match self.start(&name, template, &base, disk, changes, &mut cleanup).await {
             Ok((machine, guest, slot)) => {
-                let image = template.image.digest.clone();
+                let image = template.image.digest.to_string();
                 Ok(Vm { machine, guest, slot, disk: self.disk(&name), base: Some(base), image, cleanup, permit })
             }
             Err(error) => {

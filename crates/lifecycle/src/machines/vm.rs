@@ -77,7 +77,7 @@ impl Vm {
 
     /// What it was made from.
     pub fn origin(&self) -> Origin {
-        let base = self.base.as_ref().map(|base| base.id.clone()).unwrap_or_default();
+        let base = self.base.as_ref().map(|base| base.id.to_string()).unwrap_or_default();
         Origin { base, image: self.image.clone() }
     }
 

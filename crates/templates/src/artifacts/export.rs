@@ -8,14 +8,13 @@ use super::manifest::StoredArtifact;
 use super::{Artifacts, IMAGE_FILE, INITRAMFS_FILE, KERNEL_FILE, ROOTFS_FILE};
 use crate::error::ArtifactError;
 use leapbox_guest_protocol::ImageConfig;
+use leapbox_ids::{ArchiveId, ImageDigest};
 use leapbox_storage::{Archive, ArchiveWriter, PackError, Sealed, digest, make_read_only, pack_file, unpack_file};
 use leapbox_vmm::GuestImage;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// What an image's archive is called, before the digest.
-const PREFIX: &str = "image-";
 const FOLDER: &str = "imported";
 const KERNEL: &str = "kernel";
 const INITRAMFS: &str = "initramfs";
@@ -32,13 +31,8 @@ struct Header {
 }
 
 impl Artifacts {
-    /// The id of the archive of the image with this digest.
-    pub fn archive_id(digest: &str) -> String {
-        format!("{PREFIX}{digest}")
-    }
-
     /// Writes the image with this digest into its archive.
-    pub async fn export_image(&self, digest: &str, writer: ArchiveWriter) -> Result<Sealed, ArtifactError> {
+    pub async fn export_image(&self, digest: &ImageDigest, writer: ArchiveWriter) -> Result<Sealed, ArtifactError> {
         let (parts, dir) = (self.parts_of(digest)?, self.dir.clone());
         let packing = tokio::task::spawn_blocking(move || pack(&parts, &dir, writer));
         let packed = packing.await.unwrap_or_else(|source| Err(PackError::Interrupted { source }.into()));
@@ -47,10 +41,8 @@ impl Artifacts {
 
     /// The image of an archive: the one that is here already, or one made of it.
     pub async fn import_image(&self, archive: Archive) -> Result<(GuestImage, ImageConfig), ArtifactError> {
-        let id = archive.id().to_owned();
-        let Some(digest) = id.strip_prefix(PREFIX).map(str::to_owned) else {
-            let source = Box::new(PackError::Name { name: id.clone() });
-            return Err(ArtifactError::Archive { digest: id, source });
+        let ArchiveId::Image(digest) = archive.id().clone() else {
+            return Err(ArtifactError::NotAnImage { archive: archive.id().clone() });
         };
         if let Ok(here) = self.image_of(&digest) {
             return Ok(here);
@@ -59,7 +51,7 @@ impl Artifacts {
         let unpacking = tokio::task::spawn_blocking(move || unpack(&archive, &wanted, &dir));
         let unpacked = unpacking.await.unwrap_or_else(|source| Err(PackError::Interrupted { source }.into()));
         let parts = unpacked.map_err(|reason| reason.of_image(&digest))?;
-        tracing::info!(digest, "a guest image came back from its archive");
+        tracing::info!(digest = digest.as_str(), "a guest image came back from its archive");
         Ok((parts.image(&self.dir)?, parts.config(&self.dir)?))
     }
 }
@@ -78,27 +70,33 @@ fn pack(parts: &ImageParts, artifacts: &Path, mut writer: ArchiveWriter) -> Resu
     Ok(writer.seal(&header).map_err(|source| PackError::Seal { source })?)
 }
 
-fn unpack(archive: &Archive, digest: &str, artifacts: &Path) -> Result<ImageParts, Failed> {
+fn unpack(archive: &Archive, digest: &ImageDigest, artifacts: &Path) -> Result<ImageParts, Failed> {
     let folder = artifacts.join(FOLDER);
     std::fs::create_dir_all(&folder).map_err(PackError::file("making", &folder))?;
     // Dropped in whatever way this ends, it is removed with what is in it.
     let unfinished = Unfinished::make(folder.join(format!(".{digest}.{}", std::process::id())))?;
     let header: Header = archive.header().map_err(|source| PackError::Part { part: "header", source })?;
-    let place = Path::new(FOLDER).join(digest);
+    let place = Path::new(FOLDER).join(digest.as_str());
     let file = |part, name: &str, bytes| -> Result<StoredArtifact, PackError> {
         let path = unfinished.path.join(name);
         unpack_file(archive, part, &path, bytes)?;
-        let sha256 = digest::of_file(&path).map_err(PackError::file("reading", &path))?;
-        Ok(StoredArtifact { dir: place.clone(), file: name.to_owned(), sha256, bytes, inputs: archive.id().to_owned() })
+        let sha256 = digest::of_file(&path).map(hex::encode).map_err(PackError::file("reading", &path))?;
+        Ok(StoredArtifact {
+            dir: place.clone(),
+            file: name.to_owned(),
+            sha256,
+            bytes,
+            inputs: archive.id().to_string(),
+        })
     };
     let parts = ImageParts {
         kernel: file(KERNEL, KERNEL_FILE, header.kernel_bytes)?,
         initramfs: file(INITRAMFS, INITRAMFS_FILE, header.initramfs_bytes)?,
         rootfs: file(ROOTFS, ROOTFS_FILE, header.rootfs_bytes)?,
     };
-    let found = Artifacts::archive_id(&parts.digest());
-    if found != archive.id() {
-        return Err(PackError::Another { id: archive.id().to_owned(), found }.into());
+    let found = ArchiveId::from(&parts.digest());
+    if found != *archive.id() {
+        return Err(PackError::Another { id: archive.id().clone(), found }.into());
     }
     let config = unfinished.path.join(IMAGE_FILE);
     let text = archive.bytes(CONFIG).map_err(|source| PackError::Part { part: CONFIG, source })?;
@@ -149,9 +147,9 @@ enum Failed {
 }
 
 impl Failed {
-    fn of_image(self, digest: &str) -> ArtifactError {
+    fn of_image(self, digest: &ImageDigest) -> ArtifactError {
         match self {
-            Failed::Pack(source) => ArtifactError::Archive { digest: digest.to_owned(), source },
+            Failed::Pack(source) => ArtifactError::Archive { digest: digest.clone(), source },
             Failed::Artifact(error) => error,
         }
     }

@@ -122,7 +122,7 @@ impl StoredArtifact {
     /// Compares content and digest.
     pub(crate) fn verify(&self, artifacts: &Path) -> Result<(), ArtifactError> {
         let path = self.checked_file(artifacts)?;
-        let found = digest::of_file(&path).map_err(ArtifactError::file("read an artifact", &path))?;
+        let found = digest::of_file(&path).map(hex::encode).map_err(ArtifactError::file("read an artifact", &path))?;
         if found != self.sha256 {
             let expected = format!("sha256 {}", self.sha256);
             return Err(ArtifactError::Damaged { path, found: format!("sha256 {found}"), expected });

@@ -73,7 +73,8 @@ impl Workshop {
     /// Moves a finished folder to `<kind>/<prefix><digest of its main file>`, durably.
     pub(crate) fn publish(&self, built: &Path, new: NewArtifact<'_>) -> Result<StoredArtifact, ArtifactError> {
         let main = built.join(new.file);
-        let sha256 = digest::of_file(&main).map_err(ArtifactError::file("read what was built", &main))?;
+        let sha256 =
+            digest::of_file(&main).map(hex::encode).map_err(ArtifactError::file("read what was built", &main))?;
         let bytes = std::fs::metadata(&main).map_err(ArtifactError::file("look at what was built", &main))?.len();
         let dir = Path::new(new.kind).join(format!("{}{}", new.prefix, &sha256[..FOLDER_DIGITS]));
         let stored = StoredArtifact { dir, file: new.file.to_owned(), sha256, bytes, inputs: new.inputs.to_owned() };

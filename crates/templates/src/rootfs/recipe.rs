@@ -33,12 +33,12 @@ pub struct Recipe {
 impl Recipe {
     /// Digest of everything that decides what is built, but the versions of Debian's packages.
     pub fn inputs(&self) -> String {
-        digest::of_parts(&[
+        hex::encode(digest::of_parts(&[
             format!("{self:?}").as_bytes(),
             SUITE.as_bytes(),
             PUBLIC_SOURCES.as_bytes(),
             FINISH.as_bytes(),
-        ])
+        ]))
     }
 }
 
