@@ -8,9 +8,10 @@ use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::Network;
 use leapbox_storage::private_dir;
 use leapbox_vmm::{GuestImage, Shape, Vmm};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// All bases of one server.
@@ -153,7 +154,7 @@ impl Bases {
     }
 
     pub(crate) fn index(&self) -> MutexGuard<'_, BaseIndex> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.lock()
     }
 }
 

@@ -23,13 +23,13 @@ pub mod digest;
 mod disk;
 mod disk_runs;
 mod extents;
-mod hex;
 mod key;
 mod pack;
 mod private;
 mod run;
 mod sealed;
 mod store;
+mod strict_hex;
 #[cfg(test)]
 mod test_ids;
 

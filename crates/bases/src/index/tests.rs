@@ -6,8 +6,7 @@ use leapbox_vmm::{Shape, Snapshot};
 
 /// An id for a short name, in the same order as the names.
 fn id(name: &str) -> BaseId {
-    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("base-{digits:0<40}").parse().expect("a short name")
+    format!("base-{:0<40}", hex::encode(name)).parse().expect("a short name")
 }
 
 fn base(name: &str, key: &str, kind: BaseKind, taken_at_ms: u64) -> Arc<Base> {

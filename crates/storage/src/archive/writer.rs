@@ -6,7 +6,6 @@ use super::frame::{FrameKey, Place};
 use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats};
 use super::ordered::Ordered;
 use super::runs::Batches;
-use crate::hex;
 use crate::key::{SALT_LENGTH, ServerKey, random};
 use crate::run::{RUN_MAX, Runs};
 use leapbox_ids::ArchiveId;

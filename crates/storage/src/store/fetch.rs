@@ -8,12 +8,13 @@ use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt, Shared, try_join_all};
 use leapbox_ids::ArchiveId;
 use object_store::path::Path as ObjectPath;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 type Outcome = Result<(), Arc<StoreError>>;
 type Fetch = Shared<BoxFuture<'static, Outcome>>;
@@ -26,7 +27,7 @@ pub(super) struct Fetches {
 
 impl Fetches {
     fn lock(&self) -> MutexGuard<'_, HashMap<ArchiveId, Fetch>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_id.lock()
     }
 }
 

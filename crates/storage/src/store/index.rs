@@ -15,10 +15,11 @@
 //! over a wait.
 
 use leapbox_ids::ArchiveId;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// An archive in the folder.
@@ -127,8 +128,7 @@ impl Index {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is made in one piece, so that what a panicking thread left is sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub fn pin(self: &Arc<Self>, id: &ArchiveId) -> Pin {
