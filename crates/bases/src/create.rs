@@ -14,29 +14,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// From the VMM's start to the agent's first answer. A boot takes seconds under emulation; a busy host needs more.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
-/// The machine's name, and that of the folder it is taken in. There is one at a time.
+/// The name of the machine that boots, and of its folder. There is one at a time.
 const NAME: &str = "warm";
 
 impl Bases {
-    /// Boots a machine once and keeps it, stopped.
+    /// Boots a machine once, stops it, and seals its memory, state and disk as a base.
     pub(crate) async fn create(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, BaseError> {
         let started = Instant::now();
         tracing::info!(%shape, ?kind, "first use of this shape: booting it once for its warm snapshot");
         let unfinished = self.dir.join(format!(".{NAME}"));
         folder::remove(&unfinished);
         private_dir(&unfinished).map_err(|source| BaseError::Folder { source })?;
-        let kept = match self.boot(&unfinished, image, shape, kind).await {
-            Ok(snapshot) => self.keep(snapshot, unfinished.clone(), image, kind).await,
+        let created = match self.boot(&unfinished, image, shape, kind).await {
+            Ok(snapshot) => self.seal(snapshot, unfinished.clone(), image, kind).await,
             Err(error) => Err(error),
         };
-        match &kept {
+        match &created {
             Ok(base) => {
                 let (id, elapsed_ms) = (base.id.as_str(), started.elapsed().as_millis() as u64);
                 tracing::info!(event = "base_taken", id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
             }
             Err(_) => folder::remove(&unfinished),
         }
-        kept
+        created
     }
 
     /// Boots a machine into `dir` and stops it there.
@@ -63,14 +63,14 @@ impl Bases {
             Err(error) => Err(error),
         };
         let taken = match booted {
-            Ok(machine) => stop_when_there(machine, &guest_of(&slot), shape, kind).await,
+            Ok(machine) => snapshot_when_prepared(machine, &guest_of(&slot), shape, kind).await,
             Err(error) => Err(error),
         };
         slot.close().await;
         taken
     }
 
-    async fn keep(
+    async fn seal(
         &self,
         snapshot: Snapshot,
         unfinished: PathBuf,
@@ -103,17 +103,17 @@ fn header_of(snapshot: Snapshot, unfinished: &Path, image: &GuestImage, kind: Ba
 }
 
 /// Lets the guest come as far as a base of this kind is, and stops the machine.
-async fn stop_when_there(
+async fn snapshot_when_prepared(
     machine: Box<dyn Machine>,
     guest: &GuestClient,
     shape: Shape,
     kind: BaseKind,
 ) -> Result<Snapshot, BaseError> {
-    let there = tokio::select! {
-        there = bring(guest, kind) => there.map_err(Some),
+    let prepared = tokio::select! {
+        prepared = prepare(guest, kind) => prepared.map_err(Some),
         _ = machine.exited() => Err(None),
     };
-    match there {
+    match prepared {
         Ok(()) => machine.into_warm_snapshot().await.map_err(|source| BaseError::Vmm { shape, source }),
         Err(Some(source)) => {
             let console = machine.console_tail().await;
@@ -128,7 +128,7 @@ async fn stop_when_there(
     }
 }
 
-async fn bring(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
+async fn prepare(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
     guest.wait_ready(BOOT_DEADLINE).await?;
     match kind {
         BaseKind::Bare => Ok(()),

@@ -56,7 +56,7 @@ pub enum BaseError {
         #[source]
         source: GuestError,
     },
-    /// What was taken, or came back from an archive, could not be sealed.
+    /// A base that was just created or imported could not be sealed.
     #[error("the warm snapshot {what} could not be stored")]
     Seal {
         /// The shape that was wanted, or the base's id.

@@ -5,8 +5,8 @@
 //!                                  └────── refused, logged, removed ◄─────┘
 //! ```
 //!
-//! What is damaged or lies in another's place is never booted: it is removed, and taken anew when it is needed. All of
-//! this is blocking.
+//! A base that is damaged, or lies in another one's place, is never booted: it is removed, and created anew when it is
+//! needed. Everything here is blocking.
 
 use crate::base::{Base, Header};
 use leapbox_ids::BaseId;

@@ -21,7 +21,7 @@ pub(crate) struct Found {
 #[derive(Debug)]
 struct Entry {
     found: Found,
-    /// When it was last asked for.
+    /// When it was last asked for: beyond [`KEPT_MAX`], the base that was not asked for the longest goes first.
     asked: Instant,
 }
 
@@ -88,7 +88,7 @@ impl BaseIndex {
 }
 
 impl Entry {
-    /// Nobody uses it, and nobody is just looking at it.
+    /// Nobody uses it, and nobody is verifying it now.
     fn is_idle(&self) -> bool {
         let Found { base, verified } = &self.found;
         Arc::strong_count(base) == 1 && Arc::strong_count(&base.snapshot) == 1 && Arc::strong_count(verified) == 1

@@ -115,7 +115,7 @@ impl Authority {
     }
 
     /// Certificate and key for one name, made or remembered.
-    pub fn leaf(&self, name: &DomainName) -> Result<Arc<CertifiedKey>, AuthorityError> {
+    pub(crate) fn leaf(&self, name: &DomainName) -> Result<Arc<CertifiedKey>, AuthorityError> {
         let now = OffsetDateTime::now_utc();
         if let Some(key) = self.remembered(name, now) {
             return Ok(key);

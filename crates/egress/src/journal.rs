@@ -101,7 +101,7 @@ impl Journal {
     }
 
     /// Notes the refusal of a connection that the guest has opened to `destination`.
-    pub fn deny_to(&self, denial: &Denial, destination: SocketAddrV4) {
+    pub(crate) fn deny_to(&self, denial: &Denial, destination: SocketAddrV4) {
         self.note(denial, Some(destination));
     }
 

@@ -131,7 +131,7 @@ impl ServerKey {
     }
 
     /// Names the key without betraying it: 16 hexadecimal digits.
-    pub fn fingerprint(&self) -> &str {
+    pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 

@@ -70,7 +70,8 @@ impl Archive {
     }
 
     /// What a part amounts to.
-    pub fn part(&self, name: &str) -> Option<PartStats> {
+    #[cfg(test)]
+    pub(crate) fn part(&self, name: &str) -> Option<PartStats> {
         self.manifest.parts.get(name).map(|part| part.stats)
     }
 

@@ -88,18 +88,14 @@ pub struct Pin {
 }
 
 impl Pin {
-    /// The archive's id.
-    pub fn id(&self) -> &ArchiveId {
-        &self.id
-    }
-
     /// The archive is in the folder now.
     pub(super) fn sealed(&self, bytes: u64) {
         self.index.insert(&self.id.to_string(), bytes, false);
     }
 
-    /// Lets go: by now the archive is named where garbage collection looks, or may go.
-    pub fn release(self) {}
+    /// Drops it, which says in a test that the archive is named by now, or may be removed.
+    #[cfg(test)]
+    pub(super) fn release(self) {}
 }
 
 impl std::fmt::Debug for Pin {

@@ -53,7 +53,8 @@ impl ArchiveStore {
     }
 
     /// Does now what [`ArchiveStore::run`] would do in the background, until nothing is left to do or something fails.
-    pub async fn settle(&self) -> Result<(), StoreError> {
+    #[cfg(test)]
+    pub(super) async fn settle(&self) -> Result<(), StoreError> {
         self.inner.settle(&CancellationToken::new()).await
     }
 }

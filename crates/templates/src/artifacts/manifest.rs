@@ -100,7 +100,7 @@ impl Manifest {
 
 impl StoredArtifact {
     /// Absolute path of the main file.
-    pub fn path(&self, artifacts: &Path) -> PathBuf {
+    pub(crate) fn path(&self, artifacts: &Path) -> PathBuf {
         artifacts.join(&self.dir).join(&self.file)
     }
 

@@ -32,7 +32,7 @@ pub struct Recipe {
 
 impl Recipe {
     /// Digest of everything that decides what is built, but the versions of Debian's packages.
-    pub fn inputs(&self) -> String {
+    pub(crate) fn inputs(&self) -> String {
         hex::encode(digest::of_parts(&[
             format!("{self:?}").as_bytes(),
             SUITE.as_bytes(),
