@@ -17,7 +17,7 @@ LAYERS = [
     {"api-types", "guest-protocol", "egress"},
     {"storage", "network", "guest-client", "db"},
     {"vmm"},
-    {"templates"},
+    {"templates", "bases"},
     {"auth", "lifecycle", "conformance", "fuzz-targets"},
     {"api", "gateway"},
     {"leapbox"},

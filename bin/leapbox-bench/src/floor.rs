@@ -5,10 +5,11 @@ use crate::figures::{Millis, ms_since};
 use crate::server::Server;
 use leapbox::config::Config;
 use leapbox::verbs::driver::{Driver, DriverFacts, choose};
+use leapbox_bases::{attachment, guest_of};
 use leapbox_guest_protocol::{Configure, Entropy, ExecRequest, Identity};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_storage::copy_sparse;
-use leapbox_templates::{Artifacts, SYSTEM_DEBIAN, attachment, guest_of};
+use leapbox_templates::{Artifacts, SYSTEM_DEBIAN};
 use leapbox_vmm::floor::Floor as UnconfinedVmm;
 use leapbox_vmm::{
     Confinement, Firecracker, FirecrackerConfig, GuestImage, IoLimits, Qemu, QemuConfig, RestoreSpec, Snapshot,

@@ -92,7 +92,7 @@ impl Server {
     /// The first warm snapshot it has taken.
     pub fn warm_snapshot(&self) -> Result<Arc<Snapshot>, BenchError> {
         let warm = self.state_dir().join("warm");
-        let mut stored = leapbox_templates::WarmSnapshots::stored(&warm).into_iter();
+        let mut stored = leapbox_bases::Bases::stored(&warm).into_iter();
         stored.next().map(|base| base.snapshot).ok_or(BenchError::NotReady { what: "its warm snapshot" })
     }
 

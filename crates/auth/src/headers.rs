@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header that is the platform's whenever it is there.
-pub const LEAP0_AUTHORIZATION: HeaderName = HeaderName::from_static("leap0-authorization");
+const LEAP0_AUTHORIZATION: HeaderName = HeaderName::from_static("leap0-authorization");
 
 /// The text that must be the platform's key.
 pub(crate) fn platform_key(headers: &HeaderMap) -> Result<&str, AuthError> {

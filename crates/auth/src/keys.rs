@@ -13,8 +13,8 @@
 use crate::Caller;
 use crate::secret::{KeyHash, hash_from_hex};
 use leapbox_db::{Db, DbError, KeysVersion};
+use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// For how long a read is as good as new.
@@ -64,11 +64,11 @@ impl KeyTable {
     pub(crate) async fn forget(&self) {
         // A read that is under way may have begun before the change; it must not count as a check after it.
         let _reading = self.reading.lock().await;
-        self.loaded.write().unwrap_or_else(PoisonError::into_inner).checked_at = None;
+        self.loaded.write().checked_at = None;
     }
 
     fn look(&self, hash: &KeyHash) -> (Option<Caller>, Option<Instant>) {
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = self.loaded.read();
         (loaded.callers.get(hash).cloned(), loaded.checked_at)
     }
 
@@ -87,7 +87,7 @@ impl KeyTable {
     /// Returns once a read has succeeded that began after `since`.
     async fn read_since(&self, since: Instant) -> Result<(), DbError> {
         let _reading = self.reading.lock().await;
-        let checked_at = self.loaded.read().unwrap_or_else(PoisonError::into_inner).checked_at;
+        let checked_at = self.loaded.read().checked_at;
         if let Some(at) = checked_at {
             if at >= since {
                 return Ok(());
@@ -101,9 +101,9 @@ impl KeyTable {
     async fn read(&self) -> Result<(), DbError> {
         let began = Instant::now();
         let version = self.db.api_key_version().await?;
-        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner).version;
+        let known = self.loaded.read().version;
         let changed = if known == Some(version) { None } else { Some(self.read_callers().await?) };
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.loaded.write();
         if let Some(callers) = changed {
             loaded.callers = callers;
             // Read before the keys were: a change in between is seen again by the next read.

@@ -18,7 +18,7 @@ mod rate;
 mod secret;
 
 pub use error::{AuthError, KeyError};
-pub use headers::{LEAP0_AUTHORIZATION, strip_platform_key};
+pub use headers::strip_platform_key;
 pub use rate::RateLimit;
 
 use http::HeaderMap;

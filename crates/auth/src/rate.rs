@@ -5,8 +5,8 @@
 //! organisations with a key get here, so the map has no more entries than the database has organisations.
 
 use leapbox_ids::OrganisationId;
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often an organisation may ask.
@@ -42,7 +42,7 @@ impl RateLimiter {
         if self.limit.requests == 0 {
             return Ok(());
         }
-        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut admitted = self.admitted.lock();
         match admitted.get_mut(organisation) {
             Some(times) => admit(times, self.limit, now),
             None => {

@@ -36,18 +36,13 @@ pub(crate) fn hash(text: &str) -> Option<KeyHash> {
 
 /// The same as it stands in the database.
 pub(crate) fn hash_hex(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(secret.as_bytes()))
 }
 
 /// Reads a hash from the database.
-pub(crate) fn hash_from_hex(hex: &str) -> Option<KeyHash> {
+pub(crate) fn hash_from_hex(text: &str) -> Option<KeyHash> {
     let mut hash = KeyHash::default();
-    if hex.len() != 2 * hash.len() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
+    hex::decode_to_slice(text, &mut hash).ok()?;
     Some(hash)
 }
 

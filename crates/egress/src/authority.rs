@@ -14,6 +14,7 @@ mod error;
 pub use error::AuthorityError;
 
 use leapbox_egress_policy::DomainName;
+use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
@@ -24,7 +25,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
 const COMMON_NAME: &str = "Leapbox sandbox CA";
@@ -114,7 +115,7 @@ impl Authority {
     }
 
     /// Certificate and key for one name, made or remembered.
-    pub fn leaf(&self, name: &DomainName) -> Result<Arc<CertifiedKey>, AuthorityError> {
+    pub(crate) fn leaf(&self, name: &DomainName) -> Result<Arc<CertifiedKey>, AuthorityError> {
         let now = OffsetDateTime::now_utc();
         if let Some(key) = self.remembered(name, now) {
             return Ok(key);
@@ -126,7 +127,7 @@ impl Authority {
     }
 
     fn remembered(&self, name: &DomainName, now: OffsetDateTime) -> Option<Arc<CertifiedKey>> {
-        let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaves = self.leaves.lock();
         let leaf = leaves.get(name)?;
         // A clock that was set back makes certificates of the future: those are made anew, too.
         let age = now - leaf.made;
@@ -135,7 +136,7 @@ impl Authority {
     }
 
     fn remember(&self, name: &DomainName, leaf: Leaf) {
-        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leaves = self.leaves.lock();
         if leaves.len() >= CACHED_LEAVES && !leaves.contains_key(name) {
             let oldest = leaves.iter().min_by_key(|(_, leaf)| leaf.made).map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {

@@ -4,9 +4,9 @@
 //! refusals costs the log five lines a second and one that tells how many were left out.
 
 use leapbox_egress_policy::Denial;
+use parking_lot::Mutex;
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines of one sandbox in the log, per `WINDOW`.
@@ -101,7 +101,7 @@ impl Journal {
     }
 
     /// Notes the refusal of a connection that the guest has opened to `destination`.
-    pub fn deny_to(&self, denial: &Denial, destination: SocketAddrV4) {
+    pub(crate) fn deny_to(&self, denial: &Denial, destination: SocketAddrV4) {
         self.note(denial, Some(destination));
     }
 
@@ -146,7 +146,7 @@ impl Journal {
 
     /// Whether a line may be written now, and how many were left out in the window before it.
     fn may_log(&self, now: Instant) -> Option<u64> {
-        let mut window = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.log.lock();
         if now.duration_since(window.since) >= WINDOW {
             (window.since, window.lines) = (now, 0);
         }
@@ -168,7 +168,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let left_out = self.log.get_mut().unwrap_or_else(PoisonError::into_inner).left_out;
+        let left_out = self.log.get_mut().left_out;
         self.log_left_out(left_out);
     }
 }

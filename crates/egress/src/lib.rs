@@ -17,7 +17,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod authority;
+mod authority;
 mod buffer;
 mod connection;
 mod dial;

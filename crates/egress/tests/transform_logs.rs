@@ -11,9 +11,10 @@ use crate::server::Server;
 use crate::support::{API, PublicCa, Sandbox, empty, in_world_on};
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -25,7 +26,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -83,7 +84,7 @@ fn case_25_no_secret_is_in_the_log_at_any_level() {
 
         let headers: Vec<HeaderMap> = server.seen().into_iter().map(|seen| seen.headers).collect();
         assert_eq!(headers.len(), 4);
-        let log = String::from_utf8_lossy(&log.0.lock().expect("lock")).into_owned();
+        let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
         for said in ["h2::", "rustls::", "refused: a request for another host"] {
             assert!(log.contains(said), "no {said} in {} bytes", log.len());
         }

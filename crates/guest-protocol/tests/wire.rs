@@ -2,21 +2,17 @@
 
 use leapbox_guest_protocol::*;
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn call(request: Request<'_>) -> String {
     let frame = encode_call(&request).expect("encodes");
     assert_eq!(decode_call(&frame[PREFIX_LEN..]).expect("decodes"), request);
     // The length and the greeting are pinned by a test of their own.
-    hex(&frame[PREFIX_LEN + 5..])
+    hex::encode(&frame[PREFIX_LEN + 5..])
 }
 
 fn answer(response: Response) -> String {
     let frame = encode(&response).expect("encodes");
     assert_eq!(decode::<Response>(&frame[PREFIX_LEN..]).expect("decodes"), response);
-    hex(&frame[PREFIX_LEN..])
+    hex::encode(&frame[PREFIX_LEN..])
 }
 
 fn info() -> FileInfo {
@@ -37,7 +33,7 @@ fn info() -> FileInfo {
 #[test]
 fn a_call_opens_with_length_magic_and_version() {
     let frame = encode_call(&Request::Ping).expect("encodes");
-    assert_eq!(hex(&frame), "00000006".to_owned() + "4c504258" + "03" + "00");
+    assert_eq!(hex::encode(&frame), "00000006".to_owned() + "4c504258" + "03" + "00");
 }
 
 #[test]
@@ -70,7 +66,7 @@ fn every_request_keeps_its_bytes() {
     assert_eq!(call(Request::PrepareSnapshot), "01");
     let told = "02".to_owned() + "03736278" + "40" + &"ee".repeat(64) + "01";
     let (identity, env) = ("01".to_owned() + &"aa".repeat(16) + &"bb".repeat(16), "010101410162");
-    assert_eq!(call(Request::Configure(configure)), format!("{told}{identity}{env}01010103{}", hex(b"pem")));
+    assert_eq!(call(Request::Configure(configure)), format!("{told}{identity}{env}01010103{}", hex::encode(b"pem")));
     assert_eq!(call(Request::Configure(keep)), format!("{told}00000000"));
     assert_eq!(call(Request::Configure(distrust)), format!("{told}0000000100"));
     assert_eq!(call(Request::Warm), "03");

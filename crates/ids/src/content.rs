@@ -20,11 +20,12 @@ pub struct BaseId(Arc<str>);
 
 text!(BaseId);
 
-impl BaseId {
-    /// The id of a base with this digest of its contents, of which the first 40 digits count. An error unless it is
-    /// lower-case hexadecimal and that long.
-    pub fn of_digest(digest: &str) -> Result<Self, InvalidId> {
-        format!("{BASE_PREFIX}{}", digest.get(..BASE_DIGITS).unwrap_or(digest)).parse()
+/// Of a base whose contents have this SHA-256: its first 40 digits are in the id.
+impl From<[u8; 32]> for BaseId {
+    fn from(sha256: [u8; 32]) -> Self {
+        let mut text = format!("{BASE_PREFIX}{}", hex::encode(sha256));
+        text.truncate(BASE_PREFIX.len() + BASE_DIGITS);
+        Self(text.into())
     }
 }
 
@@ -44,6 +45,12 @@ impl FromStr for BaseId {
 pub struct ImageDigest(Arc<str>);
 
 text!(ImageDigest);
+
+impl From<[u8; 32]> for ImageDigest {
+    fn from(sha256: [u8; 32]) -> Self {
+        Self(hex::encode(sha256).into())
+    }
+}
 
 impl FromStr for ImageDigest {
     type Err = InvalidId;
@@ -115,8 +122,9 @@ mod tests {
 
     #[test]
     fn an_archives_id_parses_back_to_what_it_is_of() {
-        let digest: ImageDigest = "0a".repeat(32).parse().expect("a digest");
-        let base = BaseId::of_digest(digest.as_str()).expect("long enough");
+        let (digest, base) = (ImageDigest::from([10; 32]), BaseId::from([10; 32]));
+        assert_eq!(digest.as_str(), "0a".repeat(32));
+        assert_eq!(base.as_str(), format!("base-{}", "0a".repeat(20)));
         let ids = [ArchiveId::from(&CheckpointId::generate()), ArchiveId::from(&base), ArchiveId::from(&digest)];
         for id in ids {
             assert_eq!(id.to_string().parse().as_ref(), Ok(&id));
@@ -129,6 +137,6 @@ mod tests {
             assert!(text.parse::<ArchiveId>().is_err(), "{text}");
         }
         assert!("0A".repeat(32).parse::<ImageDigest>().is_err());
-        assert!(BaseId::of_digest("0a").is_err());
+        assert!("base-0a".parse::<BaseId>().is_err());
     }
 }

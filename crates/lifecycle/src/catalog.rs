@@ -3,7 +3,7 @@
 use crate::clock::now_ms;
 use crate::error::{LifecycleError, StartError};
 use leapbox_db::{Db, TemplateRow};
-use leapbox_ids::TemplateId;
+use leapbox_ids::{ImageDigest, TemplateId};
 use leapbox_templates::{ArtifactError, Artifacts, ImageConfig};
 use leapbox_vmm::GuestImage;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ impl Catalog {
         for name in artifacts.templates() {
             let image = artifacts.guest_image(name)?;
             let config = Arc::new(artifacts.image_config(name)?);
-            let id = template_id(db, name, &image.digest).await?;
+            let id = template_id(db, name, image.digest.as_str()).await?;
             by_name.insert(name.to_owned(), Arc::new(Template { id, image, config }));
         }
         Ok(Self { by_name, artifacts: Some(artifacts) })
@@ -48,22 +48,22 @@ impl Catalog {
     }
 
     /// The template as it was when it had the image `digest`: what is stored goes on with what it began with.
-    pub fn version(&self, id: &TemplateId, digest: &str) -> Result<Arc<Template>, ArtifactError> {
-        let current = self.by_name.values().find(|template| template.id == *id && template.image.digest == digest);
+    pub fn version(&self, id: &TemplateId, digest: &ImageDigest) -> Result<Arc<Template>, ArtifactError> {
+        let current = self.by_name.values().find(|template| template.id == *id && template.image.digest == *digest);
         match (current, &self.artifacts) {
             (Some(template), _) => Ok(Arc::clone(template)),
             (None, Some(artifacts)) => {
                 let (image, config) = artifacts.image_of(digest)?;
                 Ok(Arc::new(Template { id: id.clone(), image, config: Arc::new(config) }))
             }
-            (None, None) => Err(ArtifactError::NoImage { digest: digest.to_owned(), dir: "".into() }),
+            (None, None) => Err(ArtifactError::NoImage { digest: digest.clone(), dir: "".into() }),
         }
     }
 
     /// User, folders, environment and port of a sandbox's processes: of its own image, or, where that is not here, of
     /// what its template is now.
     pub fn config_of(&self, id: &TemplateId, digest: Option<&str>) -> Option<Arc<ImageConfig>> {
-        if let Some(template) = digest.and_then(|digest| self.version(id, digest).ok()) {
+        if let Some(template) = digest.and_then(|digest| self.version(id, &digest.parse().ok()?).ok()) {
             return Some(Arc::clone(&template.config));
         }
         let current = self.by_name.values().find(|template| template.id == *id);
@@ -106,11 +106,11 @@ impl Catalog {
             kernel: "kernel".into(),
             initramfs: "initramfs".into(),
             rootfs: "rootfs".into(),
-            digest: "0".to_owned(),
+            digest: ImageDigest::from([0; 32]),
         };
         let (user, home, workdir) = ("user".to_owned(), "/home/user".to_owned(), "/".to_owned());
         let config = ImageConfig { user, uid: 1000, gid: 1000, groups: vec![], home, workdir, env: vec![], port: None };
-        let id = template_id(db, DEFAULT_TEMPLATE, &image.digest).await.expect("a template");
+        let id = template_id(db, DEFAULT_TEMPLATE, image.digest.as_str()).await.expect("a template");
         let template = Template { id, image, config: Arc::new(config) };
         Self { by_name: BTreeMap::from([(DEFAULT_TEMPLATE.to_owned(), Arc::new(template))]), artifacts: None }
     }

@@ -8,12 +8,13 @@ pub use wake::WakeFailure;
 
 use leapbox_api_types::error::{ApiError, FieldError};
 use leapbox_api_types::sandbox::SandboxState;
+use leapbox_bases::BaseError;
 use leapbox_db::DbError;
 use leapbox_guest_client::GuestError;
 use leapbox_ids::SandboxId;
 use leapbox_network::{AuthorityError, NetworkError};
 use leapbox_storage::StorageError;
-use leapbox_templates::{ArtifactError, WarmError};
+use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
 
 /// Seconds after which a full host is worth asking again.
@@ -134,7 +135,7 @@ pub enum LifecycleError {
 pub enum LaunchError {
     /// No warm snapshot to start from.
     #[error("no warm snapshot")]
-    Warm(#[source] WarmError),
+    Warm(#[source] BaseError),
     /// No network slot.
     #[error("no network slot")]
     Network(#[source] NetworkError),
@@ -175,7 +176,7 @@ pub enum StartError {
     Artifacts(#[from] ArtifactError),
     /// The warm snapshots cannot be opened.
     #[error("the warm snapshots cannot be opened")]
-    Warm(#[from] WarmError),
+    Warm(#[from] BaseError),
     /// The database failed.
     #[error("the database failed")]
     Db(#[from] DbError),

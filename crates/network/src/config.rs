@@ -32,8 +32,8 @@ pub struct NetworkConfig {
 pub enum GuestLink {
     /// A VMM's guest.
     Tap,
-    /// Another namespace: `tap0` is a veth, and its other end is [`crate::STAND_IN`], to be moved where it is wanted. For
-    /// measurements, in which an emulated guest would be all there is to see.
+    /// Another namespace: `tap0` is a veth, and its other end is [`crate::STAND_IN`], to be moved where it is wanted. Only
+    /// `leapbox bench-egress` asks for it: beside an emulated guest its measurements would not show the proxy.
     Veth,
 }
 
@@ -78,12 +78,12 @@ pub struct Ipv4Block {
 
 impl Ipv4Block {
     /// Its first address.
-    pub fn first(self) -> Ipv4Addr {
+    pub(crate) fn first(self) -> Ipv4Addr {
         self.first
     }
 
     /// How many addresses it holds.
-    pub fn size(self) -> u64 {
+    pub(crate) fn size(self) -> u64 {
         1 << (32 - u32::from(self.prefix))
     }
 

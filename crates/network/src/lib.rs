@@ -26,7 +26,7 @@
 //! Names are resolved by this process, at the gateway address inside each slot, as far as the policy allows. Without it
 //! sandboxes have no names, and nobody behind the redirection: they fail closed.
 //!
-//! Callers: `lifecycle` and `templates` take slots, `doctor` asks [`host_facts`].
+//! Callers: `lifecycle` and `bases` take slots, `doctor` asks [`host_facts`].
 //!
 //! Invariant: no thread of the async runtime ever changes its network namespace; see `namespace`.
 

@@ -18,13 +18,14 @@ use crate::stock::Stock;
 use crate::sysctl::{self, SysctlChange};
 use leapbox_egress::Journal;
 use leapbox_egress_policy::Cidr;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -77,11 +78,11 @@ impl Shared {
     }
 
     pub(crate) fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stock.lock()
     }
 
     pub(crate) fn tenants(&self) -> MutexGuard<'_, HashMap<u32, Tenant>> {
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tenants.lock()
     }
 
     fn lease(self: &Arc<Self>) -> Option<Lease> {
@@ -283,11 +284,11 @@ impl Network {
     }
 
     fn ready(&self) -> MutexGuard<'_, VecDeque<Slot>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ready.lock()
     }
 
     fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tasks.lock()
     }
 
     /// Prepares one slot if the pool wants one and an index is free.

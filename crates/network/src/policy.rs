@@ -23,10 +23,11 @@ use leapbox_egress_policy::{Cidr, Evaluator, Policy};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use tokio::task::JoinSet;
 
 /// Connections of one guest that wait to be accepted.
@@ -61,7 +62,7 @@ pub(crate) struct SlotTasks(Mutex<JoinSet<()>>);
 
 impl SlotTasks {
     fn running(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Ends them, the proxy's connections with them.

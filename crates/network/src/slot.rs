@@ -4,7 +4,7 @@ use crate::error::NetworkError;
 use crate::links;
 use crate::namespace::Worker;
 use crate::network::Shared;
-use crate::plan::{CHANNEL_GUEST_MAC, CHANNEL_TAP, SlotPlan, WORKLOAD_GUEST_MAC, WORKLOAD_TAP};
+use crate::plan::SlotPlan;
 use crate::policy::{Gatekeeper, SlotTasks};
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
@@ -67,26 +67,6 @@ impl Slot {
     /// The namespace the VMM is to run in. Keep it no longer than the sandbox lives.
     pub fn netns(&self) -> Arc<OwnedFd> {
         self.netns.clone()
-    }
-
-    /// The tap of the guest's `eth0`.
-    pub fn workload_tap(&self) -> &'static str {
-        WORKLOAD_TAP
-    }
-
-    /// The MAC address the guest's `eth0` must have.
-    pub fn workload_mac(&self) -> &'static str {
-        WORKLOAD_GUEST_MAC
-    }
-
-    /// The tap of the guest channel.
-    pub fn channel_tap(&self) -> &'static str {
-        CHANNEL_TAP
-    }
-
-    /// The MAC address the guest's channel interface must have.
-    pub fn channel_mac(&self) -> &'static str {
-        CHANNEL_GUEST_MAC
     }
 
     /// Connects to an address inside the slot, usually [`crate::CHANNEL_GUEST`].

@@ -1,4 +1,5 @@
-//! A namespace in a guest's place: for measurements of the way out of a slot, without a VMM before it.
+//! A network namespace in the place of a guest. `leapbox bench-egress`, its only user, measures the way out of a slot
+//! with it, without a VMM before the slot; a server never makes one.
 
 use crate::error::NetworkError;
 use crate::links;

@@ -2,6 +2,7 @@
 //!
 //! 512 MiB of memory that compresses as a guest's does (about half), and 512 MiB that does not at all.
 
+use leapbox_ids::{ArchiveId, CheckpointId};
 use leapbox_storage::{ArchiveStore, Run, Runs, ServerKey, StoreConfig};
 use std::error::Error;
 use std::path::PathBuf;
@@ -27,7 +28,8 @@ fn measure(root: &std::path::Path) -> Result<(), Box<dyn Error>> {
         let block = block(noise);
         let runs: Runs = Box::new((0..SIZE).map(move |n| Ok(Run { offset: n * MIB, bytes: block.clone() })));
         let begun = Instant::now();
-        let mut writer = store.begin(&format!("ckp-{kind}"))?;
+        let id = ArchiveId::Checkpoint(CheckpointId::generate());
+        let mut writer = store.begin(&id)?;
         writer.runs("memory", runs)?;
         let written = begun.elapsed();
         let sealed = writer.seal(&())?;
@@ -38,7 +40,7 @@ fn measure(root: &std::path::Path) -> Result<(), Box<dyn Error>> {
             sealed.stored_bytes / MIB,
             SIZE
         );
-        let archive = runtime.block_on(store.get(sealed.pin.id()))?;
+        let archive = runtime.block_on(store.get(&id))?;
         let begun = Instant::now();
         let bytes: u64 =
             archive.runs("memory")?.map(|run| run.map(|run| run.bytes.len() as u64)).sum::<Result<u64, _>>()?;

@@ -15,7 +15,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-use crate::hex;
+use crate::strict_hex;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -121,7 +121,7 @@ impl ServerKey {
         let prk = Salt::new(HKDF_SHA256, DOMAIN).extract(bytes);
         let mut name = [0; 8];
         derive(&prk, &[b"fingerprint"], &mut name)?;
-        Ok(Self { prk, fingerprint: hex::encode(&name) })
+        Ok(Self { prk, fingerprint: hex::encode(name) })
     }
 
     /// A key that is always the same.
@@ -131,7 +131,7 @@ impl ServerKey {
     }
 
     /// Names the key without betraying it: 16 hexadecimal digits.
-    pub fn fingerprint(&self) -> &str {
+    pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
@@ -143,13 +143,13 @@ impl ServerKey {
         self.aead(&[b"secret", &salt])?
             .seal_in_place_append_tag(nonce_once(), Aad::from(purpose.as_bytes()), &mut sealed)
             .map_err(|_| KeyError::Crypto { step: "sealing a secret" })?;
-        Ok(hex::encode(&salt) + &hex::encode(&sealed))
+        Ok(hex::encode(salt) + &hex::encode(&sealed))
     }
 
     /// Opens what [`ServerKey::seal`] made for the same purpose.
     pub fn open(&self, purpose: &str, sealed: &str) -> Result<Vec<u8>, KeyError> {
         let refused = || KeyError::Refused { purpose: purpose.to_owned() };
-        let bytes = hex::decode(sealed).ok_or_else(refused)?;
+        let bytes = strict_hex::decode(sealed).ok_or_else(refused)?;
         let (salt, sealed) = bytes.split_at_checked(SALT_LENGTH).ok_or_else(refused)?;
         let mut sealed = sealed.to_vec();
         self.aead(&[b"secret", salt])?

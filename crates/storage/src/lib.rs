@@ -7,30 +7,38 @@
 //! run, disk_runs            pieces of a memory or a disk on their way from one place to another
 //! key, archive              stored state: compressed, encrypted, authenticated
 //! store                     where archives are: a folder here, and a bucket behind it
+//! pack                      whole files as parts of an archive
+//! digest                    SHA-256: the names of what is named after its contents
 //! ```
 //!
-//! Called by `templates` (a pristine disk, warm snapshots as [`SealedFolder`]s, bases and images as archives),
-//! `lifecycle` (a copy per sandbox, checkpoints as archives) and `vmm` (RAM images, changes to them as [`Runs`]).
+//! Called by `bases` (a pristine disk, bases as [`SealedFolder`]s and as archives), `templates` (digests, images as
+//! archives), `lifecycle` (a copy per sandbox, checkpoints as archives) and `vmm` (RAM images, changes to them as
+//! [`Runs`]).
 
 #![deny(unsafe_code)]
 
 mod archive;
 mod checksum;
+pub mod digest;
 mod disk;
 mod disk_runs;
 mod extents;
-mod hex;
 mod key;
+mod pack;
 mod private;
 mod run;
 mod sealed;
 mod store;
+mod strict_hex;
+#[cfg(test)]
+mod test_ids;
 
 pub use archive::{Archive, ArchiveError, PartStats};
 pub use disk::{create_pristine_disk, free_mib};
 pub use disk_runs::{disk_runs, write_disk};
 pub use extents::{copy_data, copy_sparse};
 pub use key::{KeyError, ServerKey};
+pub use pack::{PackError, make_read_only, pack_file, unpack_file};
 pub use private::{PrivateError, private_dir};
 pub use run::{RUN_MAX, Run, Runs};
 pub use sealed::{SealError, SealedFile, SealedFolder};

@@ -12,7 +12,7 @@
 //! Nothing here is ever changed in place or deleted while a server may use it: a rebuilt artifact gets a folder of
 //! its own.
 
-mod carry;
+mod export;
 mod images;
 mod manifest;
 mod workshop;

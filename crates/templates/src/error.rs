@@ -1,7 +1,8 @@
 //! Why an artifact could not be built or read.
 
-use crate::carry::CarryError;
 use crate::host_command::CommandError;
+use leapbox_ids::{ArchiveId, ImageDigest};
+use leapbox_storage::PackError;
 use std::path::{Path, PathBuf};
 
 /// One variant per failing step.
@@ -76,18 +77,24 @@ pub enum ArtifactError {
     #[error("the guest image {digest} is not in {dir}")]
     NoImage {
         /// The image's digest.
-        digest: String,
+        digest: ImageDigest,
         /// The artifacts folder.
         dir: PathBuf,
     },
-    /// A guest image could not be put into its archive, or not be taken out.
+    /// A guest image could not be exported to its archive, or not be imported from it.
     #[error("the guest image {digest} and its archive")]
-    Carry {
+    Archive {
         /// The image's digest.
-        digest: String,
+        digest: ImageDigest,
         /// Why not.
         #[source]
-        source: Box<CarryError>,
+        source: Box<PackError>,
+    },
+    /// What is to be imported is no guest image.
+    #[error("{archive} is not the archive of a guest image")]
+    NotAnImage {
+        /// The archive.
+        archive: ArchiveId,
     },
     /// A Debian package does not look as expected.
     #[error("Debian's {package} cannot be used: {reason}")]

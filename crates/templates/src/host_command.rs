@@ -92,7 +92,7 @@ impl HostCommand {
     }
 
     /// Adds an argument.
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.argv.push(arg.into());
         self
     }
@@ -104,37 +104,37 @@ impl HostCommand {
     }
 
     /// Sets an environment variable.
-    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.env.push((name, value.into()));
         self
     }
 
     /// Hides an environment variable of ours from it.
-    pub fn without_env(mut self, name: &'static str) -> Self {
+    pub(crate) fn without_env(mut self, name: &'static str) -> Self {
         self.removed_env.push(name);
         self
     }
 
     /// Sets its working folder.
-    pub fn dir(mut self, dir: &Path) -> Self {
+    pub(crate) fn dir(mut self, dir: &Path) -> Self {
         self.dir = Some(dir.to_owned());
         self
     }
 
     /// It is killed when this process dies.
-    pub fn tied(mut self) -> Self {
+    pub(crate) fn tied(mut self) -> Self {
         self.tie = Tie::Killed;
         self
     }
 
     /// It, and everything it starts and mounts, vanishes when this process dies.
-    pub fn in_namespaces(mut self) -> Self {
+    pub(crate) fn in_namespaces(mut self) -> Self {
         self.tie = Tie::Namespaced;
         self
     }
 
     /// Runs it to the end, shows its last line of output as the step's detail, returns its standard output.
-    pub fn run(&self, step: &Step) -> Result<String, CommandError> {
+    pub(crate) fn run(&self, step: &Step) -> Result<String, CommandError> {
         self.finish(Stdio::piped(), |line| step.detail(line))
     }
 
@@ -144,7 +144,7 @@ impl HostCommand {
     }
 
     /// Runs it with its standard output going to a file.
-    pub fn run_into(&self, file: File) -> Result<(), CommandError> {
+    pub(crate) fn run_into(&self, file: File) -> Result<(), CommandError> {
         self.finish(file.into(), |_| {}).map(|_| ())
     }
 

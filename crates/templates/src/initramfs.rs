@@ -12,10 +12,10 @@ mod cpio;
 mod modules;
 
 use crate::artifacts::{Artifacts, INITRAMFS_FILE, KernelArtifact, Manifest, NewArtifact, StoredArtifact, Workshop};
-use crate::digest;
 use crate::error::ArtifactError;
 use crate::progress::Step;
 use cpio::Archive;
+use leapbox_storage::digest;
 use std::path::Path;
 
 /// Grows when the layout inside the archive changes.
@@ -79,7 +79,7 @@ pub fn initramfs_is_current(artifacts: &Artifacts, agent: &Path) -> Result<bool,
 
 fn inputs(agent: &[u8], kernel: &KernelArtifact) -> String {
     let kernel = kernel.stored.dir.as_os_str().as_encoded_bytes();
-    digest::of_parts(&[LAYOUT.as_bytes(), WANTED.join(" ").as_bytes(), kernel, agent])
+    hex::encode(digest::of_parts(&[LAYOUT.as_bytes(), WANTED.join(" ").as_bytes(), kernel, agent]))
 }
 
 fn described(stored: &StoredArtifact) -> String {

@@ -13,11 +13,11 @@ mod bzimage;
 use crate::artifacts::{KERNEL_FILE, KernelArtifact, Workshop};
 use crate::artifacts::{Manifest, NewArtifact};
 use crate::debian_archive::DebianArchive;
-use crate::digest;
 use crate::error::ArtifactError;
 use crate::host_command::HostCommand;
 use crate::progress::Step;
 use bzimage::{Compression, Payload};
+use leapbox_storage::digest;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ pub fn ensure_kernel(
     step: Step,
     refresh: KernelRefresh,
 ) -> Result<KernelArtifact, ArtifactError> {
-    let inputs = digest::of_parts(&[METAPACKAGE.as_bytes(), RECIPE.as_bytes()]);
+    let inputs = hex::encode(digest::of_parts(&[METAPACKAGE.as_bytes(), RECIPE.as_bytes()]));
     let current = workshop.manifest().kernel.clone();
     if let Some(kernel) = current.filter(|k| workshop.is_current(Some(&k.stored), &inputs))
         && refresh == KernelRefresh::Keep

@@ -1,4 +1,4 @@
-//! Templates: what sandboxes are made of, and the making of it.
+//! Templates: what sandboxes are made of, and how set-up builds it.
 //!
 //! ```text
 //! host_packages ─► kernel ─────► initramfs ─► rootfs        (`leapbox setup`, under the Workshop's lock)
@@ -12,10 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod artifacts;
-mod attach;
-mod carry;
 mod debian_archive;
-mod digest;
 mod error;
 pub mod host_command;
 pub mod host_packages;
@@ -23,15 +20,11 @@ mod initramfs;
 mod kernel;
 mod progress;
 mod rootfs;
-mod warm;
 
 pub use artifacts::{Artifacts, KernelArtifact, Manifest, SYSTEM_DEBIAN, StoredArtifact, Workshop};
-pub use attach::{attachment, guest_of};
-pub use carry::CarryError;
 pub use error::ArtifactError;
 pub use initramfs::{ensure_initramfs, initramfs_is_current};
 pub use kernel::{KernelRefresh, ensure_kernel};
 pub use leapbox_guest_protocol::ImageConfig;
 pub use progress::{Progress, Step};
 pub use rootfs::{Recipe, ensure_rootfs, system_debian};
-pub use warm::{Base, BaseKind, WarmError, WarmSnapshots};

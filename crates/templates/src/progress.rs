@@ -6,11 +6,10 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Style {
     Terminal,
     Lines,
-    Silent,
 }
 
 /// Where progress is shown.
@@ -26,16 +25,11 @@ impl Progress {
         Self { style }
     }
 
-    /// Shows nothing.
-    pub fn silent() -> Self {
-        Self { style: Style::Silent }
-    }
-
     /// Begins a step.
     pub fn step(&self, title: &str) -> Step {
         let bar = match self.style {
             Style::Terminal => spinner(title),
-            Style::Lines | Style::Silent => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            Style::Lines => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
         };
         Step { title: title.to_owned(), style: self.style, bar, started: Instant::now(), over: false }
     }
@@ -63,16 +57,15 @@ pub struct Step {
 
 impl Step {
     /// What is being done now, for the terminal only: there may be hundreds.
-    pub fn detail(&self, text: &str) {
+    pub(crate) fn detail(&self, text: &str) {
         self.bar.set_message(text.to_owned());
     }
 
     /// A part of the step worth a line of its own.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         match self.style {
             Style::Terminal => self.bar.set_message(text.to_owned()),
             Style::Lines => eprintln!("  … {}: {text}", self.title),
-            Style::Silent => {}
         }
     }
 
@@ -90,9 +83,7 @@ impl Step {
     fn end(mut self, mark: &str, summary: &str) {
         self.over = true;
         self.bar.finish_and_clear();
-        if self.style != Style::Silent {
-            eprintln!("  {mark} {}: {summary}", self.title);
-        }
+        eprintln!("  {mark} {}: {summary}", self.title);
     }
 }
 
@@ -100,9 +91,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         if !self.over {
             self.bar.finish_and_clear();
-            if self.style != Style::Silent {
-                eprintln!("  ✘ {}: failed after {}", self.title, shown(self.started.elapsed()));
-            }
+            eprintln!("  ✘ {}: failed after {}", self.title, shown(self.started.elapsed()));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::blocking::blocking;
 use crate::error::VmmError;
+use leapbox_ids::ImageDigest;
 use leapbox_storage::Runs;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
@@ -56,7 +57,7 @@ pub struct GuestImage {
     /// The template's EROFS image.
     pub rootfs: PathBuf,
     /// Hash over the three contents: part of every compatibility key.
-    pub digest: String,
+    pub digest: ImageDigest,
 }
 
 /// Under which identity and limits a VMM runs.

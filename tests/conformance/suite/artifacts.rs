@@ -3,6 +3,7 @@
 
 use crate::rig::{Rig, SMALL, conform, note, refusal};
 use crate::waiting::{PATIENCE, within};
+use leapbox_ids::ImageDigest;
 use leapbox_storage::copy_sparse;
 use leapbox_vmm::{GuestImage, Shape, Snapshot, VmmError};
 use std::fs::{File, Permissions};
@@ -69,7 +70,7 @@ fn case_40_the_key_follows_shape_and_image_and_nothing_else() {
         assert_eq!(own, key(SMALL, image));
         assert_eq!(own, rig.world.restarted().await.compatibility_key(SMALL, image), "the next server has another");
         assert!(own.len() >= 32 && own.bytes().all(|b| b.is_ascii_hexdigit()), "{own}");
-        let another_image = GuestImage { digest: "0".repeat(64), ..image.clone() };
+        let another_image = GuestImage { digest: ImageDigest::from([0; 32]), ..image.clone() };
         assert_ne!(own, key(SMALL, &another_image));
         for shape in [Shape { vcpus: 2, ..SMALL }, Shape { memory_mib: 1024, ..SMALL }] {
             assert_ne!(own, key(shape, image), "{shape}");

@@ -7,10 +7,11 @@ use crate::rig::{Rig, SMALL, conform, note};
 use crate::taken::Taken;
 use crate::vm::Vm;
 use crate::waiting::{PATIENCE, eventually};
+use leapbox_bases::{Base, BaseKind, Bases};
 use leapbox_guest_client::GuestError;
 use leapbox_guest_protocol::{Configure, Entropy, FaultKind, Phase, Suspended};
+use leapbox_ids::ArchiveId;
 use leapbox_storage::{ArchiveStore, ServerKey, StoreConfig};
-use leapbox_templates::{Base, BaseKind, WarmSnapshots};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -208,17 +209,17 @@ fn commands_that_a_pause_found_running_go_on_without_their_callers() {
 }
 
 #[test]
-#[ignore = "with Firecracker in make test-firecracker only: the crate templates"]
+#[ignore = "with Firecracker in make test-firecracker only: the crate bases"]
 fn bases_are_found_again_come_back_from_an_archive_and_go_when_nothing_needs_them() {
     conform(async |rig| {
         let world = &rig.world;
         let dir = rig.new_dir();
         let open = || {
             let (vmm, network) = (Arc::clone(&world.vmm), Arc::clone(&world.network));
-            WarmSnapshots::open(&dir.join("warm"), world.disk_mib(), vmm, network).expect("opened")
+            Bases::open(&dir.join("warm"), world.disk_mib(), vmm, network).expect("opened")
         };
         let warm = open();
-        let get = async |warm: &WarmSnapshots| warm.get(&world.image, SMALL, BaseKind::Bare).await.expect("a base");
+        let get = async |warm: &Bases| warm.get(&world.image, SMALL, BaseKind::Bare).await.expect("a base");
         let (one, other) = tokio::join!(get(&warm), get(&warm));
         assert_eq!(one, other, "one machine boots for both");
         let again = open();
@@ -228,20 +229,21 @@ fn bases_are_found_again_come_back_from_an_archive_and_go_when_nothing_needs_the
         let key = ServerKey::load_or_create(&dir.join("key")).expect("a key");
         let config = StoreConfig { dir: dir.join("archives"), key, remote: None, cache_bytes: None };
         let store = ArchiveStore::open(config).expect("a store");
-        let sealed = again.export_base(&one, store.begin(&one.id).expect("begun")).await.expect("stored");
+        let sealed =
+            again.export_base(&one, store.begin(&ArchiveId::from(&one.id)).expect("begun")).await.expect("stored");
         note(&format!("  a bare base: {} KiB, stored in {}", sealed.plain_bytes >> 10, sealed.stored_bytes >> 10));
 
         let (image, nothing) = (std::slice::from_ref(&world.image), Default::default());
         again.evict(image, &nothing).await;
         assert!(again.by_id(&one.id).await.expect("looked at").is_some(), "it is current");
-        again.evict(&[], &[one.id.clone()].into()).await;
+        again.evict(&[], &[ArchiveId::from(&one.id)].into()).await;
         assert!(again.by_id(&one.id).await.expect("looked at").is_some(), "it is referenced");
         again.evict(&[], &nothing).await;
         assert!(again.by_id(&one.id).await.expect("looked at").is_none(), "it fits nothing in use");
-        assert!(!dir.join("warm").join(&one.id).exists());
+        assert!(!dir.join("warm").join(one.id.as_str()).exists());
 
         let started = Instant::now();
-        let back = again.import_base(store.get(&one.id).await.expect("there")).await.expect("back");
+        let back = again.import_base(store.get(&ArchiveId::from(&one.id)).await.expect("there")).await.expect("back");
         note(&format!("  back from its archive in {} ms", started.elapsed().as_millis()));
         assert_eq!(back, one);
         boots_from(rig, &back).await;
@@ -251,7 +253,7 @@ fn bases_are_found_again_come_back_from_an_archive_and_go_when_nothing_needs_the
         std::fs::write(&back.snapshot.state, vec![0; state.len()]).expect("written");
         let third = open();
         assert!(third.by_id(&one.id).await.expect("looked at").is_none(), "it is damaged");
-        assert!(!dir.join("warm").join(&one.id).exists());
+        assert!(!dir.join("warm").join(one.id.as_str()).exists());
         let retaken = get(&third).await;
         assert_ne!(retaken.id, one.id, "a base that is taken again is another one");
     });

@@ -6,10 +6,10 @@ use crate::waiting::PATIENCE;
 use crate::world::{RUNTIME, World};
 use futures::FutureExt;
 use futures::future::join_all;
+use leapbox_bases::{attachment, guest_of};
 use leapbox_guest_client::GuestClient;
 use leapbox_network::{Admission, Slot};
 use leapbox_storage::{copy_sparse, create_pristine_disk};
-use leapbox_templates::{attachment, guest_of};
 use leapbox_vmm::{
     BootSpec, Confinement, DiffSnapshot, IoLimits, Machine, NetworkAttachment, RestoreSpec, Shape, Snapshot, Vmm,
     VmmError,

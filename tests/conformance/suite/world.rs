@@ -5,8 +5,9 @@
 
 use crate::driver;
 use crate::settings::Settings;
+use leapbox_bases::{BaseKind, Bases};
 use leapbox_network::{HostTable, Network, NetworkConfig};
-use leapbox_templates::{Artifacts, BaseKind, SYSTEM_DEBIAN, WarmSnapshots};
+use leapbox_templates::{Artifacts, SYSTEM_DEBIAN};
 use leapbox_vmm::floor::Floor;
 use leapbox_vmm::{GuestImage, Shape, Snapshot, Vmm};
 use std::fs::OpenOptions;
@@ -35,7 +36,7 @@ pub struct World {
     pub image: GuestImage,
     /// The run's own folder.
     pub dir: PathBuf,
-    warm: WarmSnapshots,
+    warm: Bases,
     settings: Settings,
     instance: String,
     restarted: OnceCell<Arc<dyn Vmm>>,
@@ -79,7 +80,7 @@ impl World {
         };
         let network = Network::start(network).await.expect("the network starts");
         network.start_pool();
-        let warm = WarmSnapshots::open(&dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network));
+        let warm = Bases::open(&dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network));
         let warm = warm.expect("a folder for warm snapshots");
         let (restarted, floor, names) = (OnceCell::new(), OnceCell::new(), AtomicU32::new(0));
         Self { vmm, network, image, dir, warm, settings, instance, restarted, floor, names }

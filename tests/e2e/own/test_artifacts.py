@@ -82,7 +82,7 @@ def test_snapshots_are_read_only_in_a_folder_that_is_roots_alone(server):
 
 @pytest.mark.parametrize(
     ("kind", "fault"),
-    # One that is found at its first use and one at the start; crates/templates/src/warm/folder/tests.rs has every file.
+    # One that is found at its first use and one at the start; crates/bases/src/folder/tests.rs has every file.
     [("memory", "content"), ("manifest", "manifest")],
     ids=["memory", "manifest"],
 )

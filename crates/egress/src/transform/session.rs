@@ -13,8 +13,9 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use leapbox_egress_policy::Denial;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Both sides of a WebSocket, once HTTP is over.
@@ -49,7 +50,7 @@ impl Session {
 
     /// The WebSocket that the connection was switched to, if it was.
     pub(crate) fn take_switched(&self) -> Option<Switched> {
-        self.switched.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.switched.lock().take()
     }
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
@@ -109,7 +110,7 @@ impl Session {
             return Err(Refusal::upstream(Denial::Upstream { name: self.target.name.clone(), what }));
         };
         let upstream = hyper::upgrade::on(&mut answer);
-        *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Switched { guest, upstream });
+        *self.switched.lock() = Some(Switched { guest, upstream });
         Ok(websocket::agree(answer.into_parts().0))
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{FULL_RETRY_S, LaunchError, LifecycleError, chain};
 use leapbox_api_types::ApiError;
+use leapbox_bases::BaseError;
 use leapbox_storage::{ArchiveError, StorageError, StoreError};
-use leapbox_templates::{ArtifactError, WarmError};
+use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
 
 /// Why a sandbox could not be stored, or what is stored of it cannot be used. The texts are for its owner: what is the
@@ -56,7 +57,7 @@ pub enum CheckpointError {
     },
     /// The warm snapshot it is a difference to is not there.
     #[error("the base it was stored upon is missing or damaged")]
-    NoBase(#[source] Option<WarmError>),
+    NoBase(#[source] Option<BaseError>),
     /// The kernel and template it ran with are not there.
     #[error("the image it was made from is missing or damaged")]
     NoImage(#[source] ArtifactError),

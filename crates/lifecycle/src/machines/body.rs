@@ -12,7 +12,6 @@ use leapbox_db::SandboxRow;
 use leapbox_guest_client::GuestClient;
 use leapbox_ids::SandboxId;
 use leapbox_storage::ArchiveStore;
-use leapbox_templates::Artifacts;
 use leapbox_vmm::ExitReason;
 use std::sync::Arc;
 
@@ -66,7 +65,7 @@ impl Body for HostBody {
         let _room = self.capacity.reserve_disk(self.vm.own_mib()).map_err(|_| CheckpointError::NoRoom(None))?;
         let stored = checkpoint::store(&self.archives, &self.vm, row, checkpoint).await?;
         let Origin { base, image } = self.vm.origin();
-        self.exports.want([base, Artifacts::archive_id(&image)].into_iter());
+        self.exports.want([base, format!("image-{image}")].iter().filter_map(|id| id.parse().ok()));
         Ok(stored)
     }
 

@@ -14,8 +14,8 @@ use crate::clock::now_ms;
 use crate::create::shape_of;
 use crate::error::CheckpointError;
 use leapbox_db::SandboxRow;
-use leapbox_ids::{OrganisationId, SandboxId, TemplateId};
-use leapbox_storage::{Archive, ArchiveError, ArchiveStore, ArchiveWriter, Runs, StorageError, disk_runs};
+use leapbox_ids::{ArchiveId, OrganisationId, SandboxId, TemplateId};
+use leapbox_storage::{Archive, ArchiveError, ArchiveStore, ArchiveWriter, Runs, StorageError, StoreError, disk_runs};
 use leapbox_vmm::{DiffSnapshot, Shape};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -81,6 +81,11 @@ impl Header {
     }
 }
 
+/// The id of a checkpoint's archive.
+pub(super) fn archive_id(checkpoint: &str) -> Result<ArchiveId, StoreError> {
+    checkpoint.parse().map_err(|_| ArchiveError::Name { name: checkpoint.to_owned() }.into())
+}
+
 /// Stores a suspended machine whole.
 pub(super) async fn store(
     archives: &ArchiveStore,
@@ -91,9 +96,9 @@ pub(super) async fn store(
     let base = vm.base.as_ref().ok_or(CheckpointError::Mismatch { what: "base (it is not there any more)" })?;
     let changes = vm.machine.snapshot_diff().await.map_err(CheckpointError::Vmm)?;
     let mut header = Header::of(row, &vm.machine.record().driver);
-    (header.base, header.image) = (Some(base.id.clone()), vm.image.clone());
+    (header.base, header.image) = (Some(base.id.to_string()), vm.image.clone());
     header.compatibility_key = Some(base.snapshot.compatibility_key.clone());
-    let writer = archives.begin(checkpoint).map_err(CheckpointError::of_writing)?;
+    let writer = archive_id(checkpoint).and_then(|id| archives.begin(&id)).map_err(CheckpointError::of_writing)?;
     let disk = vm.disk.clone();
     write(writer, header, Some(changes), disk).await
 }
@@ -106,7 +111,7 @@ pub(super) async fn store_disk(
     disk: &Path,
     checkpoint: &str,
 ) -> Result<Unnamed, CheckpointError> {
-    let writer = archives.begin(checkpoint).map_err(CheckpointError::of_writing)?;
+    let writer = archive_id(checkpoint).and_then(|id| archives.begin(&id)).map_err(CheckpointError::of_writing)?;
     write(writer, Header::of(row, driver), None, disk.to_path_buf()).await
 }
 

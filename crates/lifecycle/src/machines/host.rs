@@ -16,10 +16,11 @@ use crate::service::LifecycleConfig;
 use crate::stats::MachineNumbers;
 use async_trait::async_trait;
 use leapbox_api_types::sandbox::{DEFAULT_MEMORY_MIB, DEFAULT_TEMPLATE, DEFAULT_VCPU, DISK_MIB};
+use leapbox_bases::{Base, BaseKind, Bases};
 use leapbox_db::{Db, SandboxRow};
+use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::Network;
 use leapbox_storage::{Archive, ArchiveStore};
-use leapbox_templates::{Artifacts, Base, BaseKind, WarmSnapshots};
 use leapbox_vmm::{MachineRecord, Shape, Vmm, VmmError};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -62,7 +63,7 @@ impl Host {
     pub fn open(config: LifecycleConfig, parts: HostParts) -> Result<Self, StartError> {
         let HostParts { vmm, network, archives, catalog } = parts;
         let state_dir = &config.state_dir;
-        let warm = WarmSnapshots::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
+        let warm = Bases::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
         let launcher = Launcher::new(vmm, network, warm, config.io_limits, state_dir);
         for dir in launcher.dirs() {
             leapbox_storage::private_dir(dir)?;
@@ -139,9 +140,14 @@ impl Host {
         // Before anything is held: it may have to be fetched first.
         let archive = self.fetch(checkpoint).await?;
         let header = checkpoint::header_of(&archive, row)?;
-        let template = self.image_of(row, &header.image).await?;
+        let mismatch = |what| CheckpointError::Mismatch { what };
+        let image = header.image.parse().map_err(|_| mismatch("image"))?;
+        let template = self.image_of(row, &image).await?;
         let base = match &header.base {
-            Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, shape_of(row)).await?,
+            Some(id) => {
+                let id = id.parse().map_err(|_| mismatch("base"))?;
+                self.base_of(&id, header.compatibility_key.as_deref(), &template, shape_of(row)).await?
+            }
             None => self.base_now(&template, shape_of(row), BaseKind::Bare).await?,
         };
         let permit = self.admit(shape_of(row)).await?;
@@ -168,14 +174,15 @@ impl Host {
     /// What is stored as `checkpoint`, here or in the bucket.
     async fn fetch(&self, checkpoint: &str) -> Result<Archive, CheckpointError> {
         let seconds = FETCH_DEADLINE.as_secs();
-        let fetched = tokio::time::timeout(FETCH_DEADLINE, self.archives.get(checkpoint)).await;
+        let id = checkpoint::archive_id(checkpoint).map_err(CheckpointError::of_store)?;
+        let fetched = tokio::time::timeout(FETCH_DEADLINE, self.archives.get(&id)).await;
         fetched.map_err(|_| CheckpointError::Late { seconds })?.map_err(CheckpointError::of_store)
     }
 
     /// The base of a checkpoint, if this host can still make machines of it.
     async fn base_of(
         &self,
-        id: &str,
+        id: &BaseId,
         stored_for: Option<&str>,
         template: &Template,
         shape: Shape,
@@ -235,7 +242,7 @@ impl Machines for Host {
             Err(_) => 0,
         };
         let _room = self.capacity.reserve_disk(bytes >> 20).map_err(|_| CheckpointError::NoRoom(None))?;
-        self.exports.want(row.image.iter().map(|digest| Artifacts::archive_id(digest)));
+        self.exports.want(row.image.iter().filter_map(|digest| digest.parse().map(ArchiveId::Image).ok()));
         checkpoint::store_disk(&self.archives, &record.driver, row, &disk, checkpoint).await
     }
 
@@ -246,7 +253,11 @@ impl Machines for Host {
     }
 
     async fn discard(&self, checkpoint: &str) {
-        if let Err(error) = self.archives.remove(checkpoint).await {
+        let removed = match checkpoint::archive_id(checkpoint) {
+            Ok(id) => self.archives.remove(&id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
             tracing::warn!(checkpoint, error = %chain(&error), "a checkpoint could not be removed: it is garbage now");
         }
     }
@@ -269,7 +280,7 @@ impl Machines for Host {
         // First what there is, then what is named: what is stored and named in between is spared.
         let sweep = self.archives.sweep().await;
         let named = match db.archives_referenced().await {
-            Ok(named) => named,
+            Ok(named) => named.iter().filter_map(|id| id.parse().ok()).collect::<BTreeSet<ArchiveId>>(),
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "not known what is in use: nothing is collected");
                 return;
@@ -316,10 +327,10 @@ impl Machines for Host {
 impl Host {
     /// What an adopted machine's memory is a difference to. Without it the machine runs on, and cannot be stored.
     async fn base_of_adopted(&self, row: &SandboxRow) -> Option<Arc<Base>> {
-        let id = row.base.as_deref()?;
-        let base = match self.launcher.warm.by_id(id).await {
+        let id = row.base.as_deref()?.parse().ok()?;
+        let base = match self.launcher.warm.by_id(&id).await {
             Ok(Some(base)) => return Some(base),
-            Ok(None) => self.fetch_base(id).await,
+            Ok(None) => self.fetch_base(&id).await,
             Err(error) => Err(CheckpointError::NoBase(Some(error))),
         };
         base.map_err(|error| tracing::warn!(sandbox = %row.id, error = %chain(&error), "it cannot be paused")).ok()

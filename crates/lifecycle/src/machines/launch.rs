@@ -6,11 +6,11 @@ use super::vm::{SlotOf, StoredVm, Vm};
 use crate::catalog::Template;
 use crate::error::{LaunchError, chain};
 use leapbox_api_types::sandbox::DISK_MIB;
+use leapbox_bases::{Base, Bases, attachment, guest_of};
 use leapbox_guest_client::GuestClient;
 use leapbox_ids::SandboxId;
 use leapbox_network::{Admission, Network, Slot};
 use leapbox_storage::{Runs, copy_sparse, write_disk};
-use leapbox_templates::{Base, WarmSnapshots, attachment, guest_of};
 use leapbox_vmm::{Confinement, DiffSnapshot, IoLimits, Machine, RestoreSpec, Vmm};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,20 +31,14 @@ pub(super) enum Disk {
 pub(crate) struct Launcher {
     pub vmm: Arc<dyn Vmm>,
     pub network: Arc<Network>,
-    pub warm: WarmSnapshots,
+    pub warm: Bases,
     io_limits: IoLimits,
     machines_dir: PathBuf,
     disks_dir: PathBuf,
 }
 
 impl Launcher {
-    pub fn new(
-        vmm: Arc<dyn Vmm>,
-        network: Arc<Network>,
-        warm: WarmSnapshots,
-        io_limits: IoLimits,
-        state_dir: &Path,
-    ) -> Self {
+    pub fn new(vmm: Arc<dyn Vmm>, network: Arc<Network>, warm: Bases, io_limits: IoLimits, state_dir: &Path) -> Self {
         let (machines_dir, disks_dir) = (state_dir.join("machines"), state_dir.join("disks"));
         Self { vmm, network, warm, io_limits, machines_dir, disks_dir }
     }
@@ -78,7 +72,7 @@ impl Launcher {
         let name = machine_name();
         match self.start(&name, template, &base, disk, changes, &mut cleanup).await {
             Ok((machine, guest, slot)) => {
-                let image = template.image.digest.clone();
+                let image = template.image.digest.to_string();
                 Ok(Vm { machine, guest, slot, disk: self.disk(&name), base: Some(base), image, cleanup, permit })
             }
             Err(error) => {

@@ -12,8 +12,8 @@ use crate::catalog::Template;
 use crate::error::{LaunchError, chain};
 
 use futures::FutureExt;
+use leapbox_bases::BaseKind;
 use leapbox_ids::{SandboxId, TemplateId};
-use leapbox_templates::BaseKind;
 use leapbox_vmm::Shape;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -6,11 +6,11 @@ use super::{Identity, Origin};
 use crate::clock::now_ns;
 use crate::error::{CheckpointError, LaunchError, chain};
 use crate::sealed::Egress;
+use leapbox_bases::Base;
 use leapbox_guest_client::GuestClient;
 use leapbox_guest_protocol::{Configure, Entropy, Identity as Names, Trust};
 use leapbox_ids::SandboxId;
 use leapbox_network::{Admission, Gatekeeper, Slot};
-use leapbox_templates::Base;
 use leapbox_vmm::{Machine, MachineRecord};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -77,7 +77,7 @@ impl Vm {
 
     /// What it was made from.
     pub fn origin(&self) -> Origin {
-        let base = self.base.as_ref().map(|base| base.id.clone()).unwrap_or_default();
+        let base = self.base.as_ref().map(|base| base.id.to_string()).unwrap_or_default();
         Origin { base, image: self.image.clone() }
     }
 

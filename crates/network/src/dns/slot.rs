@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use leapbox_egress::{Journal, Names};
 use leapbox_egress_policy::{Denial, DomainName, Evaluator};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Names kept of one slot.
@@ -120,7 +121,7 @@ impl SlotNames {
     }
 
     fn memory(&self) -> MutexGuard<'_, HashMap<DomainName, Remembered>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 }
 

@@ -4,8 +4,8 @@ use crate::error::NetworkError;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -47,7 +47,7 @@ impl Upstream {
         match self {
             Self::Fixed(resolver) => resolver.clone(),
             Self::Host(servers) => {
-                let mut servers = servers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut servers = servers.lock();
                 servers.refresh();
                 servers.resolver.clone()
             }

@@ -18,7 +18,7 @@ pub enum ArchiveError {
         #[source]
         source: io::Error,
     },
-    /// Ids and names of parts are single path segments of letters, digits, `-` and `_`.
+    /// Names of parts, like ids of archives, are single path segments of letters, digits, `-` and `_`.
     #[error("{name:?} cannot be the name of an archive or of a part of one")]
     Name {
         /// The name.

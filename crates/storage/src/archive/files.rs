@@ -11,8 +11,8 @@ use std::path::Path;
 /// The longest id or name of a part, in bytes.
 const NAME_MAX: usize = 128;
 
-/// Ids and names of parts become names of files and of objects: one plain segment, and never one of the store's own
-/// names, which have a dot in them.
+/// Names of parts become names of files and of objects, as ids of archives do: one plain segment, and never one of the
+/// store's own names, which have a dot in them.
 pub(crate) fn check_name(name: &str) -> Result<(), ArchiveError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(plain) {

@@ -1,8 +1,8 @@
 //! The manifest: `{"format":1,"key":"<fingerprint>","tag":"<HMAC of the content's bytes>","content":{…}}`.
 
 use super::error::ArchiveError;
-use crate::hex;
 use crate::key::{SALT_LENGTH, ServerKey};
+use crate::strict_hex;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -107,7 +107,7 @@ impl Manifest {
         if serde_json::to_vec(&envelope).map_err(unreadable)? != text {
             return Err(damaged());
         }
-        let tag = hex::decode(&envelope.tag).ok_or_else(damaged)?;
+        let tag = strict_hex::decode(&envelope.tag).ok_or_else(damaged)?;
         hmac::verify(&tag_key(key, path)?, envelope.content.get().as_bytes(), &tag).map_err(|_| damaged())?;
         let manifest: Self = serde_json::from_str(envelope.content.get()).map_err(unreadable)?;
         if manifest.id != id {
@@ -121,7 +121,7 @@ impl Manifest {
     /// The salt's bytes.
     pub fn salt(&self, path: &Path) -> Result<Vec<u8>, ArchiveError> {
         let damaged = || ArchiveError::ManifestDamaged { path: path.to_path_buf() };
-        hex::decode(&self.salt).filter(|salt| salt.len() == SALT_LENGTH).ok_or_else(damaged)
+        strict_hex::decode(&self.salt).filter(|salt| salt.len() == SALT_LENGTH).ok_or_else(damaged)
     }
 }
 

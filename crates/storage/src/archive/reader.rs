@@ -8,6 +8,7 @@ use super::ordered::Ordered;
 use super::runs::{Order, parse};
 use crate::key::ServerKey;
 use crate::run::{Run, Runs};
+use leapbox_ids::ArchiveId;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::vec;
 
 /// An archive whose manifest is sound. All its files are open, so that removing it disturbs no reader.
 pub struct Archive {
+    id: ArchiveId,
     dir: PathBuf,
     key: ServerKey,
     manifest: Manifest,
@@ -31,11 +33,11 @@ pub struct Archive {
 impl Archive {
     /// Opens the archive `id` in `dir`, which is its own folder. Its parts have the lengths they were sealed with;
     /// their frames are checked when they are read.
-    pub(crate) fn open(dir: &Path, id: &str, key: &ServerKey) -> Result<Self, ArchiveError> {
+    pub(crate) fn open(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
         let path = dir.join(MANIFEST);
         let mut text = Vec::new();
         open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut text).map_err(fail("reading", &path))?;
-        let manifest = Manifest::decode(&text, id, key, &path)?;
+        let manifest = Manifest::decode(&text, &id.to_string(), key, &path)?;
         let salt = manifest.salt(&path)?;
         let mut files = BTreeMap::new();
         for (name, part) in &manifest.parts {
@@ -48,12 +50,12 @@ impl Archive {
             }
             files.insert(name.clone(), Arc::new(file));
         }
-        Ok(Self { dir: dir.to_path_buf(), key: key.clone(), manifest, salt, files, text })
+        Ok(Self { id: id.clone(), dir: dir.to_path_buf(), key: key.clone(), manifest, salt, files, text })
     }
 
     /// What it is called.
-    pub fn id(&self) -> &str {
-        &self.manifest.id
+    pub fn id(&self) -> &ArchiveId {
+        &self.id
     }
 
     /// The header, as what the owner of the archive put in.
@@ -68,7 +70,8 @@ impl Archive {
     }
 
     /// What a part amounts to.
-    pub fn part(&self, name: &str) -> Option<PartStats> {
+    #[cfg(test)]
+    pub(crate) fn part(&self, name: &str) -> Option<PartStats> {
         self.manifest.parts.get(name).map(|part| part.stats)
     }
 

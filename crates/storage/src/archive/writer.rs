@@ -6,9 +6,9 @@ use super::frame::{FrameKey, Place};
 use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats};
 use super::ordered::Ordered;
 use super::runs::Batches;
-use crate::hex;
 use crate::key::{SALT_LENGTH, ServerKey, random};
 use crate::run::{RUN_MAX, Runs};
+use leapbox_ids::ArchiveId;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -39,9 +39,9 @@ pub(crate) struct Totals {
 impl Writer {
     /// Begins the archive `id` in the folder `dir`. What a server that was killed left of one is removed before, by
     /// `store`.
-    pub fn begin(dir: &Path, id: &str, key: &ServerKey) -> Result<Self, ArchiveError> {
-        check_name(id)?;
-        let (draft, place) = (dir.join(format!(".{id}")), dir.join(id));
+    pub fn begin(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
+        let id = id.to_string();
+        let (draft, place) = (dir.join(format!(".{id}")), dir.join(&id));
         let unsalted = |source| ArchiveError::Key { path: draft.clone(), source };
         let salt = random().map_err(unsalted)?;
         if std::fs::symlink_metadata(&place).is_ok() {
@@ -52,8 +52,7 @@ impl Writer {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(ArchiveError::Exists { path: draft }),
             Err(e) => return Err(fail("creating", &draft)(e)),
         }
-        let (id, key) = (id.to_owned(), key.clone());
-        Ok(Self { id, key, salt, draft, place, parts: BTreeMap::new(), broken: false })
+        Ok(Self { id, key: key.clone(), salt, draft, place, parts: BTreeMap::new(), broken: false })
     }
 
     /// Adds a part of plain bytes.

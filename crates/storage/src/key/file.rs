@@ -1,7 +1,6 @@
 //! The key's file: read with suspicion, and made so that it is either whole or not there.
 
 use super::{KEY_LENGTH, KeyError, random};
-use crate::hex;
 use nix::errno::Errno;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::Uid;
@@ -42,7 +41,7 @@ pub(super) fn load(path: &Path) -> Result<Option<[u8; KEY_LENGTH]>, KeyError> {
 pub(super) fn create(path: &Path) -> Result<[u8; KEY_LENGTH], KeyError> {
     let bytes: [u8; KEY_LENGTH] = random()?;
     // Under a name of its own until it is whole and on disk; a link, unlike a rename, never replaces a key.
-    let unfinished = path.with_extension(format!("new-{}", hex::encode(&random::<8>()?)));
+    let unfinished = path.with_extension(format!("new-{}", hex::encode(random::<8>()?)));
     let mut file = File::options()
         .write(true)
         .create_new(true)

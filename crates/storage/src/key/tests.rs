@@ -81,7 +81,7 @@ fn nothing_of_the_key_is_shown() {
     let key = ServerKey::load_or_create(&path).expect("made");
     let text = format!("{key:?}");
     assert_eq!(text, format!("ServerKey {{ fingerprint: {:?}, .. }}", key.fingerprint()));
-    assert!(!hex::encode(&std::fs::read(&path).expect("read")).contains(key.fingerprint()));
+    assert!(!hex::encode(std::fs::read(&path).expect("read")).contains(key.fingerprint()));
 }
 
 #[test]

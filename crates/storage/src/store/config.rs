@@ -44,11 +44,6 @@ impl RemoteConfig {
             _ => Err(wrong(url, "it must begin with s3:// or file://")),
         }
     }
-
-    /// Where it is, as configured.
-    pub fn url(&self) -> &str {
-        &self.remote.url
-    }
 }
 
 impl std::fmt::Debug for RemoteConfig {

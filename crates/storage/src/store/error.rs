@@ -1,6 +1,7 @@
 //! What the store of archives can fail at.
 
 use crate::{ArchiveError, PrivateError};
+use leapbox_ids::ArchiveId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ pub enum StoreError {
     #[error("there is no archive {id}")]
     NotFound {
         /// Its id.
-        id: String,
+        id: ArchiveId,
     },
     /// The object store's URL is none that can be used.
     #[error("{url} cannot be the object store: {why}")]
@@ -88,7 +89,7 @@ pub enum StoreError {
     #[error("the archive {id} cannot be had from the object store")]
     Fetch {
         /// Its id.
-        id: String,
+        id: ArchiveId,
         /// Why not; one attempt for all who asked.
         #[source]
         source: Arc<StoreError>,
@@ -97,7 +98,7 @@ pub enum StoreError {
     #[error("the upload of {id} was given up")]
     GivenUp {
         /// Its id.
-        id: String,
+        id: ArchiveId,
     },
     /// A blocking task was cancelled or panicked.
     #[error("a task of the store did not end as it should")]

@@ -6,13 +6,15 @@ use super::{Inner, blocking, local};
 use crate::archive::{Archive, MANIFEST, Manifest, publish};
 use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt, Shared, try_join_all};
+use leapbox_ids::ArchiveId;
 use object_store::path::Path as ObjectPath;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 type Outcome = Result<(), Arc<StoreError>>;
 type Fetch = Shared<BoxFuture<'static, Outcome>>;
@@ -20,19 +22,19 @@ type Fetch = Shared<BoxFuture<'static, Outcome>>;
 /// The downloads under way.
 #[derive(Default)]
 pub(super) struct Fetches {
-    by_id: Mutex<HashMap<String, Fetch>>,
+    by_id: Mutex<HashMap<ArchiveId, Fetch>>,
 }
 
 impl Fetches {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Fetch>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<ArchiveId, Fetch>> {
+        self.by_id.lock()
     }
 }
 
 /// Ends a download's being under way, also when its task panics.
 struct UnderWay {
     inner: Arc<Inner>,
-    id: String,
+    id: ArchiveId,
 }
 
 impl Drop for UnderWay {
@@ -43,24 +45,24 @@ impl Drop for UnderWay {
 
 impl Inner {
     /// The caller has pinned `id`, so that what came is still there when it is opened.
-    pub(super) async fn open_remote(self: &Arc<Self>, id: &str) -> Result<Archive, StoreError> {
-        let missing = || StoreError::NotFound { id: id.to_owned() };
-        if self.remote.is_none() || self.index.is_doomed(id) {
+    pub(super) async fn open_remote(self: &Arc<Self>, id: &ArchiveId) -> Result<Archive, StoreError> {
+        let missing = || StoreError::NotFound { id: id.clone() };
+        if self.remote.is_none() || self.index.is_doomed(&id.to_string()) {
             return Err(missing());
         }
         match self.fetch(id).await {
             Ok(()) => self.open_local(id).await?.ok_or_else(missing),
             Err(e) if matches!(*e, StoreError::NotFound { .. }) => Err(missing()),
-            Err(source) => Err(StoreError::Fetch { id: id.to_owned(), source }),
+            Err(source) => Err(StoreError::Fetch { id: id.clone(), source }),
         }
     }
 
-    fn fetch(self: &Arc<Self>, id: &str) -> Fetch {
+    fn fetch(self: &Arc<Self>, id: &ArchiveId) -> Fetch {
         let mut fetches = self.fetches.lock();
         if let Some(fetch) = fetches.get(id) {
             return fetch.clone();
         }
-        let under_way = UnderWay { inner: Arc::clone(self), id: id.to_owned() };
+        let under_way = UnderWay { inner: Arc::clone(self), id: id.clone() };
         // A task of its own: it does not end with whoever asked first.
         let task = tokio::spawn(async move {
             let fetched = download(&under_way.inner, &under_way.id).await.map_err(Arc::new);
@@ -68,39 +70,41 @@ impl Inner {
             fetched
         });
         let fetch = task.map(|ended| ended.unwrap_or_else(|e| Err(Arc::new(StoreError::Task(e))))).boxed().shared();
-        fetches.insert(id.to_owned(), fetch.clone());
+        fetches.insert(id.clone(), fetch.clone());
         fetch
     }
 }
 
 /// Brings the archive into the folder, whole or not at all.
-async fn download(inner: &Inner, id: &str) -> Result<(), StoreError> {
-    let (Some(remote), place) = (&inner.remote, inner.dir.join(id)) else {
-        return Err(StoreError::NotFound { id: id.to_owned() });
+async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
+    let Some(remote) = &inner.remote else {
+        return Err(StoreError::NotFound { id: id.clone() });
     };
-    if inner.index.contains(id) && std::fs::symlink_metadata(&place).is_ok() {
+    let name = id.to_string();
+    let place = inner.dir.join(&name);
+    if inner.index.contains(&name) && std::fs::symlink_metadata(&place).is_ok() {
         return Ok(()); // came between the caller's look and this
     }
-    let Some(text) = remote.manifest(id).await? else {
-        return Err(StoreError::NotFound { id: id.to_owned() });
+    let Some(text) = remote.manifest(&name).await? else {
+        return Err(StoreError::NotFound { id: id.clone() });
     };
-    let draft = Draft(inner.dir.join(format!(".fetch-{id}")));
-    let manifest = Manifest::decode(&text, id, &inner.key, &draft.0.join(MANIFEST))?;
+    let draft = Draft(inner.dir.join(format!(".fetch-{name}")));
+    let manifest = Manifest::decode(&text, &name, &inner.key, &draft.0.join(MANIFEST))?;
     let folder = draft.0.clone();
     blocking(move || {
         local::remove_all(&folder)?;
         DirBuilder::new().mode(0o700).create(&folder).map_err(fail("creating", &folder))
     })
     .await??;
-    let parts = manifest.parts.iter().map(|(name, part)| {
+    let parts = manifest.parts.iter().map(|(part_name, part)| {
         let length = part.stats.stored_bytes;
-        download_part(remote, id, name, length, draft.0.join(name))
+        download_part(remote, &name, part_name, length, draft.0.join(part_name))
     });
     try_join_all(parts).await?;
-    if inner.index.is_doomed(id) {
-        return Err(StoreError::NotFound { id: id.to_owned() }); // removed meanwhile
+    if inner.index.is_doomed(&name) {
+        return Err(StoreError::NotFound { id: id.clone() }); // removed meanwhile
     }
-    let (id, key, bucket) = (id.to_owned(), inner.key.clone(), remote.identity.clone());
+    let (id, key, bucket) = (id.clone(), inner.key.clone(), remote.identity.clone());
     let stored = blocking(move || {
         let path = draft.0.join(MANIFEST);
         let mut file = create(&path)?;
@@ -109,10 +113,10 @@ async fn download(inner: &Inner, id: &str) -> Result<(), StoreError> {
         archive.verify()?;
         local::mark_uploaded(&draft.0, &bucket)?;
         publish(&draft.0, &place)?;
-        Ok::<_, StoreError>((id, archive.stored_bytes()))
+        Ok::<_, StoreError>(archive.stored_bytes())
     });
-    let (id, bytes) = stored.await??;
-    inner.index.insert(&id, bytes, true);
+    let bytes = stored.await??;
+    inner.index.insert(&name, bytes, true);
     Ok(())
 }
 

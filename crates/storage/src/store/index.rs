@@ -10,12 +10,16 @@
 //!                                                    └─► doomed: to be removed from the bucket as well
 //! ```
 //!
-//! Nothing here is stored: a start reads it from the folder. No lock is held over a wait.
+//! Nothing here is stored: a start reads it from the folder. Everything is kept by its folder's name, which is an
+//! archive's id unless somebody else made the folder: such a folder is swept, too, and never uploaded. No lock is held
+//! over a wait.
 
+use leapbox_ids::ArchiveId;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// An archive in the folder.
@@ -80,37 +84,33 @@ pub(super) struct Index {
 #[must_use = "without it, garbage collection may take the archive before anything names it"]
 pub struct Pin {
     index: Arc<Index>,
-    id: String,
+    id: ArchiveId,
 }
 
 impl Pin {
-    /// The archive's id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
     /// The archive is in the folder now.
     pub(super) fn sealed(&self, bytes: u64) {
-        self.index.insert(&self.id, bytes, false);
+        self.index.insert(&self.id.to_string(), bytes, false);
     }
 
-    /// Lets go: by now the archive is named where garbage collection looks, or may go.
-    pub fn release(self) {}
+    /// Drops it, which says in a test that the archive is named by now, or may be removed.
+    #[cfg(test)]
+    pub(super) fn release(self) {}
 }
 
 impl std::fmt::Debug for Pin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Pin").field(&self.id).finish()
+        f.debug_tuple("Pin").field(&self.id.to_string()).finish()
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut state = self.index.lock();
-        if let Some(count) = state.pins.get_mut(&self.id) {
+        let (name, mut state) = (self.id.to_string(), self.index.lock());
+        if let Some(count) = state.pins.get_mut(&name) {
             *count -= 1;
             if *count == 0 {
-                state.pins.remove(&self.id);
+                state.pins.remove(&name);
             }
         }
         drop(state);
@@ -124,17 +124,16 @@ impl Index {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is made in one piece, so that what a panicking thread left is sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    pub fn pin(self: &Arc<Self>, id: &str) -> Pin {
-        let mut state = self.lock();
-        *state.pins.entry(id.to_owned()).or_default() += 1;
+    pub fn pin(self: &Arc<Self>, id: &ArchiveId) -> Pin {
+        let (name, mut state) = (id.to_string(), self.lock());
+        *state.pins.entry(name.clone()).or_default() += 1;
         if let Some(touched) = &mut state.touched {
-            touched.insert(id.to_owned());
+            touched.insert(name);
         }
-        Pin { index: Arc::clone(self), id: id.to_owned() }
+        Pin { index: Arc::clone(self), id: id.clone() }
     }
 
     /// An archive has come into the folder: written, or fetched from the bucket.
@@ -200,12 +199,13 @@ impl Index {
     }
 
     /// What is to be uploaded next: released, and least often in vain.
-    pub fn next_upload(&self) -> Option<String> {
+    pub fn next_upload(&self) -> Option<ArchiveId> {
         let state = self.lock();
         // What is doomed was removed under that name before, and has to be gone from the bucket first.
         let may = |id: &String| !state.pins.contains_key(id) && !state.doomed.contains(id);
         let waiting = state.entries.iter().filter(|(id, entry)| !entry.uploaded && may(id));
-        waiting.min_by_key(|(_, entry)| (entry.failures, entry.used)).map(|(id, _)| id.clone())
+        let archives = waiting.filter_map(|(id, entry)| Some((id.parse().ok()?, entry)));
+        archives.min_by_key(|(_, entry)| (entry.failures, entry.used)).map(|(id, _)| id)
     }
 
     /// What is to be evicted next, so that no more than `limit` bytes are here.

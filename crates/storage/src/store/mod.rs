@@ -13,8 +13,8 @@
 //! Removal is explicit ([`ArchiveStore::remove`]) or a sweep ([`ArchiveStore::sweep`]) of all that nothing names. A
 //! [`Pin`] keeps an archive from being swept between its sealing and the database's row that names it.
 //!
-//! Built by `serve`, in one process only; called by `lifecycle` (checkpoints, snapshots) and `templates` (bases,
-//! images).
+//! Built by `serve`, in one process only; called by `lifecycle` (checkpoints, snapshots), `bases` and `templates`
+//! (images).
 
 mod config;
 mod error;
@@ -37,10 +37,11 @@ pub use sweep::{Sweep, Swept};
 pub use usage::Usage;
 pub use writer::{ArchiveWriter, Sealed};
 
-use crate::archive::{Archive, Writer, check_name};
+use crate::archive::{Archive, Writer};
 use crate::key::ServerKey;
 use fetch::Fetches;
 use index::{Index, Reason};
+use leapbox_ids::ArchiveId;
 use remote::Remote;
 use std::fs::File;
 use std::path::PathBuf;
@@ -101,17 +102,15 @@ impl ArchiveStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Begins the archive `id`, which there must not be in the folder: letters, digits, `-` and `_`. It is pinned from
-    /// now on. Blocking.
-    pub fn begin(&self, id: &str) -> Result<ArchiveWriter, StoreError> {
+    /// Begins the archive `id`, which there must not be in the folder. It is pinned from now on. Blocking.
+    pub fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
         let pin = self.inner.index.pin(id);
         Ok(ArchiveWriter::new(Writer::begin(&self.inner.dir, id, &self.inner.key)?, pin))
     }
 
     /// Opens the archive `id`, from the folder or, if it is not there, from the bucket: downloaded once for all who ask
     /// meanwhile, verified, and kept.
-    pub async fn get(&self, id: &str) -> Result<Archive, StoreError> {
-        check_name(id)?;
+    pub async fn get(&self, id: &ArchiveId) -> Result<Archive, StoreError> {
         let _pin = self.inner.index.pin(id);
         match self.inner.open_local(id).await? {
             Some(archive) => Ok(archive),
@@ -121,23 +120,21 @@ impl ArchiveStore {
 
     /// Pins the archive `id` if there is one, here or in the bucket: what is about to be named again, like a base by
     /// another sandbox, cannot be swept before it is.
-    pub async fn hold(&self, id: &str) -> Result<Option<Pin>, StoreError> {
-        check_name(id)?;
-        let pin = self.inner.index.pin(id);
-        if self.inner.index.contains(id) {
+    pub async fn hold(&self, id: &ArchiveId) -> Result<Option<Pin>, StoreError> {
+        let (name, pin) = (id.to_string(), self.inner.index.pin(id));
+        if self.inner.index.contains(&name) {
             return Ok(Some(pin));
         }
         match &self.inner.remote {
-            Some(remote) if !self.inner.index.is_doomed(id) => Ok(remote.manifest(id).await?.map(|_| pin)),
+            Some(remote) if !self.inner.index.is_doomed(&name) => Ok(remote.manifest(&name).await?.map(|_| pin)),
             _ => Ok(None),
         }
     }
 
     /// Removes the archive `id` from the folder, now, and from the bucket, in the background. Who is reading it is not
     /// disturbed. One that is not there is no error.
-    pub async fn remove(&self, id: &str) -> Result<(), StoreError> {
-        check_name(id)?;
-        self.inner.remove_local(id, Reason::Removed).await.map(drop)
+    pub async fn remove(&self, id: &ArchiveId) -> Result<(), StoreError> {
+        self.inner.remove_local(&id.to_string(), Reason::Removed).await.map(drop)
     }
 
     /// Whether there is a bucket behind the folder.
@@ -160,20 +157,22 @@ impl std::fmt::Debug for ArchiveStore {
 
 impl Inner {
     /// The archive in the folder; none if there is none. One that is damaged but whole in the bucket counts as none.
-    async fn open_local(&self, id: &str) -> Result<Option<Archive>, StoreError> {
-        let (dir, key, name) = (self.dir.join(id), self.key.clone(), id.to_owned());
-        let opened = blocking(move || match Archive::open(&dir, &name, &key) {
+    async fn open_local(&self, id: &ArchiveId) -> Result<Option<Archive>, StoreError> {
+        let name = id.to_string();
+        let (dir, key, id) = (self.dir.join(&name), self.key.clone(), id.clone());
+        let opened = blocking(move || match Archive::open(&dir, &id, &key) {
             Err(_) if std::fs::symlink_metadata(&dir).is_err() => Ok(None),
             opened => opened.map(Some),
         });
         match opened.await? {
-            Err(damage) if damage.is_damage() && self.index.is_uploaded(id) => {
-                tracing::warn!(archive = id, error = %damage, "a stored archive is damaged here; taking the bucket's");
-                self.remove_local(id, Reason::Damaged).await?;
+            Err(damage) if damage.is_damage() && self.index.is_uploaded(&name) => {
+                let (archive, error) = (&name, &damage);
+                tracing::warn!(archive, %error, "a stored archive is damaged here; taking the bucket's");
+                self.remove_local(&name, Reason::Damaged).await?;
                 Ok(None)
             }
             opened => {
-                self.index.touch(id);
+                self.index.touch(&name);
                 Ok(opened?)
             }
         }

@@ -14,6 +14,7 @@
 use super::error::StoreError;
 use super::index::Reason;
 use super::{ArchiveStore, blocking, local};
+use leapbox_ids::ArchiveId;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::MutexGuard;
 
@@ -58,7 +59,8 @@ impl ArchiveStore {
 impl Sweep<'_> {
     /// Removes what there was when the sweep began, is not in `named`, and has not been pinned since. If the bucket
     /// cannot be listed, the folder is swept all the same, and that is the error.
-    pub async fn keep_only(mut self, named: &BTreeSet<String>) -> Result<Swept, StoreError> {
+    pub async fn keep_only(mut self, named: &BTreeSet<ArchiveId>) -> Result<Swept, StoreError> {
+        let named: BTreeSet<String> = named.iter().map(ToString::to_string).collect();
         let index = &self.store.inner.index;
         let mut swept = Swept::default();
         let there = std::mem::replace(&mut self.there, Ok(BTreeMap::new()));

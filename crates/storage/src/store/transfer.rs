@@ -7,6 +7,7 @@ use super::remote::{PIECE, Remote};
 use super::{ArchiveStore, Inner, blocking, local};
 use crate::archive::MANIFEST;
 use bytes::Bytes;
+use leapbox_ids::ArchiveId;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -52,7 +53,8 @@ impl ArchiveStore {
     }
 
     /// Does now what [`ArchiveStore::run`] would do in the background, until nothing is left to do or something fails.
-    pub async fn settle(&self) -> Result<(), StoreError> {
+    #[cfg(test)]
+    pub(super) async fn settle(&self) -> Result<(), StoreError> {
         self.inner.settle(&CancellationToken::new()).await
     }
 }
@@ -80,7 +82,7 @@ impl Inner {
                 break;
             };
             remote.claim(self.key.fingerprint()).await?;
-            self.upload(remote, &id, stop).await.inspect_err(|_| self.index.count_failure(&id))?;
+            self.upload(remote, &id, stop).await.inspect_err(|_| self.index.count_failure(&id.to_string()))?;
         }
         removed
     }
@@ -104,26 +106,27 @@ impl Inner {
     }
 
     /// Uploads one archive, the manifest last. If it is removed meanwhile, that is no error; the removal follows.
-    async fn upload(&self, remote: &Remote, id: &str, stop: &CancellationToken) -> Result<(), StoreError> {
+    async fn upload(&self, remote: &Remote, id: &ArchiveId, stop: &CancellationToken) -> Result<(), StoreError> {
+        let folder = id.to_string();
         let Some(archive) = self.open_local(id).await? else {
-            self.index.forget(id);
+            self.index.forget(&folder);
             return Ok(());
         };
-        if !self.index.begin_upload(id) {
+        if !self.index.begin_upload(&folder) {
             return Ok(());
         }
         for (name, file, length) in archive.stored_parts() {
-            let wanted = Wanted { index: Arc::clone(&self.index), id: id.to_owned(), stop: stop.clone() };
-            match put_file(remote, id, name, file, length, wanted).await {
+            let wanted = Wanted { index: Arc::clone(&self.index), id: id.clone(), stop: stop.clone() };
+            match put_file(remote, &folder, name, file, length, wanted).await {
                 Err(StoreError::GivenUp { .. }) if !stop.is_cancelled() => return Ok(()),
                 put => put?,
             }
         }
-        remote.put(id, MANIFEST, archive.manifest_text().to_vec()).await?;
-        if !self.index.mark_uploaded(id, true) {
+        remote.put(&folder, MANIFEST, archive.manifest_text().to_vec()).await?;
+        if !self.index.mark_uploaded(&folder, true) {
             return Ok(());
         }
-        let (dir, bucket) = (self.dir.join(id), remote.identity.clone());
+        let (dir, bucket) = (self.dir.join(&folder), remote.identity.clone());
         blocking(move || local::mark_uploaded(&dir, &bucket)).await?
     }
 }
@@ -161,14 +164,15 @@ fn read_piece(file: &File, start: u64, size: usize) -> std::io::Result<Bytes> {
 /// Whether an upload is still of use.
 struct Wanted {
     index: Arc<Index>,
-    id: String,
+    id: ArchiveId,
     stop: CancellationToken,
 }
 
 impl Wanted {
     fn check(&self) -> Result<(), StoreError> {
         // Doomed: removed, and perhaps written anew under the same name since.
-        let gone = !self.index.contains(&self.id) || self.index.is_doomed(&self.id);
+        let name = self.id.to_string();
+        let gone = !self.index.contains(&name) || self.index.is_doomed(&name);
         if self.stop.is_cancelled() || gone {
             return Err(StoreError::GivenUp { id: self.id.clone() });
         }

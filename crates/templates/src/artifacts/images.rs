@@ -9,9 +9,10 @@
 
 use super::manifest::{Manifest, StoredArtifact};
 use super::{Artifacts, IMAGE_FILE};
-use crate::digest;
 use crate::error::ArtifactError;
 use leapbox_guest_protocol::ImageConfig;
+use leapbox_ids::ImageDigest;
+use leapbox_storage::digest;
 use leapbox_vmm::GuestImage;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -39,9 +40,9 @@ impl ImageParts {
     }
 
     /// Its digest: over the three contents, wherever they lie.
-    pub fn digest(&self) -> String {
+    pub fn digest(&self) -> ImageDigest {
         let [kernel, initramfs, rootfs] = self.files().map(|stored| stored.sha256.as_bytes());
-        digest::of_parts(&[kernel, initramfs, rootfs])
+        digest::of_parts(&[kernel, initramfs, rootfs]).into()
     }
 
     /// Kernel, initramfs, root file system.
@@ -105,27 +106,23 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`ArtifactError::NoImage`] when it was never here; otherwise what is missing of it.
-    pub fn image_of(&self, digest: &str) -> Result<(GuestImage, ImageConfig), ArtifactError> {
+    pub fn image_of(&self, digest: &ImageDigest) -> Result<(GuestImage, ImageConfig), ArtifactError> {
         let parts = self.parts_of(digest)?;
         Ok((parts.image(&self.dir)?, parts.config(&self.dir)?))
     }
 
-    pub(super) fn parts_of(&self, digest: &str) -> Result<ImageParts, ArtifactError> {
+    pub(super) fn parts_of(&self, digest: &ImageDigest) -> Result<ImageParts, ArtifactError> {
         let in_use = self.templates().filter_map(|template| ImageParts::of_template(&self.manifest, template));
-        if let Some(parts) = in_use.into_iter().find(|parts| parts.digest() == digest) {
+        if let Some(parts) = in_use.into_iter().find(|parts| parts.digest() == *digest) {
             return Ok(parts);
         }
-        let missing = || ArtifactError::NoImage { digest: digest.to_owned(), dir: self.dir.clone() };
-        // It becomes a file's name.
-        if digest.is_empty() || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(missing());
-        }
+        let missing = || ArtifactError::NoImage { digest: digest.clone(), dir: self.dir.clone() };
         read(&self.dir.join(FOLDER).join(format!("{digest}.json")), digest)?.ok_or_else(missing)
     }
 }
 
 /// One entry of the list; none if it is not there.
-fn read(path: &Path, digest: &str) -> Result<Option<ImageParts>, ArtifactError> {
+fn read(path: &Path, digest: &ImageDigest) -> Result<Option<ImageParts>, ArtifactError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -134,8 +131,9 @@ fn read(path: &Path, digest: &str) -> Result<Option<ImageParts>, ArtifactError> 
     let parts: ImageParts =
         serde_json::from_slice(&text).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
     let found = parts.digest();
-    if found != digest {
-        return Err(ArtifactError::Damaged { path: path.to_owned(), found, expected: digest.to_owned() });
+    if found != *digest {
+        let (found, expected) = (found.to_string(), digest.to_string());
+        return Err(ArtifactError::Damaged { path: path.to_owned(), found, expected });
     }
     Ok(Some(parts))
 }

@@ -1,7 +1,7 @@
 //! `current.json`: which artifacts are in use.
 
-use crate::digest;
 use crate::error::ArtifactError;
+use leapbox_storage::digest;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ impl Manifest {
 
 impl StoredArtifact {
     /// Absolute path of the main file.
-    pub fn path(&self, artifacts: &Path) -> PathBuf {
+    pub(crate) fn path(&self, artifacts: &Path) -> PathBuf {
         artifacts.join(&self.dir).join(&self.file)
     }
 
@@ -122,7 +122,7 @@ impl StoredArtifact {
     /// Compares content and digest.
     pub(crate) fn verify(&self, artifacts: &Path) -> Result<(), ArtifactError> {
         let path = self.checked_file(artifacts)?;
-        let found = digest::of_file(&path).map_err(ArtifactError::file("read an artifact", &path))?;
+        let found = digest::of_file(&path).map(hex::encode).map_err(ArtifactError::file("read an artifact", &path))?;
         if found != self.sha256 {
             let expected = format!("sha256 {}", self.sha256);
             return Err(ArtifactError::Damaged { path, found: format!("sha256 {found}"), expected });

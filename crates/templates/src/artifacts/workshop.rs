@@ -8,12 +8,15 @@
 
 use super::images;
 use super::manifest::{Manifest, StoredArtifact};
-use crate::digest;
 use crate::error::ArtifactError;
+use leapbox_storage::digest;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Digits of an artifact's digest that name its folder.
+const FOLDER_DIGITS: usize = 12;
 
 /// The right to build in an artifacts folder.
 #[derive(Debug)]
@@ -45,12 +48,12 @@ impl Workshop {
     }
 
     /// The artifacts folder.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// What is in use now.
-    pub fn manifest(&self) -> &Manifest {
+    pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
@@ -70,9 +73,10 @@ impl Workshop {
     /// Moves a finished folder to `<kind>/<prefix><digest of its main file>`, durably.
     pub(crate) fn publish(&self, built: &Path, new: NewArtifact<'_>) -> Result<StoredArtifact, ArtifactError> {
         let main = built.join(new.file);
-        let sha256 = digest::of_file(&main).map_err(ArtifactError::file("read what was built", &main))?;
+        let sha256 =
+            digest::of_file(&main).map(hex::encode).map_err(ArtifactError::file("read what was built", &main))?;
         let bytes = std::fs::metadata(&main).map_err(ArtifactError::file("look at what was built", &main))?.len();
-        let dir = Path::new(new.kind).join(format!("{}{}", new.prefix, &sha256[..digest::SHORT]));
+        let dir = Path::new(new.kind).join(format!("{}{}", new.prefix, &sha256[..FOLDER_DIGITS]));
         let stored = StoredArtifact { dir, file: new.file.to_owned(), sha256, bytes, inputs: new.inputs.to_owned() };
         let target = self.dir.join(&stored.dir);
         sync_file_system(built)?;

@@ -2,7 +2,7 @@
 
 use crate::artifacts::SYSTEM_DEBIAN;
 use crate::debian_archive::{PUBLIC_SOURCES, SUITE};
-use crate::digest;
+use leapbox_storage::digest;
 
 /// Grows when [`super::finish`] writes something else, or packing changes.
 const FINISH: &str = "2";
@@ -32,13 +32,13 @@ pub struct Recipe {
 
 impl Recipe {
     /// Digest of everything that decides what is built, but the versions of Debian's packages.
-    pub fn inputs(&self) -> String {
-        digest::of_parts(&[
+    pub(crate) fn inputs(&self) -> String {
+        hex::encode(digest::of_parts(&[
             format!("{self:?}").as_bytes(),
             SUITE.as_bytes(),
             PUBLIC_SOURCES.as_bytes(),
             FINISH.as_bytes(),
-        ])
+        ]))
     }
 }
 

@@ -111,15 +111,16 @@ fn parts_of_another_archive_or_of_another_name_are_refused() {
     assert!(refused(&two).contains("frame 0"));
     swap(&one.join("memory"), &two.join("memory"));
     swap(&one.join(MANIFEST), &two.join(MANIFEST));
-    assert!(refused(&one).contains("is the manifest of ckp-2, not of ckp-1"));
+    let (first, second) = (archive_name("ckp-1"), archive_name("ckp-2"));
+    assert!(refused(&one).contains(&format!("is the manifest of {second}, not of {first}")));
     swap(&one.join(MANIFEST), &two.join(MANIFEST));
 
-    let mut writer = Writer::begin(dir.path(), "ckp-3", &key()).expect("begun");
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-3"), &key()).expect("begun");
     writer.runs("memory", runs(vec![run(0, b"same length")])).expect("written");
     writer.runs("disk", runs(vec![run(0, b"other bytes")])).expect("written");
     writer.bytes("state", b"").expect("written");
     writer.seal(&header()).expect("sealed");
-    let three = dir.path().join("ckp-3");
+    let three = dir.path().join(archive_name("ckp-3"));
     swap(&three.join("memory"), &three.join("disk"));
     assert!(refused(&three).contains("frame 0"));
 }
@@ -128,11 +129,12 @@ fn parts_of_another_archive_or_of_another_name_are_refused() {
 fn an_archive_under_another_name_or_of_another_key_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let place = small(dir.path(), "ckp-1");
-    let moved = dir.path().join("ckp-9");
+    let moved = dir.path().join(archive_name("ckp-9"));
     std::fs::rename(&place, &moved).expect("moved");
-    assert!(refused(&moved).ends_with("manifest.json is the manifest of ckp-1, not of ckp-9"));
+    let (one, nine) = (archive_name("ckp-1"), archive_name("ckp-9"));
+    assert!(refused(&moved).ends_with(&format!("manifest.json is the manifest of {one}, not of {nine}")));
     std::fs::rename(&moved, &place).expect("moved back");
-    let error = Archive::open(&place, "ckp-1", &ServerKey::of(8)).expect_err("another key");
+    let error = Archive::open(&place, &archive_id("ckp-1"), &ServerKey::of(8)).expect_err("another key");
     assert!(error.to_string().contains("was sealed with another server key"), "{error}");
     assert!(matches!(error, ArchiveError::OtherKey { found, .. } if found == key().fingerprint()));
 }
@@ -143,7 +145,7 @@ fn a_manifest_that_another_key_signed_in_our_name_is_refused() {
     let place = small(dir.path(), "ckp-1");
     let path = place.join(MANIFEST);
     let text = std::fs::read(&path).expect("read");
-    let manifest = Manifest::decode(&text, "ckp-1", &key(), &path).expect("sound");
+    let manifest = Manifest::decode(&text, &archive_name("ckp-1"), &key(), &path).expect("sound");
     let theirs = manifest.encode(&ServerKey::of(8), &path).expect("encoded");
     let theirs = String::from_utf8(theirs).expect("text").replace(ServerKey::of(8).fingerprint(), key().fingerprint());
     std::fs::write(&path, theirs).expect("written");
@@ -168,7 +170,7 @@ fn missing_files_and_links_or_pipes_in_their_place_are_named() {
         let elsewhere = dir.path().join("elsewhere");
         std::fs::rename(&path, &elsewhere).expect("moved");
         let found = |place: &Path| open(place).expect_err("refused");
-        let place = dir.path().join("ckp-1");
+        let place = dir.path().join(archive_name("ckp-1"));
         assert!(matches!(found(&place), ArchiveError::Missing { path: missing } if missing == path));
         std::os::unix::fs::symlink(&elsewhere, &path).expect("linked");
         assert!(matches!(found(&place), ArchiveError::NotAFile { .. }), "the same bytes, behind a link");

@@ -17,7 +17,7 @@ async fn with_every_local_copy_gone_archives_come_back_from_the_bucket() {
     check(&archives, "ckp-1").await;
     check(&archives, "base-2").await;
     assert_eq!(archives.usage(), usage, "kept, and known to be uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost while the server runs");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost while the server runs");
     check(&archives, "ckp-1").await;
 }
 
@@ -30,7 +30,7 @@ async fn what_is_pinned_is_not_uploaded_and_what_is_released_is() {
     assert_eq!(names(&place.bucket()), set(&[]));
     drop(sealed);
     archives.settle().await.expect("uploaded");
-    assert_eq!(names(&place.bucket().join("ckp-1")), set(&["memory", "state", MANIFEST]));
+    assert_eq!(names(&place.bucket().join(archive_name("ckp-1"))), set(&["memory", "state", MANIFEST]));
 }
 
 #[tokio::test]
@@ -69,14 +69,14 @@ async fn nothing_is_evicted_while_it_is_pinned() {
     let place = Place::new();
     let archives = place.with_cache(0);
     store(&archives, "ckp-1");
-    let pin = archives.hold("ckp-1").await.expect("asked").expect("there");
+    let pin = archives.hold(&archive_id("ckp-1")).await.expect("asked").expect("there");
     archives.settle().await.expect("nothing may be done");
     assert_eq!(names(&place.dir()), set(&["ckp-1"]));
     drop(pin);
     archives.settle().await.expect("done");
     assert_eq!(names(&place.dir()), set(&[]));
-    assert!(archives.hold("ckp-1").await.expect("asked").is_some(), "the bucket has it");
-    assert!(archives.hold("ckp-2").await.expect("asked").is_none());
+    assert!(archives.hold(&archive_id("ckp-1")).await.expect("asked").is_some(), "the bucket has it");
+    assert!(archives.hold(&archive_id("ckp-2")).await.expect("asked").is_none());
 }
 
 #[tokio::test]
@@ -85,9 +85,9 @@ async fn a_half_uploaded_archive_is_not_there() {
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    std::fs::remove_file(place.bucket().join("ckp-1").join(MANIFEST)).expect("removed");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost");
-    assert!(matches!(archives.get("ckp-1").await, Err(StoreError::NotFound { .. })));
+    std::fs::remove_file(place.bucket().join(archive_name("ckp-1")).join(MANIFEST)).expect("removed");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost");
+    assert!(matches!(archives.get(&archive_id("ckp-1")).await, Err(StoreError::NotFound { .. })));
 }
 
 #[tokio::test]
@@ -96,21 +96,21 @@ async fn damage_in_the_bucket_is_refused_by_name_and_leaves_nothing_here() {
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost");
     for name in ["memory", "state", MANIFEST] {
-        let path = place.bucket().join("ckp-1").join(name);
+        let path = place.bucket().join(archive_name("ckp-1")).join(name);
         let sound = std::fs::read(&path).expect("read");
         let mut flipped = sound.clone();
         flipped[sound.len() / 2] ^= 4;
         for damaged in [&flipped, &sound[..sound.len() - 1], &[&sound, b" ".as_slice()].concat()] {
             std::fs::write(&path, damaged).expect("written");
-            let error = archives.get("ckp-1").await.expect_err("refused");
+            let error = archives.get(&archive_id("ckp-1")).await.expect_err("refused");
             let StoreError::Fetch { source, .. } = &error else { panic!("{error}") };
             assert!(matches!(**source, StoreError::Archive(_) | StoreError::RemoteLength { .. }), "{name}: {source:?}");
             assert_eq!(names(&place.dir()), set(&[]), "{name}");
         }
         std::fs::remove_file(&path).expect("removed");
-        assert!(archives.get("ckp-1").await.is_err(), "{name} is missing");
+        assert!(archives.get(&archive_id("ckp-1")).await.is_err(), "{name} is missing");
         std::fs::write(&path, sound).expect("written");
     }
     check(&archives, "ckp-1").await;
@@ -121,10 +121,13 @@ async fn a_copy_that_is_damaged_here_is_replaced_by_the_buckets() {
     let place = Place::new();
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
-    let manifest = place.dir().join("ckp-1").join(MANIFEST);
+    let manifest = place.dir().join(archive_name("ckp-1")).join(MANIFEST);
     let sound = std::fs::read(&manifest).expect("read");
     std::fs::write(&manifest, b"{}").expect("damaged");
-    assert!(matches!(archives.get("ckp-1").await, Err(StoreError::Archive(_))), "there is no other copy yet");
+    assert!(
+        matches!(archives.get(&archive_id("ckp-1")).await, Err(StoreError::Archive(_))),
+        "there is no other copy yet"
+    );
     std::fs::write(&manifest, sound).expect("repaired");
     archives.settle().await.expect("uploaded");
     std::fs::write(&manifest, b"{}").expect("damaged");
@@ -137,14 +140,14 @@ async fn a_bucket_that_fails_loses_nothing_and_one_bad_archive_does_not_hold_up_
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
     store(&archives, "ckp-2");
-    std::fs::write(place.bucket().join("ckp-1"), b"a file where a folder should be").expect("written");
+    std::fs::write(place.bucket().join(archive_name("ckp-1")), b"a file where a folder should be").expect("written");
     for _ in 0..2 {
         assert!(matches!(archives.settle().await, Err(StoreError::Remote { .. } | StoreError::File { .. })));
     }
     assert_eq!(names(&place.dir()), set(&["ckp-1", "ckp-2"]));
     assert_eq!((archives.usage().uploaded, archives.usage().pending), (1, 1), "the second one went");
     check(&archives, "ckp-1").await;
-    std::fs::remove_file(place.bucket().join("ckp-1")).expect("repaired");
+    std::fs::remove_file(place.bucket().join(archive_name("ckp-1"))).expect("repaired");
     archives.settle().await.expect("uploaded");
     assert_eq!(archives.usage().pending, 0);
 }
@@ -155,10 +158,10 @@ async fn what_cannot_be_removed_from_the_bucket_does_not_hold_up_uploads() {
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    let manifest = place.bucket().join("ckp-1").join(MANIFEST);
+    let manifest = place.bucket().join(archive_name("ckp-1")).join(MANIFEST);
     std::fs::remove_file(&manifest).expect("removed");
     std::fs::create_dir(&manifest).expect("a folder where a file should be");
-    archives.remove("ckp-1").await.expect("removed here");
+    archives.remove(&archive_id("ckp-1")).await.expect("removed here");
     store(&archives, "ckp-2");
     assert!(matches!(archives.settle().await, Err(StoreError::Remote { step: "removing", .. })));
     assert_eq!(archives.usage().uploaded, 1);
@@ -176,14 +179,14 @@ async fn a_removal_reaches_the_bucket_if_anything_may_be_there() {
     archives.settle().await.expect("uploaded");
     drop(archives);
     let archives = place.with_bucket();
-    std::fs::remove_dir_all(place.dir().join("ckp-2")).expect("lost here");
-    archives.remove("ckp-1").await.expect("removed");
-    archives.remove("ckp-2").await.expect("removed");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-2"))).expect("lost here");
+    archives.remove(&archive_id("ckp-1")).await.expect("removed");
+    archives.remove(&archive_id("ckp-2")).await.expect("removed");
     assert!(
-        matches!(archives.get("ckp-1").await, Err(StoreError::NotFound { .. })),
+        matches!(archives.get(&archive_id("ckp-1")).await, Err(StoreError::NotFound { .. })),
         "not even before it is gone there"
     );
-    assert!(archives.hold("ckp-2").await.expect("asked").is_none());
+    assert!(archives.hold(&archive_id("ckp-2")).await.expect("asked").is_none());
     archives.settle().await.expect("removed there");
     assert_eq!(names(&place.bucket()), set(&[]));
     store(&archives, "ckp-1");
@@ -201,18 +204,18 @@ async fn a_prefix_of_another_installation_is_not_touched() {
     let (other, bucket) = (Place::new(), place.file_url());
     let config = StoreConfig { key: ServerKey::of(8), ..other.config(Some(bucket)) };
     let theirs = ArchiveStore::open(config).expect("opened");
-    let error = theirs.sweep().await.keep_only(&set(&[])).await.expect_err("not theirs to sweep");
+    let error = theirs.sweep().await.keep_only(&BTreeSet::new()).await.expect_err("not theirs to sweep");
     assert!(matches!(&error, StoreError::OtherInstallation { found, .. } if found == ServerKey::of(7).fingerprint()));
-    let mut writer = theirs.begin("ckp-9").expect("begun");
+    let mut writer = theirs.begin(&archive_id("ckp-9")).expect("begun");
     writer.bytes("state", b"theirs").expect("written");
     writer.seal(&()).expect("sealed").pin.release();
     assert!(matches!(theirs.settle().await, Err(StoreError::OtherInstallation { .. })));
-    theirs.remove("ckp-1").await.expect("not here");
+    theirs.remove(&archive_id("ckp-1")).await.expect("not here");
     assert!(matches!(theirs.settle().await, Err(StoreError::OtherInstallation { .. })));
-    let error = theirs.get("ckp-1").await.expect_err("removed, or of another key");
+    let error = theirs.get(&archive_id("ckp-1")).await.expect_err("removed, or of another key");
     assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
     assert_eq!(names(&place.bucket()), set(&["ckp-1"]));
-    assert_eq!(names(&place.bucket().join("ckp-1")), set(&["memory", "state", MANIFEST]));
+    assert_eq!(names(&place.bucket().join(archive_name("ckp-1"))), set(&["memory", "state", MANIFEST]));
 }
 
 #[tokio::test]
@@ -222,7 +225,7 @@ async fn a_start_removes_what_an_interrupted_upload_left_in_a_folder() {
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
     drop(archives);
-    let left = place.bucket().join("ckp-1").join("memory#1");
+    let left = place.bucket().join(archive_name("ckp-1")).join("memory#1");
     std::fs::write(&left, b"half").expect("written");
     let archives = place.with_bucket();
     assert!(!left.exists());

@@ -32,7 +32,7 @@ fn store_large(archives: &ArchiveStore, id: &str, megabytes: u64) {
     let mut bytes = vec![0; RUN_MAX];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     let runs = (0..megabytes).map(move |n| Ok(Run { offset: n << 20, bytes: bytes.clone() }));
-    let mut writer = archives.begin(id).expect("begun");
+    let mut writer = archives.begin(&archive_id(id)).expect("begun");
     writer.runs("memory", Box::new(runs)).expect("written");
     writer.seal(&id).expect("sealed").pin.release();
 }
@@ -43,7 +43,7 @@ async fn archives_go_to_s3_and_come_back_and_go() {
     let archives = open(&place, &endpoint);
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    let of_one = ["memory", "state", MANIFEST].map(|name| format!("host/one/ckp-1/{name}"));
+    let of_one = ["memory", "state", MANIFEST].map(|name| format!("host/one/{}/{name}", archive_name("ckp-1")));
     let expected = of_one.into_iter().chain(["host/one/installation.json".to_owned()]).collect();
     assert_eq!(objects(&s3), expected);
     assert!(s3.log.lock().expect("unpoisoned").last().is_some_and(|last| last.ends_with(MANIFEST)), "manifest last");
@@ -51,7 +51,7 @@ async fn archives_go_to_s3_and_come_back_and_go() {
     std::fs::remove_dir_all(place.dir()).expect("lost");
     let archives = open(&place, &endpoint);
     check(&archives, "ckp-1").await;
-    archives.remove("ckp-1").await.expect("removed");
+    archives.remove(&archive_id("ckp-1")).await.expect("removed");
     archives.settle().await.expect("removed there");
     assert_eq!(objects(&s3), set(&["host/one/installation.json"]));
     let log = s3.log.lock().expect("unpoisoned");
@@ -79,10 +79,10 @@ async fn large_parts_go_up_in_pieces_and_come_back_whole() {
     let archives = open(&place, &endpoint);
     store_large(&archives, "ckp-1", 30);
     archives.settle().await.expect("uploaded");
-    assert_eq!(s3.count("PUT host/one/ckp-1/memory"), 4, "of 8 MiB each");
+    assert_eq!(s3.count(&format!("PUT host/one/{}/memory", archive_name("ckp-1"))), 4, "of 8 MiB each");
     assert!(s3.pieces.lock().expect("unpoisoned").is_empty());
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost");
-    archives.get("ckp-1").await.expect("there").verify().expect("whole");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost");
+    archives.get(&archive_id("ckp-1")).await.expect("there").verify().expect("whole");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +91,7 @@ async fn many_who_ask_at_once_get_one_download() {
     let archives = open(&place, &endpoint);
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost");
     let asking: Vec<_> = (0..100)
         .map(|_| {
             let archives = archives.clone();
@@ -101,8 +101,9 @@ async fn many_who_ask_at_once_get_one_download() {
     for one in asking {
         one.await.expect("got it");
     }
-    assert_eq!(s3.count("GET host/one/ckp-1/memory"), 1);
-    let failing: Vec<_> = (0..20).map(|_| archives.get("ckp-2")).collect();
+    assert_eq!(s3.count(&format!("GET host/one/{}/memory", archive_name("ckp-1"))), 1);
+    let missing = archive_id("ckp-2");
+    let failing: Vec<_> = (0..20).map(|_| archives.get(&missing)).collect();
     for outcome in futures::future::join_all(failing).await {
         assert!(matches!(outcome, Err(StoreError::NotFound { .. })));
     }
@@ -114,12 +115,12 @@ async fn a_download_goes_on_when_who_asked_goes_away() {
     let archives = open(&place, &endpoint);
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost");
-    archives.inner.index.forget("ckp-1");
-    let asked = tokio::time::timeout(Duration::from_millis(1), archives.get("ckp-1")).await;
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost");
+    archives.inner.index.forget(&archive_name("ckp-1"));
+    let asked = tokio::time::timeout(Duration::from_millis(1), archives.get(&archive_id("ckp-1"))).await;
     assert!(asked.is_err() || asked.is_ok_and(|got| got.is_ok()));
     let come = async {
-        while !place.dir().join("ckp-1").exists() {
+        while !place.dir().join(archive_name("ckp-1")).exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -133,7 +134,7 @@ async fn a_passing_failure_is_tried_again_at_once() {
     store(&archives, "ckp-1");
     s3.failures.store(2, Ordering::SeqCst);
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost");
     s3.failures.store(2, Ordering::SeqCst);
     check(&archives, "ckp-1").await;
 }
@@ -177,13 +178,13 @@ async fn an_upload_that_is_no_longer_wanted_leaves_no_piece() {
         while s3.pieces.lock().expect("unpoisoned").is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        archives.remove("ckp-1").await.expect("removed");
+        archives.remove(&archive_id("ckp-1")).await.expect("removed");
     };
     let (uploaded, ()) = tokio::join!(uploading, removing);
     uploaded.expect("that is no error");
     assert_eq!(objects(&s3), set(&["host/one/installation.json"]));
     assert!(s3.pieces.lock().expect("unpoisoned").is_empty());
-    assert_eq!(s3.count(&format!("PUT host/one/ckp-1/{MANIFEST}")), 0);
+    assert_eq!(s3.count(&format!("PUT host/one/{}/{MANIFEST}", archive_name("ckp-1"))), 0);
 }
 
 #[tokio::test]
@@ -195,13 +196,13 @@ async fn one_that_is_written_anew_under_its_name_during_its_upload_is_uploaded_i
         while s3.pieces.lock().expect("unpoisoned").is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        archives.remove("base-1").await.expect("removed");
+        archives.remove(&archive_id("base-1")).await.expect("removed");
         store(&archives, "base-1");
     };
     let (uploaded, ()) = tokio::join!(archives.settle(), replacing);
     uploaded.expect("no error");
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("base-1")).expect("lost");
+    std::fs::remove_dir_all(place.dir().join(archive_name("base-1"))).expect("lost");
     check(&archives, "base-1").await;
 }
 

@@ -3,6 +3,10 @@
 use super::*;
 use proptest::prelude::*;
 
+fn named(ids: &[&str]) -> BTreeSet<ArchiveId> {
+    ids.iter().map(|id| archive_id(id)).collect()
+}
+
 #[tokio::test]
 async fn a_sweep_takes_what_nothing_names_here_and_in_the_bucket() {
     let place = Place::new();
@@ -11,12 +15,13 @@ async fn a_sweep_takes_what_nothing_names_here_and_in_the_bucket() {
         store(&archives, id);
     }
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-3")).expect("lost here");
-    std::fs::create_dir(place.bucket().join("ckp-4")).expect("made");
-    std::fs::write(place.bucket().join("ckp-4").join("memory"), b"of an interrupted upload").expect("written");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-3"))).expect("lost here");
+    std::fs::create_dir(place.bucket().join(archive_name("ckp-4"))).expect("made");
+    std::fs::write(place.bucket().join(archive_name("ckp-4")).join("memory"), b"of an interrupted upload")
+        .expect("written");
     drop(archives);
     let archives = place.with_bucket();
-    let swept = archives.sweep().await.keep_only(&set(&["ckp-1"])).await.expect("swept");
+    let swept = archives.sweep().await.keep_only(&named(&["ckp-1"])).await.expect("swept");
     assert_eq!(swept, Swept { local: 1, remote: 3, lost: 0 });
     archives.settle().await.expect("removed there");
     assert_eq!((names(&place.dir()), names(&place.bucket())), (set(&["ckp-1"]), set(&["ckp-1"])));
@@ -30,20 +35,20 @@ async fn what_is_pinned_or_was_since_the_sweep_began_stays() {
     store(&archives, "base-1");
     store(&archives, "base-2");
     archives.settle().await.expect("uploaded");
-    let writing = archives.begin("ckp-1").expect("begun");
+    let writing = archives.begin(&archive_id("ckp-1")).expect("begun");
     let sealed = write(&archives, "ckp-2");
     let sweep = archives.sweep().await;
     // All of this is after the question that `named` answers, and so cannot be in it.
     sealed.pin.release();
     store(&archives, "ckp-3");
-    archives.hold("base-1").await.expect("asked").expect("there").release();
-    let swept = sweep.keep_only(&set(&[])).await.expect("swept");
+    archives.hold(&archive_id("base-1")).await.expect("asked").expect("there").release();
+    let swept = sweep.keep_only(&named(&[])).await.expect("swept");
     assert_eq!(swept, Swept { local: 1, remote: 1, lost: 0 });
     archives.settle().await.expect("done");
     writing.seal(&"ckp-1").expect("not disturbed").pin.release();
     assert_eq!(names(&place.dir()), set(&["base-1", "ckp-1", "ckp-2", "ckp-3"]));
     assert_eq!(names(&place.bucket()), set(&["base-1", "ckp-2", "ckp-3"]));
-    let swept = archives.sweep().await.keep_only(&set(&[])).await.expect("swept");
+    let swept = archives.sweep().await.keep_only(&named(&[])).await.expect("swept");
     assert_eq!(swept.local, 4, "next time, what is unnamed then");
 }
 
@@ -54,7 +59,19 @@ async fn a_sweep_that_is_dropped_takes_nothing_and_does_not_stand_in_the_way() {
     store(&archives, "ckp-1");
     drop(archives.sweep().await);
     check(&archives, "ckp-1").await;
-    assert_eq!(archives.sweep().await.keep_only(&set(&[])).await.expect("swept").local, 1);
+    assert_eq!(archives.sweep().await.keep_only(&named(&[])).await.expect("swept").local, 1);
+    assert_eq!(names(&place.dir()), set(&[]));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_no_archives_is_not_uploaded_and_a_sweep_takes_it() {
+    let place = Place::new();
+    drop(place.with_bucket());
+    std::fs::create_dir(place.dir().join("ckp-planted")).expect("made");
+    let archives = place.with_bucket();
+    archives.settle().await.expect("nothing to upload");
+    assert_eq!(names(&place.bucket()), set(&[]));
+    assert_eq!(archives.sweep().await.keep_only(&named(&[])).await.expect("swept").local, 1);
     assert_eq!(names(&place.dir()), set(&[]));
 }
 
@@ -64,11 +81,11 @@ async fn what_the_bucket_lost_is_uploaded_again() {
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
-    std::fs::remove_file(place.bucket().join("ckp-1").join(MANIFEST)).expect("lost there");
-    let swept = archives.sweep().await.keep_only(&set(&["ckp-1"])).await.expect("swept");
+    std::fs::remove_file(place.bucket().join(archive_name("ckp-1")).join(MANIFEST)).expect("lost there");
+    let swept = archives.sweep().await.keep_only(&named(&["ckp-1"])).await.expect("swept");
     assert_eq!(swept, Swept { local: 0, remote: 0, lost: 1 });
     archives.settle().await.expect("uploaded");
-    std::fs::remove_dir_all(place.dir().join("ckp-1")).expect("lost here");
+    std::fs::remove_dir_all(place.dir().join(archive_name("ckp-1"))).expect("lost here");
     check(&archives, "ckp-1").await;
 }
 
@@ -78,7 +95,7 @@ async fn a_bucket_that_cannot_be_listed_does_not_keep_the_folder_from_being_swep
     let archives = place.with_bucket();
     store(&archives, "ckp-1");
     std::fs::create_dir(place.bucket().join("installation.json")).expect("in the way");
-    assert!(archives.sweep().await.keep_only(&set(&[])).await.is_err());
+    assert!(archives.sweep().await.keep_only(&named(&[])).await.is_err());
     assert_eq!(names(&place.dir()), set(&[]));
 }
 
@@ -114,6 +131,8 @@ async fn walk(place: &Place, steps: Vec<Step>) {
     let open = || place.with_cache(700_000);
     let mut archives = open();
     let (mut named, mut settled, mut next) = (BTreeSet::<String>::new(), BTreeSet::new(), 0);
+    let ids =
+        |named: &BTreeSet<String>| -> BTreeSet<ArchiveId> { named.iter().map(|short| archive_id(short)).collect() };
     let nth = |set: &BTreeSet<String>, n: usize| set.iter().nth(n % set.len().max(1)).cloned();
     for step in steps {
         match step {
@@ -131,10 +150,10 @@ async fn walk(place: &Place, steps: Vec<Step>) {
             Step::Remove(n) => {
                 if let Some(id) = nth(&named, n) {
                     named.remove(&id);
-                    archives.remove(&id).await.expect("removed");
+                    archives.remove(&archive_id(&id)).await.expect("removed");
                 }
             }
-            Step::Sweep => drop(archives.sweep().await.keep_only(&named).await.expect("swept")),
+            Step::Sweep => drop(archives.sweep().await.keep_only(&ids(&named)).await.expect("swept")),
             Step::Settle => {
                 archives.settle().await.expect("settled");
                 settled = named.clone();
@@ -156,13 +175,14 @@ async fn walk(place: &Place, steps: Vec<Step>) {
             }
         }
     }
-    archives.sweep().await.keep_only(&named).await.expect("swept");
+    archives.sweep().await.keep_only(&ids(&named)).await.expect("swept");
     archives.settle().await.expect("settled");
     for id in &named {
         check(&archives, id).await;
     }
-    assert_eq!(names(&place.bucket()), named, "all that is named and nothing else");
-    assert!(names(&place.dir()).is_subset(&named));
+    let folders = named.iter().map(|short| archive_name(short)).collect();
+    assert_eq!(names(&place.bucket()), folders, "all that is named and nothing else");
+    assert!(names(&place.dir()).is_subset(&folders));
 }
 
 proptest! {

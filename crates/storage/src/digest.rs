@@ -1,35 +1,29 @@
-//! SHA-256 as lowercase hexadecimal text, of bytes and of files.
+//! SHA-256 of bytes and of files. What is named after its contents is named with it: artifacts and guest images
+//! (`templates`), bases (`bases`).
 
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Characters of a digest that name a folder.
-pub(crate) const SHORT: usize = 12;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Digest of a list of parts; each is preceded by its length, so that moving a byte from one to the next shows.
-pub(crate) fn of_parts(parts: &[&[u8]]) -> String {
+/// The digest of a list of parts; each is preceded by its length, so that moving a byte from one to the next shows.
+pub fn of_parts(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hex(&hasher.finalize())
+    hasher.finalize().into()
 }
 
-/// Digest of a file's content.
-pub(crate) fn of_file(path: &Path) -> io::Result<String> {
+/// The digest of a file's content. Blocking.
+pub fn of_file(path: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
+            0 => return Ok(hasher.finalize().into()),
             n => hasher.update(&buffer[..n]),
         }
     }
@@ -44,7 +38,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("abc");
         std::fs::write(&path, "abc").expect("write");
-        assert_eq!(of_file(&path).expect("digest"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hex::encode(of_file(&path).expect("digest")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]

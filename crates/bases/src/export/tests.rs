@@ -1,7 +1,8 @@
 //! Real archives, small contents.
 
-use super::super::base::BaseKind;
 use super::*;
+use crate::base::BaseKind;
+use leapbox_ids::ImageDigest;
 use leapbox_storage::{ArchiveStore, ServerKey, StoreConfig};
 use leapbox_vmm::Shape;
 use std::fs::File;
@@ -44,7 +45,7 @@ impl Place {
 fn header() -> Header {
     let name = str::to_owned;
     let (memory, state, disk) = (name("memory"), name("state"), name("disk"));
-    let (image, compatibility_key) = (name("image"), name("key"));
+    let (image, compatibility_key) = (ImageDigest::from([0; 32]), name("key"));
     let shape = Shape { vcpus: 1, memory_mib: 64 };
     Header { kind: BaseKind::Bare, image, taken_at_ms: 7, shape, compatibility_key, memory, state, disk }
 }
@@ -53,15 +54,15 @@ fn header() -> Header {
 async fn a_base_comes_back_from_its_archive_with_its_id_and_its_holes() {
     let place = Place::new();
     let base = place.base();
-    let writer = place.store.begin(&base.id).expect("begun");
-    let sealed = pack(&place.dir("warm").join(&base.id), &base, writer).expect("packed");
+    let writer = place.store.begin(&ArchiveId::from(&base.id)).expect("begun");
+    let sealed = pack(&place.dir("warm").join(base.id.as_str()), &base, writer).expect("packed");
     assert!(sealed.plain_bytes < 100_000, "{sealed:?}");
-    let archive = place.store.get(&base.id).await.expect("there");
+    let archive = place.store.get(&ArchiveId::from(&base.id)).await.expect("there");
     let unfinished = place.dir("lost").join(".import");
     std::fs::create_dir(&unfinished).expect("made");
     let back = unpack(&archive, &unfinished, &place.dir("lost")).expect("unpacked");
     assert_eq!((&back.id, back.kind, back.taken_at_ms), (&base.id, BaseKind::Bare, 7));
-    folder::verify(&place.dir("lost").join(&back.id)).expect("sound");
+    folder::verify(&place.dir("lost").join(back.id.as_str())).expect("sound");
     let disk = std::fs::metadata(&back.snapshot.disk).expect("there");
     assert_eq!((disk.len(), disk.mode() & 0o777), (1 << 30, 0o444));
     assert!(disk.blocks() * 512 < 1 << 20, "{} bytes on disk", disk.blocks() * 512);
@@ -71,21 +72,21 @@ async fn a_base_comes_back_from_its_archive_with_its_id_and_its_holes() {
 async fn an_archive_whose_contents_are_another_bases_is_refused() {
     let place = Place::new();
     let base = place.base();
-    let id = format!("base-{}", "0".repeat(40));
-    let writer = place.store.begin(&id).expect("begun");
-    drop(pack(&place.dir("warm").join(&base.id), &base, writer).expect("packed"));
-    let archive = place.store.get(&id).await.expect("there");
+    let id = BaseId::from([0; 32]);
+    let writer = place.store.begin(&ArchiveId::from(&id)).expect("begun");
+    drop(pack(&place.dir("warm").join(base.id.as_str()), &base, writer).expect("packed"));
+    let archive = place.store.get(&ArchiveId::from(&id)).await.expect("there");
     let unfinished = place.dir("lost").join(".import");
     std::fs::create_dir(&unfinished).expect("made");
-    let refused = unpack(&archive, &unfinished, &place.dir("lost")).expect_err("refused").told(id.clone());
+    let refused = unpack(&archive, &unfinished, &place.dir("lost")).expect_err("refused").of_base(id.clone());
     let cause = std::error::Error::source(&refused).expect("a cause").to_string();
     assert_eq!(cause, format!("what is stored as {id} is {}", base.id));
-    assert!(!place.dir("lost").join(&id).exists() && !place.dir("lost").join(&base.id).exists());
+    assert!(!place.dir("lost").join(id.as_str()).exists() && !place.dir("lost").join(base.id.as_str()).exists());
 }
 
 #[test]
 fn a_name_in_an_archive_that_leads_elsewhere_is_refused() {
     for name in ["../memory", "/etc/passwd", "a/b", "..", ""] {
-        assert!(matches!(path_in(Path::new("/warm"), name), Err(CarryError::Name { .. })), "{name:?}");
+        assert!(matches!(path_in(Path::new("/warm"), name), Err(PackError::Name { .. })), "{name:?}");
     }
 }

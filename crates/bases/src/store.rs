@@ -1,60 +1,38 @@
-//! Bases: warm snapshots that machines start from, per template image, shape and kind.
-//!
-//! ```text
-//! first use of a shape:      slot + pristine disk ─boot─► agent answers ─────────────────────────► Bare ┐
-//!                                                             └─ mount, warm, sync ──────────────► Ready ┤
-//! a host that has lost it:   archive ─import─────────────────────────────────────────────────────────────┴─seal─►
-//!                                                                                          warm/base-<digest>/
-//! first use in a server's life:    warm/base-<digest>/ ─verify─► sound: shared from then on
-//!                                                          └───► damaged: refused, removed, and taken as above
-//! every later use:                 shared
-//! ```
-//!
-//! The *compatibility key* of a base says what it fits: a new kernel, agent, image, VMM build or host CPU is a new key.
-//! The newest base of a key and kind is the current one. Older ones, and those that fit nothing in use any more, stay
-//! as long as something stored is a difference to them. A base is trusted input to a VMM, so its folder is the server's
-//! alone and its contents are verified once; a running server keeps the verdict, because nobody else can write there.
-//! Called by `lifecycle`.
+//! The store of bases: finds them, creates the missing, verifies each once, and removes what nothing needs.
 
-mod base;
-mod carry;
-mod error;
-mod folder;
-mod shelf;
-mod take;
-
-pub use base::{Base, BaseKind};
-pub use error::WarmError;
-
-use error::file;
+use crate::base::{Base, BaseKind};
+use crate::error::{BaseError, file};
+use crate::folder;
+use crate::index::{BaseIndex, Found};
+use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::Network;
 use leapbox_storage::private_dir;
 use leapbox_vmm::{GuestImage, Shape, Vmm};
-use shelf::{Found, Shelf};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// All bases of one server.
-pub struct WarmSnapshots {
-    dir: PathBuf,
-    disk_mib: u64,
-    vmm: Arc<dyn Vmm>,
-    network: Arc<Network>,
-    shelf: Mutex<Shelf>,
+pub struct Bases {
+    pub(crate) dir: PathBuf,
+    pub(crate) disk_mib: u64,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) network: Arc<Network>,
+    index: Mutex<BaseIndex>,
     /// One boot at a time: it takes seconds of a CPU that sandboxes want, too.
     boots: tokio::sync::Mutex<()>,
     /// One import at a time: two of the same would be in each other's way.
-    imports: tokio::sync::Mutex<()>,
+    pub(crate) imports: tokio::sync::Mutex<()>,
 }
 
-impl WarmSnapshots {
+impl Bases {
     /// Bases kept under `dir` (0700, the server's alone), of machines with a writable disk of `disk_mib` MiB. What a
     /// former server left unfinished is removed, and so is what is refused by its manifest.
-    pub fn open(dir: &Path, disk_mib: u64, vmm: Arc<dyn Vmm>, network: Arc<Network>) -> Result<Self, WarmError> {
-        private_dir(dir).map_err(|source| WarmError::Folder { source })?;
-        let mut shelf = Shelf::default();
+    pub fn open(dir: &Path, disk_mib: u64, vmm: Arc<dyn Vmm>, network: Arc<Network>) -> Result<Self, BaseError> {
+        private_dir(dir).map_err(|source| BaseError::Folder { source })?;
+        let mut index = BaseIndex::default();
         for entry in std::fs::read_dir(dir).map_err(|source| file("listing", dir, source))?.flatten() {
             let path = entry.path();
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -63,7 +41,7 @@ impl WarmSnapshots {
                 continue;
             }
             match folder::read(&path) {
-                Ok(base) => shelf.put(Arc::new(base), false),
+                Ok(base) => index.insert(Arc::new(base), false),
                 Err(reason) => {
                     folder::log_refused(&path, &reason);
                     if reason.is_damage() {
@@ -72,8 +50,8 @@ impl WarmSnapshots {
                 }
             }
         }
-        let (shelf, boots, imports) = (Mutex::new(shelf), tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { dir: dir.to_path_buf(), disk_mib, vmm, network, shelf, boots, imports })
+        let (index, boots, imports) = (Mutex::new(index), tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self { dir: dir.to_path_buf(), disk_mib, vmm, network, index, boots, imports })
     }
 
     /// What the manifests in `dir` say, their data unverified, oldest first: for whoever looks at another server's
@@ -85,9 +63,9 @@ impl WarmSnapshots {
         bases
     }
 
-    /// The current base of `image`, `shape` and `kind`, taken now if there is none that is sound. However many ask, one
-    /// machine boots.
-    pub async fn get(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Arc<Base>, WarmError> {
+    /// The current base of `image`, `shape` and `kind`, created now if there is none that is sound. However many ask,
+    /// one machine boots.
+    pub async fn get(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Arc<Base>, BaseError> {
         let key = self.vmm.compatibility_key(shape, image);
         if let Some(base) = self.current(&key, kind).await? {
             return Ok(base);
@@ -97,48 +75,48 @@ impl WarmSnapshots {
         if let Some(base) = self.current(&key, kind).await? {
             return Ok(base);
         }
-        let base = Arc::new(self.take(image, shape, kind).await?);
-        self.shelf().put(Arc::clone(&base), true);
+        let base = Arc::new(self.create(image, shape, kind).await?);
+        self.index().insert(Arc::clone(&base), true);
         Ok(base)
     }
 
     /// The base of this id, whatever it fits; none if it is not there, or not sound any more.
-    pub async fn by_id(&self, id: &str) -> Result<Option<Arc<Base>>, WarmError> {
-        let found = self.shelf().by_id(id);
+    pub async fn by_id(&self, id: &BaseId) -> Result<Option<Arc<Base>>, BaseError> {
+        let found = self.index().by_id(id);
         match found {
             Some(found) => self.sound(found).await,
             None => Ok(None),
         }
     }
 
-    /// There are more bases than are kept unless something refers to them: time to [`WarmSnapshots::evict`].
+    /// There are more bases than are kept unless something refers to them: time to [`Bases::evict`].
     pub fn is_crowded(&self) -> bool {
-        self.shelf().is_crowded()
+        self.index().is_crowded()
     }
 
-    /// Removes the bases that are neither `referenced` (by id) nor in use and that nobody will ask for: made for none of
+    /// Removes the bases that are neither `referenced` nor in use and that nobody will ask for: made for none of
     /// `images` or for another VMM or CPU, superseded by a newer one, or beyond the number that is kept.
-    pub async fn evict(&self, images: &[GuestImage], referenced: &BTreeSet<String>) {
+    pub async fn evict(&self, images: &[GuestImage], referenced: &BTreeSet<ArchiveId>) {
         let fits = |base: &Base| {
             let key_with = |image| self.vmm.compatibility_key(base.snapshot.shape, image);
             images.iter().any(|image| key_with(image) == base.snapshot.compatibility_key)
         };
         let gone: Vec<(Arc<Base>, PathBuf)> = {
             // Out of sight before anybody can look for it again.
-            let mut shelf = self.shelf();
-            let gone = shelf.take_off_surplus(fits, referenced).into_iter();
-            gone.map(|base| (Arc::clone(&base), folder::set_aside(&self.dir.join(&base.id)))).collect()
+            let mut index = self.index();
+            let gone = index.remove_surplus(fits, referenced).into_iter();
+            gone.map(|base| (Arc::clone(&base), folder::set_aside(&self.dir.join(base.id.as_str())))).collect()
         };
         for (base, aside) in gone {
-            let (id, shape, key) = (&base.id, base.snapshot.shape, &base.snapshot.compatibility_key);
+            let (id, shape, key) = (base.id.as_str(), base.snapshot.shape, &base.snapshot.compatibility_key);
             tracing::info!(id, %shape, key, "removing a warm snapshot that nothing needs any more");
             self.remove(&base, aside).await;
         }
     }
 
-    async fn current(&self, key: &str, kind: BaseKind) -> Result<Option<Arc<Base>>, WarmError> {
+    async fn current(&self, key: &str, kind: BaseKind) -> Result<Option<Arc<Base>>, BaseError> {
         loop {
-            let newest = self.shelf().newest(key, kind);
+            let newest = self.index().newest(key, kind);
             let Some(found) = newest else { return Ok(None) };
             if let Some(base) = self.sound(found).await? {
                 return Ok(Some(base));
@@ -147,9 +125,9 @@ impl WarmSnapshots {
     }
 
     /// The base, if it is as it was sealed; one that is not is removed.
-    async fn sound(&self, found: Found) -> Result<Option<Arc<Base>>, WarmError> {
+    async fn sound(&self, found: Found) -> Result<Option<Arc<Base>>, BaseError> {
         let Found { base, verified } = found;
-        let dir = self.dir.join(&base.id);
+        let dir = self.dir.join(base.id.as_str());
         match verified.get_or_try_init(|| verify(&base, &dir)).await {
             Ok(()) => return Ok(Some(base)),
             Err(Unsound::Interrupted(source)) => return Err(file("verifying", &dir, source)),
@@ -160,8 +138,8 @@ impl WarmSnapshots {
             Err(Unsound::Refused(reason)) => folder::log_refused(&dir, &reason),
         }
         let aside = {
-            let mut shelf = self.shelf();
-            shelf.take_off(&base).then(|| folder::set_aside(&dir))
+            let mut index = self.index();
+            index.remove(&base).then(|| folder::set_aside(&dir))
         };
         if let Some(aside) = aside {
             self.remove(&base, aside).await;
@@ -175,8 +153,8 @@ impl WarmSnapshots {
         let _ = tokio::task::spawn_blocking(move || folder::remove(&dir)).await;
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn index(&self) -> MutexGuard<'_, BaseIndex> {
+        self.index.lock()
     }
 }
 
@@ -191,7 +169,7 @@ async fn verify(base: &Base, dir: &Path) -> Result<(), Unsound> {
     let verified = tokio::task::spawn_blocking(move || folder::verify(&place)).await;
     verified.map_err(|error| Unsound::Interrupted(error.into()))?.map_err(Unsound::Refused)?;
     let elapsed_ms = started.elapsed().as_millis() as u64;
-    let shape = base.snapshot.shape;
-    tracing::info!(event = "base_verified", id = base.id, %shape, elapsed_ms, "the stored warm snapshot is sound");
+    let (id, shape) = (base.id.as_str(), base.snapshot.shape);
+    tracing::info!(event = "base_verified", id, %shape, elapsed_ms, "the stored warm snapshot is sound");
     Ok(())
 }

@@ -1,10 +1,11 @@
-//! Taking a base: a machine boots, its agent answers, and for a `Ready` one mounts its disks and runs once what a
+//! Creating a base: a machine boots, its agent answers, and for a `Ready` one mounts its disks and runs once what a
 //! sandbox runs first; then the machine stops.
 
-use super::base::{Base, BaseKind, Header};
-use super::error::file;
-use super::{WarmError, WarmSnapshots, folder};
 use crate::attach::{attachment, guest_of};
+use crate::base::{Base, BaseKind, Header};
+use crate::error::{BaseError, file};
+use crate::folder;
+use crate::store::Bases;
 use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_storage::{create_pristine_disk, private_dir};
 use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, VmmError};
@@ -13,40 +14,40 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// From the VMM's start to the agent's first answer. A boot takes seconds under emulation; a busy host needs more.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
-/// The machine's name, and that of the folder it is taken in. There is one at a time.
+/// The name of the machine that boots, and of its folder. There is one at a time.
 const NAME: &str = "warm";
 
-impl WarmSnapshots {
-    /// Boots a machine once and keeps it, stopped.
-    pub(super) async fn take(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, WarmError> {
+impl Bases {
+    /// Boots a machine once, stops it, and seals its memory, state and disk as a base.
+    pub(crate) async fn create(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, BaseError> {
         let started = Instant::now();
         tracing::info!(%shape, ?kind, "first use of this shape: booting it once for its warm snapshot");
         let unfinished = self.dir.join(format!(".{NAME}"));
         folder::remove(&unfinished);
-        private_dir(&unfinished).map_err(|source| WarmError::Folder { source })?;
-        let kept = match self.boot(&unfinished, image, shape, kind).await {
-            Ok(snapshot) => self.keep(snapshot, unfinished.clone(), image, kind).await,
+        private_dir(&unfinished).map_err(|source| BaseError::Folder { source })?;
+        let created = match self.boot(&unfinished, image, shape, kind).await {
+            Ok(snapshot) => self.seal(snapshot, unfinished.clone(), image, kind).await,
             Err(error) => Err(error),
         };
-        match &kept {
+        match &created {
             Ok(base) => {
-                let elapsed_ms = started.elapsed().as_millis() as u64;
-                tracing::info!(event = "base_taken", id = base.id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
+                let (id, elapsed_ms) = (base.id.as_str(), started.elapsed().as_millis() as u64);
+                tracing::info!(event = "base_taken", id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
             }
             Err(_) => folder::remove(&unfinished),
         }
-        kept
+        created
     }
 
     /// Boots a machine into `dir` and stops it there.
-    async fn boot(&self, dir: &Path, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Snapshot, WarmError> {
+    async fn boot(&self, dir: &Path, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Snapshot, BaseError> {
         let disk = dir.join("disk");
         let (path, size) = (disk.clone(), self.disk_mib);
         tokio::task::spawn_blocking(move || create_pristine_disk(&path, size))
             .await
             .map_err(|e| file("making", &disk, e.into()))?
-            .map_err(|source| WarmError::Disk { shape, source })?;
-        let slot = self.network.take().await.map_err(|source| WarmError::Network { shape, source })?;
+            .map_err(|source| BaseError::Disk { shape, source })?;
+        let slot = self.network.take().await.map_err(|source| BaseError::Network { shape, source })?;
         let given = std::os::unix::fs::chown(&disk, Some(slot.uid()), Some(slot.uid()))
             .map_err(|source| file("giving away", &disk, source));
         let spec = BootSpec {
@@ -58,30 +59,30 @@ impl WarmSnapshots {
             snapshot_dir: dir.to_path_buf(),
         };
         let booted = match given {
-            Ok(()) => self.vmm.boot(spec).await.map_err(|source| WarmError::Vmm { shape, source }),
+            Ok(()) => self.vmm.boot(spec).await.map_err(|source| BaseError::Vmm { shape, source }),
             Err(error) => Err(error),
         };
         let taken = match booted {
-            Ok(machine) => stop_when_there(machine, &guest_of(&slot), shape, kind).await,
+            Ok(machine) => snapshot_when_prepared(machine, &guest_of(&slot), shape, kind).await,
             Err(error) => Err(error),
         };
         slot.close().await;
         taken
     }
 
-    async fn keep(
+    async fn seal(
         &self,
         snapshot: Snapshot,
         unfinished: PathBuf,
         image: &GuestImage,
         kind: BaseKind,
-    ) -> Result<Base, WarmError> {
+    ) -> Result<Base, BaseError> {
         let (shape, bases, from) = (snapshot.shape, self.dir.clone(), unfinished.clone());
         let header = header_of(snapshot, &unfinished, image, kind);
         tokio::task::spawn_blocking(move || folder::seal(&header, &from, &bases))
             .await
             .map_err(|e| file("sealing", &unfinished, e.into()))?
-            .map_err(|reason| WarmError::seal(shape, reason))
+            .map_err(|reason| BaseError::seal(shape, reason))
     }
 }
 
@@ -102,32 +103,32 @@ fn header_of(snapshot: Snapshot, unfinished: &Path, image: &GuestImage, kind: Ba
 }
 
 /// Lets the guest come as far as a base of this kind is, and stops the machine.
-async fn stop_when_there(
+async fn snapshot_when_prepared(
     machine: Machine,
     guest: &GuestClient,
     shape: Shape,
     kind: BaseKind,
-) -> Result<Snapshot, WarmError> {
-    let there = tokio::select! {
-        there = bring(guest, kind) => there.map_err(Some),
+) -> Result<Snapshot, BaseError> {
+    let prepared = tokio::select! {
+        prepared = prepare(guest, kind) => prepared.map_err(Some),
         _ = machine.exited() => Err(None),
     };
-    match there {
-        Ok(()) => machine.into_warm_snapshot().await.map_err(|source| WarmError::Vmm { shape, source }),
+    match prepared {
+        Ok(()) => machine.into_warm_snapshot().await.map_err(|source| BaseError::Vmm { shape, source }),
         Err(Some(source)) => {
             let console = machine.console_tail().await;
             destroy(&machine).await;
-            Err(WarmError::Agent { shape, console, source })
+            Err(BaseError::Agent { shape, console, source })
         }
         Err(None) => {
             let reason = machine.exited().await;
             destroy(&machine).await;
-            Err(WarmError::Vmm { shape, source: VmmError::Died { stage: "booting", reason } })
+            Err(BaseError::Vmm { shape, source: VmmError::Died { stage: "booting", reason } })
         }
     }
 }
 
-async fn bring(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
+async fn prepare(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
     guest.wait_ready(BOOT_DEADLINE).await?;
     match kind {
         BaseKind::Bare => Ok(()),

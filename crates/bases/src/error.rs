@@ -1,16 +1,16 @@
-//! Why there is no warm snapshot.
+//! Why a base could not be created, found, exported or imported.
 
-use super::folder::Refused;
-use crate::carry::CarryError;
+use crate::folder::Refused;
 use leapbox_guest_client::GuestError;
+use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::NetworkError;
-use leapbox_storage::{PrivateError, StorageError};
+use leapbox_storage::{PackError, PrivateError, StorageError};
 use leapbox_vmm::{Shape, VmmError};
 use std::path::{Path, PathBuf};
 
-/// Why there is no warm snapshot.
+/// One variant per failing step.
 #[derive(Debug, thiserror::Error)]
-pub enum WarmError {
+pub enum BaseError {
     /// The folder of all snapshots is not the server's alone.
     #[error("the folder of the warm snapshots cannot be used")]
     Folder {
@@ -56,7 +56,7 @@ pub enum WarmError {
         #[source]
         source: GuestError,
     },
-    /// What was taken, or came back from an archive, could not be sealed.
+    /// A base that was just created or imported could not be sealed.
     #[error("the warm snapshot {what} could not be stored")]
     Seal {
         /// The shape that was wanted, or the base's id.
@@ -65,14 +65,20 @@ pub enum WarmError {
         #[source]
         source: SealFailed,
     },
-    /// A base could not be put into its archive, or not be taken out.
+    /// A base could not be exported to its archive, or not be imported from it.
     #[error("the warm snapshot {id} and its archive")]
-    Carry {
+    Archive {
         /// The base's id.
-        id: String,
+        id: BaseId,
         /// Why not.
         #[source]
-        source: Box<CarryError>,
+        source: Box<PackError>,
+    },
+    /// What is to be imported is no base.
+    #[error("{archive} is not the archive of a warm snapshot")]
+    NotABase {
+        /// The archive.
+        archive: ArchiveId,
     },
     /// A file operation failed.
     #[error("{step}: {path}")]
@@ -92,12 +98,12 @@ pub enum WarmError {
 #[error(transparent)]
 pub struct SealFailed(#[from] Refused);
 
-impl WarmError {
-    pub(super) fn seal(shape: Shape, reason: Refused) -> Self {
-        WarmError::Seal { what: format!("of {shape}"), source: SealFailed(reason) }
+impl BaseError {
+    pub(crate) fn seal(shape: Shape, reason: Refused) -> Self {
+        BaseError::Seal { what: format!("of {shape}"), source: SealFailed(reason) }
     }
 }
 
-pub(super) fn file(step: &'static str, path: &Path, source: std::io::Error) -> WarmError {
-    WarmError::File { step, path: path.to_path_buf(), source }
+pub(crate) fn file(step: &'static str, path: &Path, source: std::io::Error) -> BaseError {
+    BaseError::File { step, path: path.to_path_buf(), source }
 }

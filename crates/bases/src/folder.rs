@@ -5,10 +5,11 @@
 //!                                  └────── refused, logged, removed ◄─────┘
 //! ```
 //!
-//! What is damaged or lies in another's place is never booted: it is removed, and taken anew when it is needed. All of
-//! this is blocking.
+//! A base that is damaged, or lies in another one's place, is never booted: it is removed, and created anew when it is
+//! needed. Everything here is blocking.
 
-use super::base::{Base, Header};
+use crate::base::{Base, Header};
+use leapbox_ids::BaseId;
 use leapbox_storage::{SealError, SealedFolder};
 use leapbox_vmm::Snapshot;
 use std::io::ErrorKind;
@@ -17,13 +18,13 @@ use std::sync::Arc;
 
 /// Why a stored base is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     #[error(transparent)]
     Damaged(#[from] SealError),
     #[error("the header of {path} cannot be encoded")]
     Encode { path: PathBuf, source: serde_json::Error },
     #[error("it is {found}, and lies in the place of {folder}")]
-    Misplaced { found: String, folder: String },
+    Misplaced { found: BaseId, folder: String },
 }
 
 impl Refused {
@@ -56,38 +57,38 @@ impl Refused {
 }
 
 /// Seals what lies in `unfinished` and moves it to its place in `bases`.
-pub(super) fn seal(header: &Header, unfinished: &Path, bases: &Path) -> Result<Base, Refused> {
+pub(crate) fn seal(header: &Header, unfinished: &Path, bases: &Path) -> Result<Base, Refused> {
     let folder = SealedFolder::seal(unfinished, header, &header.files())?;
     let id = id_of(header, &folder)?;
-    let folder = folder.move_to(&bases.join(id))?;
+    let folder = folder.move_to(&bases.join(id.as_str()))?;
     base_in(&folder)
 }
 
 /// The id that [`seal`] would give what lies sealed in `dir`.
-pub(super) fn id_of(header: &Header, folder: &SealedFolder) -> Result<String, Refused> {
+pub(crate) fn id_of(header: &Header, folder: &SealedFolder) -> Result<BaseId, Refused> {
     let encode = |source| Refused::Encode { path: folder.dir().to_path_buf(), source };
     header.id_with(folder.files()).map_err(encode)
 }
 
 /// What the manifest in `dir` says, its data unread.
-pub(super) fn read(dir: &Path) -> Result<Base, Refused> {
+pub(crate) fn read(dir: &Path) -> Result<Base, Refused> {
     let base = base_in(&SealedFolder::open(dir)?)?;
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
-    if base.id != folder {
+    if base.id.as_str() != folder {
         return Err(Refused::Misplaced { found: base.id, folder: folder.into_owned() });
     }
     Ok(base)
 }
 
 /// Compares all data in `dir` with its manifest, and that with its name.
-pub(super) fn verify(dir: &Path) -> Result<(), Refused> {
+pub(crate) fn verify(dir: &Path) -> Result<(), Refused> {
     read(dir)?;
     Ok(SealedFolder::open(dir)?.verify()?)
 }
 
 /// Takes a folder out of sight at once; what is left to do is [`remove`] it under its new name, which the next server
 /// does if this one cannot.
-pub(super) fn set_aside(dir: &Path) -> PathBuf {
+pub(crate) fn set_aside(dir: &Path) -> PathBuf {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let aside = dir.with_file_name(format!(".gone-{name}"));
     remove(&aside);
@@ -98,7 +99,7 @@ pub(super) fn set_aside(dir: &Path) -> PathBuf {
 }
 
 /// Removes a folder, if it is there.
-pub(super) fn remove(dir: &Path) {
+pub(crate) fn remove(dir: &Path) {
     // Anything may lie where a folder should.
     let removed =
         if dir.is_symlink() || dir.is_file() { std::fs::remove_file(dir) } else { std::fs::remove_dir_all(dir) };
@@ -110,7 +111,7 @@ pub(super) fn remove(dir: &Path) {
 }
 
 /// Says why a base is not used.
-pub(super) fn log_refused(dir: &Path, refused: &Refused) {
+pub(crate) fn log_refused(dir: &Path, refused: &Refused) {
     let causes = std::iter::successors(Some(refused as &dyn std::error::Error), |error| error.source());
     let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let (fault, file) = (refused.fault(), refused.file().map(|file| tracing::field::display(file.display())));

@@ -1,7 +1,8 @@
 //! Real folders with small contents.
 
-use super::super::base::BaseKind;
 use super::*;
+use crate::base::BaseKind;
+use leapbox_ids::ImageDigest;
 use leapbox_vmm::Shape;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef-and-the-rest-of-it";
@@ -9,7 +10,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef-and-the-rest-of-it";
 fn header(taken_at_ms: u64) -> Header {
     Header {
         kind: BaseKind::Ready,
-        image: "digest".to_owned(),
+        image: ImageDigest::from([10; 32]),
         taken_at_ms,
         shape: Shape { vcpus: 1, memory_mib: 512 },
         compatibility_key: KEY.to_owned(),
@@ -31,14 +32,14 @@ fn sealed(bases: &Path, header: &Header) -> Base {
 fn kept() -> (tempfile::TempDir, PathBuf, Base) {
     let bases = tempfile::tempdir().expect("a folder");
     let base = sealed(bases.path(), &header(1));
-    let dir = bases.path().join(&base.id);
+    let dir = bases.path().join(base.id.as_str());
     (bases, dir, base)
 }
 
 #[test]
 fn a_sealed_base_lies_under_its_id_and_is_read_again() {
     let (_bases, dir, base) = kept();
-    assert!(base.id.starts_with("base-") && base.id.len() == 45, "{}", base.id);
+    assert!(base.id.as_str().starts_with("base-") && base.id.as_str().len() == 45, "{}", base.id);
     assert_eq!(base.snapshot.memory, dir.join("memory"));
     assert_eq!(read(&dir).expect("sound"), base);
     verify(&dir).expect("whole");
@@ -77,7 +78,7 @@ fn a_base_in_anothers_place_is_refused_by_its_manifest() {
     let other = bases.path().join("base-of-something-else");
     std::fs::rename(&dir, &other).expect("moved");
     let misplaced = read(&other).expect_err("misplaced").to_string();
-    assert!(misplaced.contains(&base.id) && misplaced.contains("base-of-something-else"), "{misplaced}");
+    assert!(misplaced.contains(base.id.as_str()) && misplaced.contains("base-of-something-else"), "{misplaced}");
 }
 
 #[test]

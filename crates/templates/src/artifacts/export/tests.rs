@@ -11,11 +11,11 @@ fn store(root: &Path) -> ArchiveStore {
 }
 
 /// The artifacts of a host with one template; its image's digest; its archive.
-async fn exported(root: &Path) -> (Artifacts, String, Archive) {
+async fn exported(root: &Path) -> (Artifacts, ImageDigest, Archive) {
     build_image(&root.join("one"), FIRST);
     let artifacts = Artifacts::open(&root.join("one")).expect("open");
     let digest = artifacts.guest_image("system/test").expect("built").digest;
-    let (store, id) = (store(root), Artifacts::archive_id(&digest));
+    let (store, id) = (store(root), ArchiveId::from(&digest));
     let sealed = artifacts.export_image(&digest, store.begin(&id).expect("begun")).await.expect("exported");
     assert!(sealed.plain_bytes > 0);
     let archive = store.get(&id).await.expect("there");
@@ -60,7 +60,8 @@ async fn a_damaged_image_is_not_stored() {
     let rootfs = one.guest_image("system/test").expect("built").rootfs;
     std::fs::write(&rootfs, FIRST[2].to_uppercase()).expect("written");
     let store = store(&root.path().join("one"));
-    let refused = one.export_image(&digest, store.begin("image-damaged").expect("begun")).await.expect_err("refused");
+    let refused =
+        one.export_image(&digest, store.begin(&ArchiveId::from(&digest)).expect("begun")).await.expect_err("refused");
     assert!(matches!(refused, ArtifactError::Damaged { ref path, .. } if *path == rootfs), "{refused}");
 }
 
@@ -69,11 +70,12 @@ async fn an_archive_with_another_images_contents_is_refused() {
     let root = tempfile::tempdir().expect("a folder");
     let (one, digest, _) = exported(root.path()).await;
     let store = store(&root.path().join("one"));
-    let id = Artifacts::archive_id(&"0".repeat(64));
+    let other = ImageDigest::from([0; 32]);
+    let id = ArchiveId::from(&other);
     drop(one.export_image(&digest, store.begin(&id).expect("begun")).await.expect("exported"));
     let two = another_host(root.path());
     let refused = two.import_image(store.get(&id).await.expect("there")).await.expect_err("refused");
     let cause = std::error::Error::source(&refused).expect("a cause").to_string();
     assert_eq!(cause, format!("what is stored as {id} is image-{digest}"));
-    assert!(two.image_of(&"0".repeat(64)).is_err() && two.image_of(&digest).is_err());
+    assert!(two.image_of(&other).is_err() && two.image_of(&digest).is_err());
 }
