@@ -12,6 +12,7 @@ mod verbs;
 
 use clap::{Parser, Subcommand};
 use config::{Config, LogFormat, Settings};
+use leapbox_errors::causes;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("leapbox: {}", chain(error.as_ref()));
+            eprintln!("leapbox: {}", explain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -94,13 +95,8 @@ fn start_logging(config: &Config, serves: bool) {
     }
 }
 
-/// An error and its causes, in one text.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("\n  because: {error}"));
-        cause = error.source();
-    }
-    text
+/// An error and its causes for the person at the terminal, each on a line of its own.
+fn explain(error: &dyn Error) -> String {
+    let lines: Vec<String> = causes(error).map(ToString::to_string).collect();
+    lines.join("\n  because: ")
 }

@@ -23,6 +23,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, response};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use leapbox_api_types::ApiError;
+use leapbox_errors::chain;
 use std::sync::Arc;
 use tokio::time::timeout;
 
@@ -71,7 +72,7 @@ pub(crate) async fn upgrade<B: Backend>(
         handshake(link, app.limits.max_header_bytes).await.map_err(|error| app.explain_http(&error))?;
     let driver = AbortOnDrop::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection to an application ended badly");
+            tracing::debug!(error = %chain(&error), "a connection to an application ended badly");
         }
     });
     let answer = timeout(app.limits.response_head, sender.send_request(handshake_request(kind, request)?)).await;
@@ -112,7 +113,7 @@ fn websocket_key() -> Result<HeaderValue, ApiError> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut random = [0u8; 22];
     getrandom::fill(&mut random).map_err(|error| {
-        tracing::error!(%error, "the operating system gives no random bytes");
+        tracing::error!(error = %chain(&error), "the operating system gives no random bytes");
         ApiError::Internal
     })?;
     let mut key: Vec<u8> = random.iter().map(|byte| ALPHABET[usize::from(byte & 63)]).collect();

@@ -6,6 +6,7 @@
 //!   takes microseconds.
 
 use crate::error::NetworkError;
+use leapbox_errors::chain;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
@@ -80,7 +81,7 @@ impl Worker {
             .spawn(move || {
                 for (netns, work) in inbox {
                     if let Err(error) = visit(&home, netns, work) {
-                        tracing::error!(%error, "the socket thread is stuck in a network namespace and ends");
+                        tracing::error!(error = %chain(&error), "the socket thread is stuck in a network namespace and ends");
                         return;
                     }
                 }
@@ -109,7 +110,7 @@ fn visit(home: &OwnedFd, netns: Arc<OwnedFd>, work: Work) -> Result<(), NetworkE
     match enter(&*netns) {
         Ok(()) => work(),
         // Dropping the work answers its caller.
-        Err(error) => tracing::warn!(%error, "a slot's namespace cannot be entered"),
+        Err(error) => tracing::warn!(error = %chain(&error), "a slot's namespace cannot be entered"),
     }
     drop(netns);
     enter(home)

@@ -6,6 +6,7 @@ use crate::namespace::Worker;
 use crate::network::Shared;
 use crate::plan::{CHANNEL_GUEST_MAC, CHANNEL_TAP, SlotPlan, WORKLOAD_GUEST_MAC, WORKLOAD_TAP};
 use crate::policy::{Gatekeeper, SlotTasks};
+use leapbox_errors::chain;
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use std::io;
@@ -113,7 +114,7 @@ impl Slot {
         self.tasks.shutdown().await;
         let routing = &self.lease.shared.root.routing;
         if let Err(error) = links::cut(routing, &self.plan.veth).await {
-            tracing::warn!(index = self.plan.index, %error, "a closed slot could not be cut off at once");
+            tracing::warn!(index = self.plan.index, error = %chain(&error), "a closed slot could not be cut off at once");
         }
     }
 

@@ -5,6 +5,7 @@ use crate::error::{ExitReason, VmmError};
 use crate::machine::MachineRecord;
 use crate::memory::Proc;
 use crate::process::{self, Process};
+use leapbox_errors::chain;
 use leapbox_storage::Runs;
 use std::fs::File;
 use std::future::Future;
@@ -208,7 +209,7 @@ pub(crate) async fn clean_up(group: &Cgroup, dir: &Path) {
     };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(dir = %dir.display(), %error, "the machine's folder could not be removed");
+            tracing::warn!(dir = %dir.display(), error = %chain(&error), "the machine's folder could not be removed");
         }
         _ => {}
     }

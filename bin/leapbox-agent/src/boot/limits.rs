@@ -4,6 +4,7 @@ use super::BootError;
 use crate::budget::BUDGET_BYTES;
 use crate::cgroup::write;
 use crate::log;
+use leapbox_errors::chain;
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ const SYSCTLS: [(&str, &str); 4] = [
 /// Exempts PID 1 from the out-of-memory killer, and keeps its heap in one arena (each costs mappings and page faults).
 pub(super) fn protect_agent() {
     if let Err(error) = write(Path::new("/proc/self/oom_score_adj"), "-1000") {
-        log::line(format_args!("oom_score_adj: {error}"));
+        log::line(format_args!("oom_score_adj: {}", chain(&error)));
     }
     // SAFETY: sets one parameter of the allocator; no other thread exists yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
@@ -45,7 +46,7 @@ pub(super) fn apply() -> Result<(), BootError> {
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(BootError::path("raising the limit of", "descriptors"))?;
     for (path, value) in SYSCTLS {
         if let Err(error) = write(Path::new(path), value) {
-            log::line(format_args!("{path}: {error}"));
+            log::line(format_args!("{path}: {}", chain(&error)));
         }
     }
     Ok(())

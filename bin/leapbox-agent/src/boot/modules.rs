@@ -2,6 +2,7 @@
 
 use super::BootError;
 use crate::log;
+use leapbox_errors::chain;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use std::fs::{self, File};
@@ -19,7 +20,7 @@ pub(super) fn load_all() -> Result<(), BootError> {
     for name in names.lines().map(str::trim).filter(|name| !name.is_empty()) {
         let path = folder.join(name);
         if let Err(error) = load(&path) {
-            log::line(format_args!("module {name}: {error}"));
+            log::line(format_args!("module {name}: {}", chain(&error)));
         }
     }
     fs::remove_dir_all(folder).map_err(BootError::path("removing", folder))

@@ -10,6 +10,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leapbox_egress_policy::{Denial, DomainName};
+use leapbox_errors::chain;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
@@ -130,7 +131,7 @@ impl Connector {
         match timeout(HANDSHAKE, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                tracing::debug!(upstream = %self.target.name, %error, "no TLS with an upstream");
+                tracing::debug!(upstream = %self.target.name, error = %chain(&error), "no TLS with an upstream");
                 Err(self.failed(tls_failure(&error)))
             }
             Err(_) => Err(self.failed("it did not complete the TLS handshake in 10 s")),
@@ -140,7 +141,7 @@ impl Connector {
 
 async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to an upstream ended badly");
+        tracing::debug!(error = %chain(&error), "a connection to an upstream ended badly");
     }
 }
 

@@ -4,6 +4,7 @@ use super::Counters;
 use super::answer::Transport;
 use super::limits::{MAX_QUERY, TCP_DEADLINE};
 use super::slot::SlotNames;
+use leapbox_errors::chain;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,14 @@ pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!(%error, "a slot's name server cannot accept");
+                tracing::debug!(error = %chain(&error), "a slot's name server cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         // We close only what is idle or over: a reset loses nothing, and leaves no socket that keeps the namespace.
         if let Err(error) = stream.set_zero_linger() {
-            tracing::debug!(%error, "a connection to a slot's name server could not be set up");
+            tracing::debug!(error = %chain(&error), "a connection to a slot's name server could not be set up");
             continue;
         }
         while connections.try_join_next().is_some() {}
@@ -36,7 +37,7 @@ pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
         let names = names.clone();
         connections.spawn(async move {
             if let Err(error) = converse(&names, stream).await {
-                tracing::trace!(%error, "a DNS connection of a slot ended");
+                tracing::trace!(error = %chain(&error), "a DNS connection of a slot ended");
             }
             drop(permit);
         });

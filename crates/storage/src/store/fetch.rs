@@ -6,6 +6,7 @@ use super::{Inner, blocking, local};
 use crate::archive::{Archive, MANIFEST, Manifest, publish};
 use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt, Shared, try_join_all};
+use leapbox_errors::chain;
 use object_store::path::Path as ObjectPath;
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
@@ -156,7 +157,7 @@ struct Draft(PathBuf);
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Err(error) = local::remove_all(&self.0) {
-            tracing::warn!(%error, "what a download left is removed at the next start");
+            tracing::warn!(error = %chain(&error), "what a download left is removed at the next start");
         }
     }
 }

@@ -41,6 +41,7 @@ use crate::archive::{Archive, Writer, check_name};
 use crate::key::ServerKey;
 use fetch::Fetches;
 use index::{Index, Reason};
+use leapbox_errors::chain;
 use remote::Remote;
 use std::fs::File;
 use std::path::PathBuf;
@@ -168,7 +169,7 @@ impl Inner {
         });
         match opened.await? {
             Err(damage) if damage.is_damage() && self.index.is_uploaded(id) => {
-                tracing::warn!(archive = id, error = %damage, "a stored archive is damaged here; taking the bucket's");
+                tracing::warn!(archive = id, error = %chain(&damage), "a stored archive is damaged here; taking the bucket's");
                 self.remove_local(id, Reason::Damaged).await?;
                 Ok(None)
             }

@@ -7,6 +7,7 @@ use super::remote::{PIECE, Remote};
 use super::{ArchiveStore, Inner, blocking, local};
 use crate::archive::MANIFEST;
 use bytes::Bytes;
+use leapbox_errors::chain;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl ArchiveStore {
                 }
                 Err(_) if stop.is_cancelled() => return,
                 Err(e) => {
-                    tracing::warn!(error = &e as &dyn std::error::Error, retry_in = ?patience, "the object store");
+                    tracing::warn!(error = %chain(&e), retry_in = ?patience, "the object store");
                     let longer = (patience * 2).min(PATIENCE_MAX);
                     std::mem::replace(&mut patience, longer)
                 }

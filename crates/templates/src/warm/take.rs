@@ -5,6 +5,7 @@ use super::base::{Base, BaseKind, Header};
 use super::error::file;
 use super::{WarmError, WarmSnapshots, folder};
 use crate::attach::{attachment, guest_of};
+use leapbox_errors::chain;
 use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_storage::{create_pristine_disk, private_dir};
 use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, VmmError};
@@ -141,6 +142,6 @@ async fn bring(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
 
 async fn destroy(machine: &dyn Machine) {
     if let Err(error) = machine.destroy().await {
-        tracing::warn!(%error, "a machine that failed to boot could not be removed");
+        tracing::warn!(error = %chain(&error), "a machine that failed to boot could not be removed");
     }
 }
