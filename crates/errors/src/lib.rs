@@ -4,5 +4,7 @@
 //! itself: `make lint` refuses anything else (`tests/lint/errors.py`).
 
 mod chain;
+mod file;
 
 pub use chain::{causes, chain};
+pub use file::FileError;

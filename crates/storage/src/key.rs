@@ -16,6 +16,7 @@ mod file;
 mod tests;
 
 use crate::hex;
+use leapbox_errors::FileError;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -33,16 +34,8 @@ const DOMAIN: &[u8] = b"leapbox server key 1";
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A link, folder or device lies where the key should.
     #[error("{path} is not a regular file; the server's key must be one")]
     NotAFile {

@@ -6,6 +6,7 @@
 use super::BootError;
 use super::interface::{Interface, by_mac};
 use super::netlink::move_to_namespace;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::net;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -52,7 +53,7 @@ pub(super) fn listen() -> Result<TcpListener, BootError> {
 /// Gives the calling thread a network namespace of its own.
 fn new_namespace(card: &str) -> Result<File, BootError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(BootError::network("making a namespace for", card))?;
-    File::open("/proc/thread-self/ns/net").map_err(BootError::path("opening", "/proc/thread-self/ns/net"))
+    Ok(File::open("/proc/thread-self/ns/net").map_err(FileError::of("opening", "/proc/thread-self/ns/net"))?)
 }
 
 fn listen_inside(card: &str) -> Result<TcpListener, BootError> {

@@ -1,7 +1,8 @@
 //! What the store of archives can fail at.
 
 use crate::{ArchiveError, PrivateError};
-use std::path::{Path, PathBuf};
+use leapbox_errors::FileError;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Why an archive could not be stored, found or removed.
@@ -14,16 +15,8 @@ pub enum StoreError {
     #[error(transparent)]
     Folder(#[from] PrivateError),
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Two servers on one folder would remove what the other one is writing.
     #[error("{path} is in use by another server")]
     InUse {
@@ -102,9 +95,4 @@ pub enum StoreError {
     /// A blocking task was cancelled or panicked.
     #[error("a task of the store did not end as it should")]
     Task(#[source] tokio::task::JoinError),
-}
-
-pub(super) fn fail(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
-    let path = path.to_path_buf();
-    move |source| StoreError::File { step, path, source }
 }

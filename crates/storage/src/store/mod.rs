@@ -41,7 +41,7 @@ use crate::archive::{Archive, Writer, check_name};
 use crate::key::ServerKey;
 use fetch::Fetches;
 use index::{Index, Reason};
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use remote::Remote;
 use std::fs::File;
 use std::path::PathBuf;
@@ -184,8 +184,10 @@ impl Inner {
     async fn remove_local(&self, id: &str, reason: Reason) -> Result<bool, StoreError> {
         let (index, dir, id) = (Arc::clone(&self.index), self.dir.clone(), id.to_owned());
         blocking(move || {
-            let taken = index.take(&dir, &id, reason).map_err(error::fail("removing", &dir.join(&id)))?;
-            taken.map_or(Ok(false), |away| local::remove_all(&away).map(|()| true))
+            let taken = index.take(&dir, &id, reason).map_err(FileError::of("removing", dir.join(&id)))?;
+            let Some(away) = taken else { return Ok(false) };
+            local::remove_all(&away)?;
+            Ok(true)
         })
         .await?
     }

@@ -7,7 +7,7 @@ use super::remote::{PIECE, Remote};
 use super::{ArchiveStore, Inner, blocking, local};
 use crate::archive::MANIFEST;
 use bytes::Bytes;
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl Inner {
             return Ok(());
         }
         let (dir, bucket) = (self.dir.join(id), remote.identity.clone());
-        blocking(move || local::mark_uploaded(&dir, &bucket)).await?
+        Ok(blocking(move || local::mark_uploaded(&dir, &bucket)).await??)
     }
 }
 
@@ -142,11 +142,11 @@ async fn put_file(
         let (file, start) = (Arc::clone(file), position);
         position = length.min(start + PIECE as u64);
         let piece = wanted.check().map(|()| (position - start) as usize);
-        let failed = super::error::fail("reading the part", name.as_ref());
+        let failed = FileError::of("reading the part", name.to_owned());
         async move {
             match piece? {
                 0 => Ok(None),
-                size => blocking(move || read_piece(&file, start, size)).await?.map(Some).map_err(failed),
+                size => Ok(Some(blocking(move || read_piece(&file, start, size)).await?.map_err(failed)?)),
             }
         }
     };
