@@ -46,6 +46,34 @@ def test_a_log_line_that_tells_the_causes_passes(call):
     assert lines(f"fn f() {{\n{call}\n}}") == []
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "answer.map_err(|_| Lost)?;",
+        "answer.map_err(\n    |_| Lost,\n)?;",
+        "fn f() -> Result<(), String> {}",
+        "type T = Result<HashMap<String, Vec<u8>>, String>;",
+        "let x: Result<Box<dyn Fn(u8) -> u8>, String> = y;",
+    ],
+)
+def test_an_error_that_is_dropped_or_only_a_text_is_refused(code):
+    assert lines(f"\n{code}") == [2]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "answer.map_err(|_: RecvError| Lost)?;",
+        "answer.map_err(|source| Failed { source })?;",
+        "fn f() -> Result<String, Failed> {}",
+        "type T = Result<HashMap<String, String>, Failed>;",
+        "fn f() -> io::Result<String> {}",
+    ],
+)
+def test_an_error_that_keeps_its_cause_or_names_what_it_drops_passes(code):
+    assert lines(code) == []
+
+
 def test_the_tests_of_a_crate_are_not_checked():
     bare = 'tracing::warn!(%error, "text");'
     assert lines(f"#[cfg(test)]\nmod tests {{\n{bare}\n}}") == []

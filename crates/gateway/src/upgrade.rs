@@ -25,6 +25,7 @@ use hyper::ext::Protocol;
 use leapbox_api_types::ApiError;
 use leapbox_errors::chain;
 use std::sync::Arc;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 const WEBSOCKET: &str = "websocket";
@@ -76,7 +77,7 @@ pub(crate) async fn upgrade<B: Backend>(
         }
     });
     let answer = timeout(app.limits.response_head, sender.send_request(handshake_request(kind, request)?)).await;
-    let mut answer = answer.map_err(|_| app.late())?.map_err(|error| app.explain_http(&error))?;
+    let mut answer = answer.map_err(|_: Elapsed| app.late())?.map_err(|error| app.explain_http(&error))?;
     client.moved();
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS && is_websocket(answer.headers()) {
         let app_side = hyper::upgrade::on(&mut answer);
@@ -120,7 +121,10 @@ fn websocket_key() -> Result<HeaderValue, ApiError> {
     // 128 bits end in a character of which only the upper two bits count.
     key[21] = ALPHABET[usize::from(random[21] & 0b11_0000)];
     key.extend_from_slice(b"==");
-    HeaderValue::from_bytes(&key).map_err(|_| ApiError::Internal)
+    HeaderValue::from_bytes(&key).map_err(|error| {
+        tracing::error!(error = %chain(&error), "a WebSocket key cannot be a header's value");
+        ApiError::Internal
+    })
 }
 
 /// The client's answer once the application has agreed.

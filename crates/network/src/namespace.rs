@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
 /// The calling thread's network namespace.
 pub(crate) fn current() -> Result<OwnedFd, NetworkError> {
@@ -60,7 +61,7 @@ where
             let _ = answer.send(work());
         })
         .map_err(|source| NetworkError::Namespace { step: "start a thread", source })?;
-    result.await.map_err(|_| NetworkError::ThreadGone)?
+    result.await.map_err(|_: RecvError| NetworkError::ThreadGone)?
 }
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -100,8 +101,8 @@ impl Worker {
         let work = Box::new(move || {
             let _ = answer.send(work());
         });
-        self.jobs.send((netns, work)).map_err(|_| io::Error::other(NetworkError::ThreadGone))?;
-        result.await.map_err(|_| io::Error::other("the network namespace could not be entered"))?
+        self.jobs.send((netns, work)).map_err(|_: mpsc::SendError<_>| io::Error::other(NetworkError::ThreadGone))?;
+        result.await.map_err(|_: RecvError| io::Error::other("the network namespace could not be entered"))?
     }
 }
 

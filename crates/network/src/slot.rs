@@ -16,6 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 
 /// When a connection to a guest that no longer acknowledges is given up, in milliseconds. A killed VMM sends no
 /// reset, and a socket that lingered would keep its namespace, and with it the index, from being released.
@@ -148,7 +149,7 @@ async fn connect(
         let socket = worker.run(netns, tcp_socket).await?;
         socket.connect(address.into()).await
     };
-    tokio::time::timeout(timeout, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?
+    tokio::time::timeout(timeout, connecting).await.map_err(|_: Elapsed| io::ErrorKind::TimedOut)?
 }
 
 /// Runs on the worker, inside the slot: a socket belongs to the namespace it was made in.

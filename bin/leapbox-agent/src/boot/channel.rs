@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvError};
 use std::thread;
 
 /// Moves the channel's card out of the workload's sight and listens on the agent's port behind it.
@@ -38,7 +38,7 @@ pub(super) fn listen() -> Result<TcpListener, BootError> {
             interface: card.clone(),
             source: std::io::Error::from(std::io::ErrorKind::BrokenPipe),
         };
-        let namespace = namespace.recv().map_err(|_| gone())??;
+        let namespace = namespace.recv().map_err(|_: RecvError| gone())??;
         let outcome = move_to_namespace(index, namespace.as_fd()).map_err(BootError::network("moving", &card));
         if outcome.is_ok() {
             let _ = moved.send(());

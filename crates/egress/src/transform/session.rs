@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use leapbox_egress_policy::Denial;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 /// Both sides of a WebSocket, once HTTP is over.
 pub(crate) struct Switched {
@@ -78,7 +78,7 @@ impl Session {
             return Ok(None);
         }
         let place = Arc::clone(&self.gate.connections).try_acquire_owned();
-        place.map(Some).map_err(|_| Refusal {
+        place.map(Some).map_err(|_: TryAcquireError| Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
             denial: Denial::TooMany { what: "connections and requests of this sandbox through the proxy" },
             closes: false,

@@ -6,6 +6,7 @@ use super::limits::{MAX_QUERY, TCP_DEADLINE};
 use super::slot::SlotNames;
 use leapbox_errors::chain;
 use std::io;
+use std::num::TryFromIntError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,8 +70,8 @@ async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let length =
-        u16::try_from(message.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "answer too long"))?;
+    let too_long = |_: TryFromIntError| io::Error::new(io::ErrorKind::InvalidData, "answer too long");
+    let length = u16::try_from(message.len()).map_err(too_long)?;
     // One write, so that length and message travel in one segment (RFC 7766, 8).
     let mut framed = Vec::with_capacity(message.len() + 2);
     framed.extend_from_slice(&length.to_be_bytes());

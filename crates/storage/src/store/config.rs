@@ -67,7 +67,8 @@ fn s3(
     if bucket.is_empty() || !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         return Err(wrong(url, "the bucket's name must follow s3://, as in s3://bucket/prefix"));
     }
-    let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|_| wrong(url, "its prefix cannot be one"))?;
+    let prefix = Path::parse(prefix.trim_end_matches('/'))
+        .map_err(|source| StoreError::Prefix { url: url.to_owned(), source })?;
     let unusable = |source| StoreError::Settings { url: url.to_owned(), source };
     let mut builder = AmazonS3Builder::new();
     for (name, value) in settings {

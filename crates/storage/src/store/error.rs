@@ -29,6 +29,14 @@ pub enum StoreError {
         /// Its id.
         id: String,
     },
+    /// What follows the bucket in the object store's URL cannot begin the names of objects.
+    #[error("{url} cannot be the object store: its prefix cannot be one")]
+    Prefix {
+        /// As configured.
+        url: String,
+        #[source]
+        source: object_store::path::Error,
+    },
     /// The object store's URL is none that can be used.
     #[error("{url} cannot be the object store: {why}")]
     Url {
