@@ -116,7 +116,7 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
         Policy::Custom(_) => {}
     }
     let asked = query.name().to_ascii();
-    let Ok(name) = DomainName::parse(&asked) else { return Permission::Refuse(Denial::NotAName { text: asked }) };
+    let Ok(name) = DomainName::parse(&asked) else { return Permission::Refuse(Denial::not_a_name(&asked)) };
     if let Err(denial) = evaluator.name(&name) {
         return Permission::Refuse(denial);
     }
