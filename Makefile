@@ -117,13 +117,14 @@ bench: setup $(VENV)/.done ## the promised numbers beside their floor; ARGS=--js
 	$(SUDO) $(LEAPBOX) setup --data-dir $(TARGET)/bench-data >/dev/null
 	$(LAB) $(LEAPBOX)-bench --data-dir $(TARGET)/bench-data $(ARGS)
 
-lint: $(VENV)/.done ## format, clippy, licences, boundaries between crates, the catalogue of cases, Python style
+lint: $(VENV)/.done ## format, clippy, licences, boundaries between crates, the catalogue of cases, errors with causes, Python style
 	@.ci/prepare lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features leapbox-conformance/vms --quiet -- -D warnings
 	PATH=$(VENV)/bin:$$PATH cargo deny --locked check licenses bans sources
 	$(PYTHON) tests/lint/boundaries.py
 	$(PYTHON) tests/lint/cases.py
+	$(PYTHON) tests/lint/errors.py
 	$(VENV)/bin/ruff check --config tests/ruff.toml tests demo
 	$(VENV)/bin/ruff format --check --config tests/ruff.toml tests demo
 

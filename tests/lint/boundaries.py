@@ -13,6 +13,7 @@ from collections.abc import Iterator
 PREFIX = "leapbox-"
 # From the bottom up. A crate that is not here is unknown to the architecture: it must be given its place.
 LAYERS = [
+    {"errors"},
     {"ids", "egress-policy"},
     {"api-types", "guest-protocol", "egress"},
     {"storage", "network", "guest-client", "db"},
@@ -23,9 +24,9 @@ LAYERS = [
     {"leapbox"},
     {"bench"},
 ]
-# PID 1 of every guest stands beside the layers: it speaks the protocol and nothing else of ours.
+# PID 1 of every guest stands beside the layers: of ours it has the protocol, and what all do alike with errors.
 AGENT = "leapbox-agent"
-AGENT_MAY_USE = {"guest-protocol"}
+AGENT_MAY_USE = {"guest-protocol", "errors"}
 FORBIDDEN = {
     AGENT: {"sqlx", "sqlx-core", "axum", "hyper", "h2", "tokio", "rustls", "reqwest"},
     "leapbox-egress-policy": {"tokio", "hyper", "rustls"},

@@ -13,6 +13,7 @@ use crate::budget::{BUDGET_BYTES, Budget};
 use crate::guest::Guest;
 use crate::phase::{Wants, admit};
 use crate::{call, log, server};
+use leapbox_errors::chain;
 use leapbox_guest_protocol::{FaultKind, GuestFault, PROTOCOL_VERSION, Phase, Pong, Reply, Response, decode_call};
 use std::error::Error;
 use std::io;
@@ -33,7 +34,7 @@ pub fn serve(
     let ready = mount().and_then(|guest| Ok(server::serve(guest, listener)?));
     let response = match &ready {
         Ok(()) => Ok(Reply::Done),
-        Err(error) => Err(GuestFault::new(FaultKind::Io, format!("cannot mount: {}", log::chain(&**error)))),
+        Err(error) => Err(GuestFault::new(FaultKind::Io, format!("cannot mount: {}", chain(&**error)))),
     };
     // Who asked may have given up; what came of it counts all the same.
     let _ = call::write(&mut host, &response).and_then(|()| call::wait_for_close(&mut host));
@@ -51,7 +52,7 @@ fn wait_for_mount(listener: &TcpListener, started: Instant) -> TcpStream {
                 }
             }
             Err(error) => {
-                log::line(format_args!("accept: {error}"));
+                log::line(format_args!("accept: {}", chain(&error)));
                 std::thread::sleep(Duration::from_millis(100));
             }
         }

@@ -9,6 +9,7 @@
 //! generator was reseeded.
 
 use crate::fault;
+use leapbox_errors::chain;
 use leapbox_guest_protocol::{Configure, Configured, FaultKind, GuestFault};
 use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
@@ -117,7 +118,7 @@ impl IdentityFiles {
         let written = rewrite(&hosts_file, &hosts, &hosts_with(&hosts, hostname))
             .and_then(|()| rewrite(&name_file, &name, &format!("{hostname}\n")));
         if let Err(error) = written {
-            crate::log::line(format_args!("cannot write the host name to /etc: {error}"));
+            crate::log::line(format_args!("cannot write the host name to /etc: {}", chain(&error)));
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::phase::{Wants, admit};
 use crate::trust::{self, TrustStore};
 use crate::user::User;
 use crate::workload::Workload;
+use leapbox_errors::chain;
 use leapbox_guest_protocol::{
     Configure, Configured, GuestFault, ImageConfig, PROTOCOL_VERSION, Phase, Pong, Suspended, Trust,
 };
@@ -166,7 +167,7 @@ impl Guest {
             Ok(true) => {}
             // What it wrote so far is kept all the same.
             Ok(false) => log::line(format_args!("some of the workload's processes do not die")),
-            Err(error) => log::line(format_args!("cannot end the workload: {error}")),
+            Err(error) => log::line(format_args!("cannot end the workload: {}", chain(&error))),
         }
         sync()
     }

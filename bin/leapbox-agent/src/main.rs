@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use leapbox_agent::{bare, boot, log, reaper};
+use leapbox_errors::chain;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     }
     if let Err(error) = run() {
         // The host reads this on the console and sees the machine end: the kernel panics when PID 1 returns.
-        log::line(format_args!("boot failed: {}", log::chain(&*error)));
+        log::line(format_args!("boot failed: {}", chain(&*error)));
     }
     ExitCode::FAILURE
 }

@@ -8,6 +8,7 @@
 use crate::guest::Guest;
 use crate::long::LongSlots;
 use crate::{call, connection, log};
+use leapbox_errors::chain;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -84,7 +85,7 @@ impl Server {
                 }
                 Err(error) => {
                     // Descriptors or memory are short for a moment.
-                    log::line(format_args!("accept: {error}"));
+                    log::line(format_args!("accept: {}", chain(&error)));
                     thread::sleep(Duration::from_millis(100));
                 }
             }
@@ -98,7 +99,7 @@ impl Server {
         }
         if was_last && let Err(error) = self.start_worker() {
             // This connection is served all the same; the next waits for it.
-            log::line(format_args!("cannot start a worker: {error}"));
+            log::line(format_args!("cannot start a worker: {}", chain(&error)));
         }
         let served = catch_unwind(AssertUnwindSafe(|| {
             // What went wrong with a connection is for its caller to see.

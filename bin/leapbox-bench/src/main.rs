@@ -22,7 +22,7 @@ mod sleep;
 use clap::{Parser, Subcommand};
 use error::BenchError;
 use leapbox::config::{Config, Settings};
-use leapbox::program::{chain, start_logging};
+use leapbox::program::{explain, start_logging};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("leapbox-bench: {}", chain(error.as_ref()));
+            eprintln!("leapbox-bench: {}", explain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -26,6 +26,7 @@ pub use load::{LoadArgs, bench_load};
 
 use application::Application;
 use children::{Proxy, load_once, start_gateway};
+use leapbox_errors::chain;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -171,7 +172,7 @@ impl AsRef<Path> for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            tracing::warn!(path = %self.folder.display(), %error, "could not remove the run's folder");
+            tracing::warn!(path = %self.folder.display(), error = %chain(&error), "could not remove the run's folder");
         }
     }
 }

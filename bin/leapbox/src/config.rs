@@ -11,7 +11,7 @@
 #![allow(rustdoc::invalid_html_tags)]
 
 use leapbox_egress_policy::{Cidr, CidrError, operator_cidr};
-use leapbox_network::Ipv4Block;
+use leapbox_network::{Ipv4Block, NetworkError};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -203,6 +203,13 @@ pub enum ConfigError {
         /// Why.
         reason: &'static str,
     },
+    /// Not a network that sandboxes' links could have their addresses from.
+    #[error("link_block = {value:?} is refused: it must be an IPv4 network like 10.253.0.0/16")]
+    LinkBlock {
+        value: String,
+        #[source]
+        source: Box<NetworkError>,
+    },
     /// A network that no policy may open, or no network at all.
     #[error("egress_private_cidrs: {value:?} is refused")]
     PrivateCidr {
@@ -348,11 +355,7 @@ fn checked_tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Tls
 
 fn checked_link_block(text: Option<String>) -> Result<Ipv4Block, ConfigError> {
     let text = text.unwrap_or_else(|| DEFAULT_LINK_BLOCK.to_owned());
-    text.parse().map_err(|_| ConfigError::Refused {
-        setting: "link_block",
-        value: text,
-        reason: "it must be an IPv4 network like 10.253.0.0/16",
-    })
+    text.parse().map_err(|source| ConfigError::LinkBlock { value: text, source: Box::new(source) })
 }
 
 fn checked_private_cidrs(texts: Vec<String>) -> Result<Vec<Cidr>, ConfigError> {

@@ -7,7 +7,7 @@
 
 use clap::{Parser, Subcommand};
 use leapbox::config::{Config, Settings};
-use leapbox::program::{chain, start_logging};
+use leapbox::program::{explain, start_logging};
 use leapbox::verbs;
 use std::error::Error;
 use std::process::ExitCode;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("leapbox: {}", chain(error.as_ref()));
+            eprintln!("leapbox: {}", explain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

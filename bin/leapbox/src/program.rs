@@ -1,6 +1,7 @@
 //! How both programs, `leapbox` and `leapbox-bench`, log and report an error that ends them.
 
 use crate::config::{Config, LogFormat};
+use leapbox_errors::causes;
 use std::error::Error;
 
 /// Logs go to standard error; `LEAPBOX_LOG` filters them (`info`, `leapbox_network=debug`, …), else `level` and above
@@ -14,13 +15,8 @@ pub fn start_logging(config: &Config, level: &str) {
     }
 }
 
-/// An error and its causes, in one text.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("\n  because: {error}"));
-        cause = error.source();
-    }
-    text
+/// An error and its causes for the person at the terminal, each on a line of its own.
+pub fn explain(error: &dyn Error) -> String {
+    let lines: Vec<String> = causes(error).map(ToString::to_string).collect();
+    lines.join("\n  because: ")
 }

@@ -9,30 +9,11 @@
 //!       tls/                 local CA, server certificate, bundle
 //! ```
 
+use leapbox_errors::FileError;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// Why a file of the state could not be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("{step}: {path}")]
-pub struct StateError {
-    /// What was done.
-    pub step: &'static str,
-    /// Where.
-    pub path: PathBuf,
-    /// Why not.
-    #[source]
-    pub source: std::io::Error,
-}
-
-impl StateError {
-    pub(crate) fn new(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| StateError { step, path, source }
-    }
-}
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +37,10 @@ impl State {
     }
 
     /// Makes the folders that are missing.
-    pub fn create(&self) -> Result<(), StateError> {
+    pub fn create(&self) -> Result<(), FileError> {
         for (path, mode) in [(self.dir.clone(), 0o755), (self.tls_dir(), 0o755), (self.dir.join("keys"), 0o700)] {
             let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
-            made.map_err(StateError::new("create", &path))?;
+            made.map_err(FileError::of("create", &path))?;
         }
         Ok(())
     }
@@ -90,7 +71,7 @@ impl State {
     }
 
     /// The first API key, if set-up has made one.
-    pub fn read_default_key(&self) -> Result<Option<String>, StateError> {
+    pub fn read_default_key(&self) -> Result<Option<String>, FileError> {
         read_if_there(&self.default_key()).map(|key| key.map(|k| k.trim().to_owned()))
     }
 
@@ -101,14 +82,13 @@ impl State {
     }
 
     /// The four digits that tell this installation's namespaces, links and rules from others on the host. Drawn once.
-    pub fn instance(&self) -> Result<String, StateError> {
+    pub fn instance(&self) -> Result<String, FileError> {
         let path = self.dir.join("instance");
         if let Some(text) = read_if_there(&path)? {
             return Ok(text.trim().to_owned());
         }
         let mut raw = [0; 2];
-        let random = |e: getrandom::Error| StateError::new("draw random bytes for", &path)(e.into());
-        getrandom::fill(&mut raw).map_err(random)?;
+        getrandom::fill(&mut raw).map_err(FileError::of("draw random bytes for", &path))?;
         let instance = format!("{:04x}", u16::from_le_bytes(raw));
         write_file(&path, &instance, Access::Public)?;
         Ok(instance)
@@ -116,16 +96,16 @@ impl State {
 }
 
 /// A file's text; `None` when there is no such file.
-pub fn read_if_there(path: &Path) -> Result<Option<String>, StateError> {
+pub fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(StateError::new("read", path)(e)),
+        Err(e) => Err(FileError::of("read", path)(e)),
     }
 }
 
 /// Replaces a file atomically and durably. It never exists with a mode wider than asked for.
-pub fn write_file(path: &Path, text: &str, access: Access) -> Result<(), StateError> {
+pub fn write_file(path: &Path, text: &str, access: Access) -> Result<(), FileError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -145,7 +125,7 @@ pub fn write_file(path: &Path, text: &str, access: Access) -> Result<(), StateEr
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
-    write().map_err(StateError::new("write", path))
+    write().map_err(FileError::of("write", path))
 }
 
 #[cfg(test)]

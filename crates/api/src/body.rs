@@ -9,6 +9,7 @@ use http::header::CONTENT_TYPE;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use leapbox_api_types::{ApiError, BODY_MAX};
+use leapbox_errors::chain;
 use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -126,12 +127,17 @@ pub(crate) async fn discard(body: Body) -> Result<(), NotEmptied> {
     }
 }
 
+fn broken_off(error: axum::Error) -> ApiError {
+    tracing::debug!(error = %chain(&error), "a request's body broke off");
+    ApiError::BadRequest("the body ended before it was complete".to_owned())
+}
+
 async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut bytes = BytesMut::with_capacity(announced.min(BODY_MAX));
     let mut received = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::BadRequest("the body ended before it was complete".to_owned()))?;
+        let frame = frame.map_err(broken_off)?;
         let Ok(data) = frame.into_data() else { continue };
         received += data.len();
         if received <= BODY_MAX && announced <= BODY_MAX {

@@ -1,6 +1,7 @@
 //! Work that must be finished even when its client hangs up.
 
 use leapbox_api_types::ApiError;
+use leapbox_errors::chain;
 use std::future::Future;
 use tracing::Instrument;
 
@@ -14,7 +15,7 @@ where
     match tokio::spawn(work.in_current_span()).await {
         Ok(result) => result.map_err(Into::into),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a request's task ended early");
+            tracing::error!(error = %chain(&error), "a request's task ended early");
             Err(ApiError::Internal)
         }
     }

@@ -159,7 +159,7 @@ impl<'b> Fields<'b> {
         for (name, value) in variables {
             match variable(name, value) {
                 Ok(value) => pairs.push((name.clone(), value.to_owned())),
-                Err(problem) => self.refuse(field, problem),
+                Err(bad) => self.refuse(field, bad.to_string()),
             }
         }
         let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
@@ -172,19 +172,31 @@ impl<'b> Fields<'b> {
 }
 
 /// Checks one environment variable; answers its value, or what is wrong with it.
-fn variable<'b>(name: &str, value: &'b Value) -> Result<&'b str, String> {
-    let quoted = quote(name);
+fn variable<'b>(name: &str, value: &'b Value) -> Result<&'b str, BadVariable> {
     if name.is_empty() {
-        return Err("a variable's name must not be empty".to_owned());
+        return Err(BadVariable::NoName);
     }
     if name.contains(['=', '\0']) {
-        return Err(format!("the name {quoted} must not contain `=` or a NUL byte"));
+        return Err(BadVariable::Name { quoted: quote(name) });
     }
     match value {
         Value::String(text) if !text.contains('\0') => Ok(text),
-        Value::String(_) => Err(format!("the value of {quoted} must not contain a NUL byte")),
-        _ => Err(format!("the value of {quoted} must be a string")),
+        Value::String(_) => Err(BadVariable::Nul { quoted: quote(name) }),
+        _ => Err(BadVariable::NotText { quoted: quote(name) }),
     }
+}
+
+/// What is wrong with an environment variable. Its name is quoted by [`quote`].
+#[derive(Debug, thiserror::Error)]
+enum BadVariable {
+    #[error("a variable's name must not be empty")]
+    NoName,
+    #[error("the name {quoted} must not contain `=` or a NUL byte")]
+    Name { quoted: String },
+    #[error("the value of {quoted} must not contain a NUL byte")]
+    Nul { quoted: String },
+    #[error("the value of {quoted} must be a string")]
+    NotText { quoted: String },
 }
 
 /// A client's text in a note: escaped, and not endless.

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use http::header::CONNECTION;
 use leapbox_api_types::ApiError;
 use leapbox_auth::{Auth, AuthError};
+use leapbox_errors::chain;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::field::Empty;
@@ -43,7 +44,7 @@ async fn admitted(auth: &Auth, mut request: Request, next: Next) -> Response {
         Ok(caller) => caller,
         Err(error) => {
             if let AuthError::Unchecked { source } = &error {
-                tracing::error!(error = source as &dyn std::error::Error, "keys cannot be checked");
+                tracing::error!(error = %chain(source), "keys cannot be checked");
             }
             return refuse(Failure::from(error), request).await;
         }

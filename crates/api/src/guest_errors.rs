@@ -4,14 +4,14 @@
 //! that the guest is not what it should be: hostile, broken or out of memory.
 
 use leapbox_api_types::ApiError;
+use leapbox_errors::chain;
 use leapbox_guest_client::GuestError;
 use leapbox_guest_protocol::{FaultKind, GuestFault};
-use std::error::Error;
 
 /// The answer for a failed call into a sandbox. Logs what the client is not told.
 pub(crate) fn refused(error: GuestError) -> ApiError {
     if !matches!(error, GuestError::Fault(_)) {
-        tracing::warn!(error = &error as &dyn Error, "a call into the sandbox failed");
+        tracing::warn!(error = %chain(&error), "a call into the sandbox failed");
     }
     match error {
         GuestError::Fault(fault) => from_fault(fault),

@@ -4,7 +4,7 @@ use crate::answer::Failure;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use leapbox_api_types::ApiError;
-use leapbox_ids::{SandboxId, SnapshotId};
+use leapbox_ids::{InvalidId, SandboxId, SnapshotId};
 
 /// The parameters of a path that are looked at here.
 #[derive(serde::Deserialize)]
@@ -23,7 +23,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let text = id(parts, state).await;
-        text.parse().map(InPath).map_err(|_| Failure(ApiError::sandbox_not_found(&text)))
+        text.parse().map(InPath).map_err(|_: InvalidId| Failure(ApiError::sandbox_not_found(&text)))
     }
 }
 
@@ -32,7 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotInPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let text = id(parts, state).await;
-        text.parse().map(SnapshotInPath).map_err(|_| Failure(ApiError::snapshot_not_found(&text)))
+        text.parse().map(SnapshotInPath).map_err(|_: InvalidId| Failure(ApiError::snapshot_not_found(&text)))
     }
 }
 

@@ -13,6 +13,7 @@
 use crate::Caller;
 use crate::secret::{KeyHash, hash_from_hex};
 use leapbox_db::{Db, DbError, KeysVersion};
+use leapbox_errors::chain;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ impl KeyTable {
         match self.read().await {
             Ok(()) => self.look(hash).0,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "keys could not be checked again");
+                tracing::warn!(error = %chain(&error), "keys could not be checked again");
                 Some(caller)
             }
         }

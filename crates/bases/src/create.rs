@@ -6,6 +6,7 @@ use crate::base::{Base, BaseKind, Header};
 use crate::error::{BaseError, file};
 use crate::folder;
 use crate::store::Bases;
+use leapbox_errors::chain;
 use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_storage::{create_pristine_disk, private_dir};
 use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, VmmError};
@@ -142,6 +143,6 @@ async fn prepare(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> 
 
 async fn destroy(machine: &Machine) {
     if let Err(error) = machine.destroy().await {
-        tracing::warn!(%error, "a machine that failed to boot could not be removed");
+        tracing::warn!(error = %chain(&error), "a machine that failed to boot could not be removed");
     }
 }

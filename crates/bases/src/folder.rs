@@ -9,6 +9,7 @@
 //! needed. Everything here is blocking.
 
 use crate::base::{Base, Header};
+use leapbox_errors::chain;
 use leapbox_ids::BaseId;
 use leapbox_storage::{SealError, SealedFolder};
 use leapbox_vmm::Snapshot;
@@ -106,21 +107,19 @@ pub(crate) fn remove(dir: &Path) {
     if let Err(error) = removed
         && error.kind() != ErrorKind::NotFound
     {
-        tracing::warn!(dir = %dir.display(), %error, "a warm snapshot could not be removed");
+        tracing::warn!(dir = %dir.display(), error = %chain(&error), "a warm snapshot could not be removed");
     }
 }
 
 /// Says why a base is not used.
 pub(crate) fn log_refused(dir: &Path, refused: &Refused) {
-    let causes = std::iter::successors(Some(refused as &dyn std::error::Error), |error| error.source());
-    let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let (fault, file) = (refused.fault(), refused.file().map(|file| tracing::field::display(file.display())));
     tracing::warn!(
         event = "base_refused",
         dir = %dir.display(),
         fault,
         file,
-        reason,
+        reason = chain(refused),
         "refused a stored warm snapshot: another is taken when one is needed"
     );
 }

@@ -3,6 +3,7 @@
 use crate::unreachable;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::ParseIntError;
 
 /// An IPv4 network in CIDR notation, without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,7 +41,7 @@ impl Cidr {
         let prefix = match length {
             None => 32,
             Some(length) if !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) => {
-                length.parse().map_err(|_| CidrError::Prefix)?
+                length.parse().map_err(|_: ParseIntError| CidrError::Prefix)?
             }
             Some(_) => return Err(CidrError::Prefix),
         };

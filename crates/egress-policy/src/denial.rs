@@ -1,7 +1,11 @@
 //! Why something did not leave.
 
 use crate::name::DomainName;
+use leapbox_errors::one_line;
 use std::net::Ipv4Addr;
+
+/// Bytes of a guest's own words in the log.
+const QUOTED_MAX: usize = 80;
 
 /// A refusal: `Display` is a sentence for the operator's log, [`Denial::rule`] a label for counters. Holds no secret,
 /// no path and no header's value; what the guest has written is escaped and cut short.
@@ -11,7 +15,7 @@ pub enum Denial {
     DenyAll,
     #[error("{name} is not allowed")]
     Name { name: DomainName },
-    #[error("{} is not a domain name", quoted(text))]
+    #[error("\"{text}\" is not a domain name")]
     NotAName { text: String },
     #[error("{address} can't be reached by a sandbox: {what}")]
     Address { address: Ipv4Addr, what: &'static str },
@@ -59,6 +63,11 @@ impl Denial {
         "upstream",
     ];
 
+    /// For a text that a guest has sent in the place of a domain name.
+    pub fn not_a_name(text: &str) -> Self {
+        Denial::NotAName { text: one_line(text, QUOTED_MAX) }
+    }
+
     /// The rule's label in metrics.
     pub fn rule(&self) -> &'static str {
         match self {
@@ -78,14 +87,5 @@ impl Denial {
             Denial::ServerSilent { .. } => "server_silent",
             Denial::Upstream { .. } => "upstream",
         }
-    }
-}
-
-/// A guest's own words in a log: on one line, and not many of them.
-fn quoted(text: &str) -> String {
-    const MOST: usize = 80;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
-        None => format!("{text:?}"),
     }
 }

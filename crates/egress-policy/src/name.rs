@@ -50,7 +50,7 @@ impl DomainName {
             text.to_ascii_lowercase()
         } else {
             let ascii = idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY);
-            ascii.map_err(|_| NameError::International)?.into_owned()
+            ascii.map_err(|_: idna::Errors| NameError::International)?.into_owned()
         };
         let name = ascii.strip_suffix('.').unwrap_or(&ascii);
         check(name)?;

@@ -139,7 +139,7 @@ fn every_denial_has_a_rule_of_its_own_and_one_line_for_the_log() {
     let denials = [
         Denial::DenyAll,
         Denial::Name { name: host.clone() },
-        Denial::NotAName { text },
+        Denial::not_a_name(&text),
         Denial::Address { address: Ipv4Addr::LOCALHOST, what: "loopback" },
         Denial::Packet { protocol: "UDP", address: Ipv4Addr::LOCALHOST, port: Some(443) },
         Denial::NoName,

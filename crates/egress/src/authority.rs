@@ -19,7 +19,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, GetRandomFailed, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
@@ -178,7 +178,7 @@ fn signing_key(provider: &CryptoProvider, key: &KeyPair) -> Result<Arc<dyn Signi
 
 fn serial_number(provider: &CryptoProvider) -> Result<SerialNumber, AuthorityError> {
     let mut bytes = [0; SERIAL_BYTES];
-    provider.secure_random.fill(&mut bytes).map_err(|_| AuthorityError::Random)?;
+    provider.secure_random.fill(&mut bytes).map_err(|_: GetRandomFailed| AuthorityError::Random)?;
     // Positive and not zero (RFC 5280 §4.1.2.2), and always as long.
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))

@@ -3,6 +3,7 @@
 //! A socket that lingers keeps its namespace alive, and with it a slot that was given back. So a guest's connection is
 //! reset when it is dropped, unless it was ended in order; then what is still to be delivered has ten seconds.
 
+use leapbox_errors::chain;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::pin::Pin;
@@ -67,7 +68,7 @@ impl Drop for GuestStream {
         if !self.finished
             && let Err(error) = self.stream.set_zero_linger()
         {
-            tracing::debug!(%error, "a guest's connection is closed without a reset");
+            tracing::debug!(error = %chain(&error), "a guest's connection is closed without a reset");
         }
     }
 }

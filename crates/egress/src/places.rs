@@ -4,7 +4,7 @@ use crate::gate::Gate;
 use crate::proxy::Proxy;
 use nix::sys::resource::{Resource, getrlimit};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// Proxied connections of one sandbox.
 pub(crate) const OF_A_SANDBOX: usize = 1024;
@@ -36,7 +36,8 @@ impl Places {
         if free < proxy.places / 2 && held >= FAIR_SHARE {
             return Err("connections of this sandbox while others need the proxy");
         }
-        let take = |from: &Arc<Semaphore>, what| Arc::clone(from).try_acquire_owned().map_err(|_| what);
+        let take =
+            |from: &Arc<Semaphore>, what| Arc::clone(from).try_acquire_owned().map_err(|_: TryAcquireError| what);
         Ok(Self {
             _of_the_sandbox: take(&gate.connections, "connections of this sandbox through the proxy")?,
             undecided: Some(take(&gate.undecided, "connections of this sandbox that have not said where they lead")?),

@@ -21,6 +21,7 @@ use crate::status::StatusWatch;
 use crate::tunnel::{Pump, reset};
 use leapbox_egress_policy::stream::Head;
 use leapbox_egress_policy::{Denial, Passage};
+use leapbox_errors::chain;
 use requests::{Requests, asks_for_websocket};
 use std::future::poll_fn;
 use std::io;
@@ -49,7 +50,7 @@ pub(crate) async fn serve(gate: &Gate, mut incoming: Incoming, first: Head) -> R
     match exchange(gate, &mut guest, &mut upstream, held, first, removed).await {
         Ok(()) => guest.finish(),
         Err(Stop::Broken(error)) => {
-            tracing::debug!(%error, "a plain connection broke off");
+            tracing::debug!(error = %chain(&error), "a plain connection broke off");
             reset(&upstream);
         }
         Err(Stop::Denied(denial)) => {

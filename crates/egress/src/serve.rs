@@ -6,6 +6,7 @@ use crate::guest::GuestStream;
 use crate::places::Places;
 use crate::proxy::Proxy;
 use leapbox_egress_policy::{Denial, Policy};
+use leapbox_errors::chain;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
@@ -26,7 +27,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 pub async fn serve(proxy: Arc<Proxy>, gate: Arc<Gate>, listener: TcpListener) {
     // Accepted sockets inherit these on Linux: no system call per connection.
     if let Err(error) = set_options(&listener) {
-        tracing::warn!(%error, "the proxy's connections go without keepalive");
+        tracing::warn!(error = %chain(&error), "the proxy's connections go without keepalive");
     }
     let mut connections = JoinSet::new();
     loop {
@@ -38,14 +39,14 @@ pub async fn serve(proxy: Arc<Proxy>, gate: Arc<Gate>, listener: TcpListener) {
                     }
                 }
                 Err(error) if is_shortage(&error) => {
-                    tracing::warn!(%error, "the proxy cannot accept connections");
+                    tracing::warn!(error = %chain(&error), "the proxy cannot accept connections");
                     tokio::time::sleep(SHORTAGE).await;
                 }
-                Err(error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+                Err(error) => tracing::debug!(error = %chain(&error), "a connection was gone before it was accepted"),
             },
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(%error, "a proxied connection's task panicked");
+                    tracing::error!(error = %chain(&error), "a proxied connection's task panicked");
                 }
             }
         }
@@ -83,7 +84,7 @@ fn admit(proxy: &Arc<Proxy>, gate: &Arc<Gate>, stream: TcpStream) -> Option<impl
 /// the connection.
 fn original_destination(stream: &TcpStream) -> Option<SocketAddrV4> {
     let found = nix::sys::socket::getsockopt(stream, sockopt::OriginalDst)
-        .inspect_err(|error| tracing::debug!(%error, "a connection's original destination is not known"))
+        .inspect_err(|error| tracing::debug!(error = %chain(error), "a connection's original destination is not known"))
         .ok()?;
     let address = Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr));
     let destination = SocketAddrV4::new(address, u16::from_be(found.sin_port));

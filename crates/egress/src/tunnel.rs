@@ -8,6 +8,7 @@ use crate::buffer::{Buffer, ROOM};
 use crate::guest::GuestStream;
 use crate::journal::Journal;
 use crate::status::StatusWatch;
+use leapbox_errors::chain;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -34,7 +35,7 @@ pub(crate) async fn tunnel(mut guest: GuestStream, mut upstream: TcpStream, held
     match ended {
         Ok(()) => guest.finish(),
         Err(error) => {
-            tracing::debug!(%error, "a tunnel broke off");
+            tracing::debug!(error = %chain(&error), "a tunnel broke off");
             reset(&upstream);
         }
     }
@@ -43,7 +44,7 @@ pub(crate) async fn tunnel(mut guest: GuestStream, mut upstream: TcpStream, held
 /// Makes the coming close of a server's connection a reset.
 pub(crate) fn reset(upstream: &TcpStream) {
     if let Err(error) = upstream.set_zero_linger() {
-        tracing::debug!(%error, "a server's connection is closed without a reset");
+        tracing::debug!(error = %chain(&error), "a server's connection is closed without a reset");
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use leapbox_errors::chain;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -160,14 +161,14 @@ pub(crate) async fn serve<B: Backends>(
     tls: TlsAcceptor,
 ) {
     if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "could not set TCP_NODELAY on a client's connection");
+        tracing::debug!(error = %chain(&error), "could not set TCP_NODELAY on a client's connection");
     }
     let handshake = tls.accept_with(socket, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     let stream = match timeout(shared.config.limits.tls_handshake, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             count(&client.counters().handshakes_failed);
-            return tracing::debug!(peer = %client.peer, %error, "TLS handshake failed");
+            return tracing::debug!(peer = %client.peer, error = %chain(&error), "TLS handshake failed");
         }
         Err(_) => {
             count(&client.counters().handshakes_failed);
@@ -262,6 +263,6 @@ async fn run(client: &Client, connection: impl Graceful) {
         connection.as_mut().poll(cx)
     });
     if let Err(error) = ended.await {
-        tracing::debug!(peer = %client.peer, %error, "a client's connection ended badly");
+        tracing::debug!(peer = %client.peer, error = %chain(&error), "a client's connection ended badly");
     }
 }

@@ -17,6 +17,7 @@ use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use leapbox_api_types::ApiError;
+use leapbox_errors::chain;
 use leapbox_ids::SandboxId;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -199,7 +200,7 @@ impl<B: Backend> Application<'_, B> {
         match timeout(self.limits.connect, self.backend.open()).await {
             Ok(Ok(socket)) => {
                 if let Err(error) = socket.set_nodelay(true) {
-                    tracing::debug!(%error, "could not set TCP_NODELAY on a connection into a sandbox");
+                    tracing::debug!(error = %chain(&error), "could not set TCP_NODELAY on a connection into a sandbox");
                 }
                 count(&client.counters().upstream_opened);
                 Ok(slot.adopt(socket))
@@ -213,7 +214,7 @@ impl<B: Backend> Application<'_, B> {
                 retry_after_s: 1,
             }),
             Ok(Err(OpenError::Unreachable { source })) => {
-                tracing::warn!(sandbox = %id, port, error = &*source, "no stream into the sandbox");
+                tracing::warn!(sandbox = %id, port, error = %chain(&*source), "no stream into the sandbox");
                 Err(ApiError::BadGateway(format!("sandbox {id} could not be reached for port {port}")))
             }
             Err(_) => Err(ApiError::GatewayTimeout(format!(
@@ -274,7 +275,7 @@ impl<B: Backend> Application<'_, B> {
 
     /// The same, for what HTTP itself reports.
     pub(crate) fn explain_http(&self, error: &hyper::Error) -> ApiError {
-        tracing::debug!(sandbox = %self.id, port = self.backend.port(), %error, "the application gave no answer");
+        tracing::debug!(sandbox = %self.id, port = self.backend.port(), error = %chain(&error), "the application gave no answer");
         if error.is_parse_too_large() {
             return self.bad(&format!("answered with headers of more than {} bytes", self.limits.max_header_bytes));
         }

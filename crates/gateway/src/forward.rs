@@ -13,7 +13,7 @@ use crate::server::Shared;
 use crate::stats::count;
 use crate::upgrade::{self, Upgrade};
 use axum::extract::ConnectInfo;
-use http::header::HeaderValue;
+use http::header::{HeaderValue, InvalidHeaderValue};
 use http::{Method, Request, Response, Uri, Version, uri};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use hyper::service::Service;
 use leapbox_api_types::ApiError;
 use leapbox_ids::{OrganisationId, SandboxId};
 use std::sync::Arc;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 /// How often a sandbox is found for one request: it may be paused between being found and being used.
@@ -99,7 +100,7 @@ impl<B: Backends> Shared<B> {
     ) -> Result<(B::Backend, Slot), ApiError> {
         let (limits, worker) = (&self.config.limits, client.worker());
         let found = timeout(limits.wake, worker.at_home(self.backends.find(organisation, id, port))).await;
-        let backend = found.map_err(|_| late(id, limits.wake.as_secs()))??;
+        let backend = found.map_err(|_: Elapsed| late(id, limits.wake.as_secs()))??;
         let slot = self.pool.admit(id, backend.port(), worker.index).ok_or_else(|| full(id))?;
         Ok((backend, slot))
     }
@@ -156,7 +157,7 @@ impl<B: Backends> Shared<B> {
 fn prepare(request: &mut Request<Incoming>, client: &Client) -> Result<(), ApiError> {
     let version = request.version();
     let authority = host::authority(version, request.uri(), request.headers())?;
-    let host = HeaderValue::from_str(authority).map_err(|_| HostError::Malformed)?;
+    let host = HeaderValue::from_str(authority).map_err(|_: InvalidHeaderValue| HostError::Malformed)?;
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);

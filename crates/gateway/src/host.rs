@@ -7,11 +7,12 @@
 //! - Case, one trailing dot and the port in the host do not matter (the port may be anything: ports get forwarded).
 //! - `<id>.<domain>` and `<id>-<port>.<domain>` are sandboxes, `<domain>` and `api.<domain>` the control plane.
 
-use http::header::HOST;
+use http::header::{HOST, ToStrError};
 use http::{HeaderMap, Uri, Version};
 use leapbox_api_types::ApiError;
 use leapbox_guest_protocol::net::AGENT_PORT;
-use leapbox_ids::SandboxId;
+use leapbox_ids::{InvalidId, SandboxId};
+use std::num::ParseIntError;
 
 /// What a host name means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +74,7 @@ pub(crate) fn authority<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderM
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(HostError::Duplicate),
-        (Some(value), None) => Some(value.to_str().map_err(|_| HostError::Malformed)?),
+        (Some(value), None) => Some(value.to_str().map_err(|_: ToStrError| HostError::Malformed)?),
         (None, None) => None,
     };
     let named = uri.authority().map(http::uri::Authority::as_str);
@@ -116,7 +117,7 @@ fn sandbox(label: &str) -> Result<Target, HostError> {
         return Ok(Target::Sandbox { id, port: None });
     }
     let (id, port) = label.rsplit_once('-').ok_or(HostError::Unknown)?;
-    let id = id.parse().map_err(|_| HostError::Unknown)?;
+    let id = id.parse().map_err(|_: InvalidId| HostError::Unknown)?;
     Ok(Target::Sandbox { id, port: Some(app_port(port)?) })
 }
 
@@ -125,7 +126,7 @@ fn app_port(text: &str) -> Result<u16, HostError> {
     if text.is_empty() || text.starts_with('0') || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(bad());
     }
-    match text.parse::<u16>().map_err(|_| bad())? {
+    match text.parse::<u16>().map_err(|_: ParseIntError| bad())? {
         AGENT_PORT => Err(HostError::AgentPort),
         port => Ok(port),
     }

@@ -5,6 +5,7 @@
 //! alive. So the socket itself stays in a shared place and is borrowed for each operation.
 
 use futures::task::AtomicWaker;
+use leapbox_errors::chain;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -63,7 +64,7 @@ impl Cutter {
         if let Some(socket) = shared.lock().take() {
             // A reset: an orderly end would leave the kernel waiting for a guest that no longer answers.
             if let Err(error) = socket.set_zero_linger() {
-                tracing::debug!(%error, "could not ask for a reset of a connection into a sandbox");
+                tracing::debug!(error = %chain(&error), "could not ask for a reset of a connection into a sandbox");
             }
         }
         shared.waker.wake();

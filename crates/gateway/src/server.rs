@@ -9,6 +9,7 @@ use crate::tls::Tls;
 use crate::worker::{self, Accepted, Phase, Worker};
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
+use leapbox_errors::chain;
 use leapbox_ids::SandboxId;
 use std::future::Future;
 use std::io;
@@ -151,7 +152,7 @@ impl<B: Backends> Gateway<B> {
         phase.send_replace(Phase::Ended);
         for thread in threads {
             if let Err(error) = thread.await {
-                tracing::error!(%error, "could not wait for a thread of the gateway");
+                tracing::error!(error = %chain(&error), "could not wait for a thread of the gateway");
             }
         }
     }
@@ -175,7 +176,7 @@ async fn accept<B: Backends>(shared: Arc<Shared<B>>, listener: TcpListener, desk
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, or the client is gone already: neither is a reason to stop.
-                tracing::warn!(%error, "could not accept a connection");
+                tracing::warn!(error = %chain(&error), "could not accept a connection");
                 sleep(Duration::from_millis(20)).await;
                 continue;
             }

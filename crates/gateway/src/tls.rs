@@ -3,6 +3,7 @@
 //! One certificate serves every name (it is a wildcard's), whatever SNI says; the host name that counts is the
 //! request's. A file that is broken or half-written keeps the certificate before it in use.
 
+use leapbox_errors::chain;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
@@ -102,7 +103,7 @@ impl Tls {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(path = %files.certificate.display(), "took the new certificate"),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "keeping the certificate in use");
+                    tracing::warn!(error = %chain(&error), "keeping the certificate in use");
                 }
             }
         }

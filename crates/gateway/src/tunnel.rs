@@ -10,6 +10,7 @@ use crate::stats::{add, count};
 use crate::upstream::AbortOnDrop;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use leapbox_errors::chain;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +40,7 @@ pub(crate) fn tunnel(
         drop(driver);
         match sides {
             Ok(Ok((one, other))) => join(TokioIo::new(one), TokioIo::new(other), &client, idle).await,
-            Ok(Err(error)) => tracing::debug!(%error, "an upgrade was not completed"),
+            Ok(Err(error)) => tracing::debug!(error = %chain(&error), "an upgrade was not completed"),
             Err(_) => tracing::debug!("an upgrade was not completed in time"),
         }
     });
@@ -63,7 +64,7 @@ where
         };
         tokio::select! {
             ended = both => if let Err(error) = ended {
-                tracing::debug!(%error, "a tunnel broke off");
+                tracing::debug!(error = %chain(&error), "a tunnel broke off");
             },
             () = moved.idle_for(idle) => count(&counters.tunnels_idle),
         }

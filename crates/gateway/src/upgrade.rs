@@ -23,7 +23,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, response};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use leapbox_api_types::ApiError;
+use leapbox_errors::chain;
 use std::sync::Arc;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 const WEBSOCKET: &str = "websocket";
@@ -71,11 +73,11 @@ pub(crate) async fn upgrade<B: Backend>(
         handshake(link, app.limits.max_header_bytes).await.map_err(|error| app.explain_http(&error))?;
     let driver = AbortOnDrop::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection to an application ended badly");
+            tracing::debug!(error = %chain(&error), "a connection to an application ended badly");
         }
     });
     let answer = timeout(app.limits.response_head, sender.send_request(handshake_request(kind, request)?)).await;
-    let mut answer = answer.map_err(|_| app.late())?.map_err(|error| app.explain_http(&error))?;
+    let mut answer = answer.map_err(|_: Elapsed| app.late())?.map_err(|error| app.explain_http(&error))?;
     client.moved();
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS && is_websocket(answer.headers()) {
         let app_side = hyper::upgrade::on(&mut answer);
@@ -112,14 +114,17 @@ fn websocket_key() -> Result<HeaderValue, ApiError> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut random = [0u8; 22];
     getrandom::fill(&mut random).map_err(|error| {
-        tracing::error!(%error, "the operating system gives no random bytes");
+        tracing::error!(error = %chain(&error), "the operating system gives no random bytes");
         ApiError::Internal
     })?;
     let mut key: Vec<u8> = random.iter().map(|byte| ALPHABET[usize::from(byte & 63)]).collect();
     // 128 bits end in a character of which only the upper two bits count.
     key[21] = ALPHABET[usize::from(random[21] & 0b11_0000)];
     key.extend_from_slice(b"==");
-    HeaderValue::from_bytes(&key).map_err(|_| ApiError::Internal)
+    HeaderValue::from_bytes(&key).map_err(|error| {
+        tracing::error!(error = %chain(&error), "a WebSocket key cannot be a header's value");
+        ApiError::Internal
+    })
 }
 
 /// The client's answer once the application has agreed.

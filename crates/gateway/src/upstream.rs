@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use leapbox_errors::chain;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -156,7 +157,7 @@ impl UpstreamBody {
                     // The sender must outlive the exchange: without one, hyper ends the connection when it next can.
                     let _sender = sender;
                     if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a connection to an application ended badly");
+                        tracing::debug!(error = %chain(&error), "a connection to an application ended badly");
                     }
                 });
                 Driver::Task { _ends_with_this: task }

@@ -18,6 +18,7 @@ use crate::config::Limits;
 use crate::connection::{self, Client, Order};
 use crate::server::Shared;
 use crate::stats::{Counters, count};
+use leapbox_errors::chain;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
@@ -111,7 +112,7 @@ fn take<B: Backends>(shared: &Arc<Shared<B>>, tls: &TlsAcceptor, accepted: Accep
     let socket = match TcpStream::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::warn!(%error, "could not take a connection");
+            tracing::warn!(error = %chain(&error), "could not take a connection");
             return None;
         }
     };

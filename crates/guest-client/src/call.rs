@@ -2,13 +2,17 @@
 
 use crate::client::Dial;
 use crate::error::GuestError;
+use leapbox_errors::one_line;
 use leapbox_guest_protocol::{
-    FaultKind, MAX_FRAME, PREFIX_LEN, Reply, Request, Response, SMALL_FRAME, body_len, decode, encode_call,
+    FaultKind, GuestFault, MAX_FRAME, PREFIX_LEN, Reply, Request, Response, SMALL_FRAME, body_len, decode, encode_call,
 };
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// Bytes of a fault's message that are kept.
+const MESSAGE_MAX: usize = 1024;
 
 /// The name a request has in errors and logs.
 pub(crate) fn name_of(request: &Request<'_>) -> &'static str {
@@ -92,8 +96,16 @@ pub(crate) async fn ask(mut stream: TcpStream, request: &Request<'_>) -> Result<
     };
     match decode::<Response>(&body)? {
         Ok(reply) => Ok((reply, stream)),
-        Err(fault) if fault.kind == FaultKind::VersionMismatch => Err(GuestError::Version { message: fault.message }),
-        Err(fault) => Err(GuestError::Fault(fault)),
+        Err(fault) => Err(refusal(fault)),
+    }
+}
+
+/// The agent says no. Its words end in answers, errors and the log, and a hostile agent chooses them.
+fn refusal(GuestFault { kind, message }: GuestFault) -> GuestError {
+    let message = one_line(&message, MESSAGE_MAX);
+    match kind {
+        FaultKind::VersionMismatch => GuestError::Version { message },
+        kind => GuestError::Fault(GuestFault { kind, message }),
     }
 }
 

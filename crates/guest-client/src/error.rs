@@ -23,7 +23,7 @@ pub enum GuestError {
         /// The call's deadline.
         after: Duration,
     },
-    /// The agent says no.
+    /// The agent says no: its message is one line of limited length, whatever a hostile agent has sent.
     #[error(transparent)]
     Fault(#[from] GuestFault),
     /// The answer announces more bytes than this request's answer may have. Also a request too long to send.
@@ -57,7 +57,7 @@ pub enum GuestError {
     /// The agent speaks another version of the protocol.
     #[error("the sandbox's agent does not speak our protocol version: {message}")]
     Version {
-        /// What the agent said.
+        /// What the agent said; one line, as in a fault.
         message: String,
     },
     /// The guest did not become what `configure` asked for: it must not be handed out.

@@ -234,6 +234,48 @@ async fn a_fault_passes_with_its_kind() {
     }
 }
 
+/// What an agent sends that wants to write into the host's log.
+const FORGED: &str = "x\n2026-11-29T00:00:00Z ERROR leapbox: forged\r\u{1b}[2J";
+const ESCAPED: &str = r"x\n2026-11-29T00:00:00Z ERROR leapbox: forged\r\u{1b}[2J";
+
+#[tokio::test]
+async fn case_07_a_hostile_fault_is_one_line_without_control_characters() {
+    for kind in [FaultKind::Io, FaultKind::VersionMismatch] {
+        let guest = agent_saying(encode(&Response::Err(GuestFault::new(kind, FORGED))).expect("encodes")).await;
+        let error = guest.suspend().await.expect_err("a fault").to_string();
+        assert!(error.ends_with(ESCAPED), "{error}");
+        let error = guest.wait_ready(Duration::from_secs(5)).await.expect_err("a fault").to_string();
+        assert!(error.ends_with(ESCAPED), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn case_07_a_fault_of_a_mebibyte_is_cut_to_a_kibibyte() {
+    let fault = GuestFault::new(FaultKind::NotFound, "\n".repeat(1 << 20));
+    let guest = agent_saying(encode(&Response::Err(fault)).expect("encodes")).await;
+    match guest.exec(short_command()).await {
+        Err(GuestError::Fault(GuestFault { kind: FaultKind::NotFound, message })) => {
+            assert_eq!(message, r"\n".repeat(512) + "…");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(guest.stat("/").await, Err(GuestError::Oversized { cap: SMALL_FRAME, .. })));
+}
+
+#[tokio::test]
+async fn what_a_command_writes_is_not_touched() {
+    let output = ExecOutput {
+        exit_code: 0,
+        stdout: FORGED.into(),
+        stderr: FORGED.into(),
+        timed_out: false,
+        stdout_truncated: false,
+        stderr_truncated: false,
+    };
+    let guest = agent_saying(encode(&Response::Ok(Reply::Exec(output.clone()))).expect("encodes")).await;
+    assert_eq!(guest.exec(short_command()).await.expect("ended"), output);
+}
+
 #[tokio::test]
 async fn a_busy_answer_counts_though_the_request_was_not_read() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");

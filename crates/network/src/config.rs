@@ -2,7 +2,8 @@
 
 use crate::error::NetworkError;
 use leapbox_egress_policy::Cidr;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{AddrParseError, Ipv4Addr, SocketAddr};
+use std::num::ParseIntError;
 use std::str::FromStr;
 
 /// Settings of [`crate::Network::start`].
@@ -106,8 +107,8 @@ impl FromStr for Ipv4Block {
     fn from_str(text: &str) -> Result<Self, NetworkError> {
         let wrong = || NetworkError::LinkBlockText { text: text.to_owned() };
         let (first, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let first: Ipv4Addr = first.parse().map_err(|_| wrong())?;
-        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        let first: Ipv4Addr = first.parse().map_err(|_: AddrParseError| wrong())?;
+        let prefix: u8 = prefix.parse().map_err(|_: ParseIntError| wrong())?;
         let block = Self { first, prefix };
         if !(8..=30).contains(&prefix) || u64::from(first.to_bits()) % block.size() != 0 {
             return Err(wrong());

@@ -97,6 +97,9 @@ pub enum NetworkError {
     /// The thread that works inside namespaces died.
     #[error("the thread working inside a network namespace is gone")]
     ThreadGone,
+    /// A task was cancelled or panicked.
+    #[error("a task of the network did not end as it should")]
+    Task(#[source] tokio::task::JoinError),
     /// A tap could not be made.
     #[error("could not {step} for tap {tap}")]
     Tap {

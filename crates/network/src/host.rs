@@ -1,19 +1,21 @@
 //! What `leapbox doctor` wants to know of the host's network, as plain data.
 
 use crate::dns::read_resolv_conf;
+use crate::error::NetworkError;
 use crate::nft;
 use crate::plan::table_name;
 use crate::sysctl;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 /// Facts, not judgements: `doctor` words them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct HostFacts {
     /// `nft --version`, or why it cannot be run. Needed.
-    pub nft: Result<String, String>,
+    pub nft: Result<String, NetworkError>,
     /// /dev/net/tun opens, or why not. Needed.
-    pub tun: Result<(), String>,
+    pub tun: io::Result<()>,
     /// Whether the namespace forwards IPv4 already; [`crate::Network::start`] turns it on.
     pub ip_forward: Option<bool>,
     /// Chains of others that drop forwarded packets by default, as Docker and firewalls make them. An `accept` of
@@ -40,13 +42,8 @@ pub struct ForwardDrop {
 pub fn host_facts(instance: &str) -> HostFacts {
     let chains = nft::chains_json().unwrap_or_default();
     HostFacts {
-        nft: nft::version().map_err(|error| error.to_string()),
-        tun: std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(crate::tap::TUN_DEVICE)
-            .map(|_| ())
-            .map_err(|error| error.to_string()),
+        nft: nft::version(),
+        tun: std::fs::OpenOptions::new().read(true).write(true).open(crate::tap::TUN_DEVICE).map(drop),
         ip_forward: sysctl::read(Path::new(sysctl::IP_FORWARD)).ok().map(|value| value == "1"),
         forward_drops: forward_drops(&chains, &table_name(instance)),
         legacy_iptables: std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|text| !text.trim().is_empty()),

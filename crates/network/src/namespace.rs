@@ -6,12 +6,14 @@
 //!   takes microseconds.
 
 use crate::error::NetworkError;
+use leapbox_errors::chain;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
 /// The calling thread's network namespace.
 pub(crate) fn current() -> Result<OwnedFd, NetworkError> {
@@ -59,7 +61,7 @@ where
             let _ = answer.send(work());
         })
         .map_err(|source| NetworkError::Namespace { step: "start a thread", source })?;
-    result.await.map_err(|_| NetworkError::ThreadGone)?
+    result.await.map_err(|_: RecvError| NetworkError::ThreadGone)?
 }
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -80,7 +82,7 @@ impl Worker {
             .spawn(move || {
                 for (netns, work) in inbox {
                     if let Err(error) = visit(&home, netns, work) {
-                        tracing::error!(%error, "the socket thread is stuck in a network namespace and ends");
+                        tracing::error!(error = %chain(&error), "the socket thread is stuck in a network namespace and ends");
                         return;
                     }
                 }
@@ -99,8 +101,8 @@ impl Worker {
         let work = Box::new(move || {
             let _ = answer.send(work());
         });
-        self.jobs.send((netns, work)).map_err(|_| io::Error::other(NetworkError::ThreadGone))?;
-        result.await.map_err(|_| io::Error::other("the network namespace could not be entered"))?
+        self.jobs.send((netns, work)).map_err(|_: mpsc::SendError<_>| io::Error::other(NetworkError::ThreadGone))?;
+        result.await.map_err(|_: RecvError| io::Error::other("the network namespace could not be entered"))?
     }
 }
 
@@ -109,7 +111,7 @@ fn visit(home: &OwnedFd, netns: Arc<OwnedFd>, work: Work) -> Result<(), NetworkE
     match enter(&*netns) {
         Ok(()) => work(),
         // Dropping the work answers its caller.
-        Err(error) => tracing::warn!(%error, "a slot's namespace cannot be entered"),
+        Err(error) => tracing::warn!(error = %chain(&error), "a slot's namespace cannot be entered"),
     }
     drop(netns);
     enter(home)

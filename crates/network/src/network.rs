@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{AcquireError, Notify, Semaphore};
 use tokio::task::JoinSet;
 
 /// Slots prepared at a time when the pool is empty: more only compete for the kernel's one routing lock.
@@ -219,10 +219,10 @@ impl Network {
     async fn make(&self, lease: Lease) -> Result<Slot, NetworkError> {
         let (shared, preparing) = (self.shared.clone(), self.preparing.clone());
         let task = tokio::spawn(async move {
-            let _permit = preparing.acquire_owned().await.map_err(|_| NetworkError::Stopping)?;
+            let _permit = preparing.acquire_owned().await.map_err(|_: AcquireError| NetworkError::Stopping)?;
             shared.make(lease).await
         });
-        task.await.map_err(|_| NetworkError::ThreadGone)?
+        task.await.map_err(NetworkError::Task)?
     }
 
     fn exhausted(&self) -> NetworkError {

@@ -20,6 +20,7 @@ use crate::refusals;
 use crate::rules::{self, PROXY_PORT};
 use leapbox_egress::{Authority, Gate, Journal, Names};
 use leapbox_egress_policy::{Cidr, Evaluator, Policy};
+use leapbox_errors::chain;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
@@ -137,7 +138,7 @@ impl Gatekeeper {
     async fn watch_refusals(&self, netns: &Arc<OwnedFd>, evaluator: &Arc<Evaluator>, journal: &Arc<Journal>) {
         match self.shared.worker.run(netns.clone(), refusals::open).await.and_then(refusals::Refusals::new) {
             Ok(refusals) => self.spawn(refusals.tell(evaluator.clone(), journal.clone())),
-            Err(error) => tracing::debug!(%error, "the kernel does not tell which packets it refuses"),
+            Err(error) => tracing::debug!(error = %chain(&error), "the kernel does not tell which packets it refuses"),
         }
     }
 
@@ -191,7 +192,7 @@ impl Shared {
             if let Err(error) = blocking(move || nft::apply(&script)).await {
                 tracing::error!(
                     index,
-                    error = &error as &dyn std::error::Error,
+                    error = %chain(&error),
                     "private networks stay open to a slot"
                 );
                 return false;

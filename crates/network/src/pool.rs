@@ -3,6 +3,7 @@
 use crate::links;
 use crate::network::{Network, Shared};
 use crate::plan::veth_name;
+use leapbox_errors::chain;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub(crate) async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
             Ok(true) => {}
             Ok(false) => shared.refill.notified().await,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a network slot could not be prepared");
+                tracing::error!(error = %chain(&error), "a network slot could not be prepared");
                 tokio::time::sleep(AFTER_FAILURE).await;
             }
         }

@@ -87,5 +87,5 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, NetworkError> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.map_err(|_| NetworkError::ThreadGone)?
+    tokio::task::spawn_blocking(work).await.map_err(NetworkError::Task)?
 }

@@ -6,6 +6,7 @@
 use crate::rules::LOG_GROUP;
 use leapbox_egress::Journal;
 use leapbox_egress_policy::{Denial, Evaluator, Policy};
+use leapbox_errors::chain;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
@@ -88,7 +89,7 @@ impl Refusals {
                     journal.deny(&if deny_all { Denial::DenyAll } else { to });
                 }),
                 // Messages were lost (ENOBUFS): more was refused than is worth telling.
-                Err(error) => tracing::trace!(%error, "some refused packets are not told"),
+                Err(error) => tracing::trace!(error = %chain(&error), "some refused packets are not told"),
             }
         }
     }

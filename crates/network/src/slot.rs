@@ -6,6 +6,7 @@ use crate::namespace::Worker;
 use crate::network::Shared;
 use crate::plan::SlotPlan;
 use crate::policy::{Gatekeeper, SlotTasks};
+use leapbox_errors::chain;
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use std::io;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 
 /// When a connection to a guest that no longer acknowledges is given up, in milliseconds. A killed VMM sends no
 /// reset, and a socket that lingered would keep its namespace, and with it the index, from being released.
@@ -93,7 +95,7 @@ impl Slot {
         self.tasks.shutdown().await;
         let routing = &self.lease.shared.root.routing;
         if let Err(error) = links::cut(routing, &self.plan.veth).await {
-            tracing::warn!(index = self.plan.index, %error, "a closed slot could not be cut off at once");
+            tracing::warn!(index = self.plan.index, error = %chain(&error), "a closed slot could not be cut off at once");
         }
     }
 
@@ -127,7 +129,7 @@ async fn connect(
         let socket = worker.run(netns, tcp_socket).await?;
         socket.connect(address.into()).await
     };
-    tokio::time::timeout(timeout, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?
+    tokio::time::timeout(timeout, connecting).await.map_err(|_: Elapsed| io::ErrorKind::TimedOut)?
 }
 
 /// Runs on the worker, inside the slot: a socket belongs to the namespace it was made in.

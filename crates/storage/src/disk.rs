@@ -1,6 +1,7 @@
 //! A sandbox's writable disk: an ext4 file system in a sparse file.
 
 use crate::StorageError;
+use leapbox_errors::FileError;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,12 +12,8 @@ use std::process::{Command, Stdio};
 /// Nothing is reserved for root (the agent's workload owns the disk), the inode tables count as zeroed because a
 /// sparse file reads as zeroes, and no kernel thread has to clear them later: that would write into every clone.
 pub fn create_pristine_disk(path: &Path, size_mib: u64) -> Result<(), StorageError> {
-    let fail = |step| {
-        let path = path.to_path_buf();
-        move |source| StorageError::File { step, path, source }
-    };
-    let file = File::create_new(path).map_err(fail("creating"))?;
-    file.set_len(size_mib << 20).map_err(fail("sizing"))?;
+    let file = File::create_new(path).map_err(FileError::of("creating", path))?;
+    file.set_len(size_mib << 20).map_err(FileError::of("sizing", path))?;
     let options = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,root_owner=0:0";
     let arguments = ["-q", "-F", "-m", "0", "-J", "size=16", "-E", options, "-L", "leapbox"];
     let output = Command::new("mkfs.ext4")
@@ -24,7 +21,7 @@ pub fn create_pristine_disk(path: &Path, size_mib: u64) -> Result<(), StorageErr
         .arg(path)
         .stdin(Stdio::null())
         .output()
-        .map_err(fail("running mkfs.ext4 on"))?;
+        .map_err(FileError::of("running mkfs.ext4 on", path))?;
     if output.status.success() {
         return Ok(());
     }
@@ -37,11 +34,7 @@ pub fn create_pristine_disk(path: &Path, size_mib: u64) -> Result<(), StorageErr
 
 /// Free space in MiB of the file system that holds `path`, as far as this process may use it.
 pub fn free_mib(path: &Path) -> Result<u64, StorageError> {
-    let stat = nix::sys::statvfs::statvfs(path).map_err(|errno| StorageError::File {
-        step: "asking for the free space of",
-        path: path.to_path_buf(),
-        source: errno.into(),
-    })?;
+    let stat = nix::sys::statvfs::statvfs(path).map_err(FileError::of("asking for the free space of", path))?;
     Ok((stat.blocks_available() * stat.fragment_size()) >> 20)
 }
 

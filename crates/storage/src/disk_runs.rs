@@ -3,6 +3,7 @@
 use crate::StorageError;
 use crate::extents::next_extent;
 use crate::run::{RUN_MAX, Run, Runs};
+use leapbox_errors::FileError;
 use nix::libc::O_NOFOLLOW;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -90,22 +91,18 @@ impl Iterator for DiskRuns {
 /// Makes the new sparse file `path` (0600) of `size` bytes with these data in it; on an error it is removed again.
 /// Blocking; nothing is synced.
 pub fn write_disk(path: &Path, size: u64, runs: Runs) -> Result<(), StorageError> {
-    let fail = |step| {
-        let path = path.to_path_buf();
-        move |source| StorageError::File { step, path, source }
-    };
     let file = File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .custom_flags(O_NOFOLLOW)
         .open(path)
-        .map_err(fail("creating"))?;
-    let written = fill(&file, size, runs).map_err(fail("writing"));
+        .map_err(FileError::of("creating", path))?;
+    let written = fill(&file, size, runs).map_err(FileError::of("writing", path));
     if written.is_err() {
-        std::fs::remove_file(path).map_err(fail("removing"))?;
+        std::fs::remove_file(path).map_err(FileError::of("removing", path))?;
     }
-    written
+    Ok(written?)
 }
 
 fn fill(file: &File, size: u64, runs: Runs) -> io::Result<()> {

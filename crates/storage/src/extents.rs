@@ -1,6 +1,7 @@
 //! Copies of sparse files: only what holds data is read and written.
 
 use crate::StorageError;
+use leapbox_errors::FileError;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::fs::File;
@@ -15,18 +16,19 @@ const CHUNK: usize = 1 << 20;
 /// Copies `source` to the new file `target` (mode 0600): by reference on file systems that can, else extent by
 /// extent, keeping holes. Blocking.
 pub fn copy_sparse(source: &Path, target: &Path) -> Result<(), StorageError> {
-    let fail = |step, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| StorageError::File { step, path, source }
-    };
-    let from = File::open(source).map_err(fail("opening", source))?;
-    let to = File::options().write(true).create_new(true).mode(0o600).open(target).map_err(fail("creating", target))?;
+    let from = File::open(source).map_err(FileError::of("opening", source))?;
+    let to = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(target)
+        .map_err(FileError::of("creating", target))?;
     if reflink(&from, &to) {
         return Ok(());
     }
-    let length = from.metadata().map_err(fail("reading the size of", source))?.len();
-    to.set_len(length).map_err(fail("sizing", target))?;
-    copy_data(&from, &to).map_err(fail("copying to", target))
+    let length = from.metadata().map_err(FileError::of("reading the size of", source))?.len();
+    to.set_len(length).map_err(FileError::of("sizing", target))?;
+    Ok(copy_data(&from, &to).map_err(FileError::of("copying to", target))?)
 }
 
 /// Shares all of `from`'s extents with `to`; false where the file system cannot.

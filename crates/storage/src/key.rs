@@ -16,7 +16,9 @@ mod file;
 mod tests;
 
 use crate::strict_hex;
+use leapbox_errors::FileError;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::error::Unspecified;
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
@@ -33,16 +35,8 @@ const DOMAIN: &[u8] = b"leapbox server key 1";
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A link, folder or device lies where the key should.
     #[error("{path} is not a regular file; the server's key must be one")]
     NotAFile {
@@ -142,7 +136,7 @@ impl ServerKey {
         let mut sealed = plain.to_vec();
         self.aead(&[b"secret", &salt])?
             .seal_in_place_append_tag(nonce_once(), Aad::from(purpose.as_bytes()), &mut sealed)
-            .map_err(|_| KeyError::Crypto { step: "sealing a secret" })?;
+            .map_err(|_: Unspecified| KeyError::Crypto { step: "sealing a secret" })?;
         Ok(hex::encode(salt) + &hex::encode(&sealed))
     }
 
@@ -155,14 +149,15 @@ impl ServerKey {
         self.aead(&[b"secret", salt])?
             .open_in_place(nonce_once(), Aad::from(purpose.as_bytes()), &mut sealed)
             .map(|plain| plain.to_vec())
-            .map_err(|_| refused())
+            .map_err(|_: Unspecified| refused())
     }
 
     /// The AES-256-GCM key of what `info` names.
     pub(crate) fn aead(&self, info: &[&[u8]]) -> Result<LessSafeKey, KeyError> {
         let mut bytes = [0; KEY_LENGTH];
         derive(&self.prk, info, &mut bytes)?;
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| KeyError::Crypto { step: "making a key" });
+        let key =
+            UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_: Unspecified| KeyError::Crypto { step: "making a key" });
         bytes.fill(0);
         key.map(LessSafeKey::new)
     }
@@ -186,7 +181,7 @@ impl std::fmt::Debug for ServerKey {
 /// Bytes from the kernel's generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_: Unspecified| KeyError::Random)?;
     Ok(bytes)
 }
 
@@ -202,7 +197,7 @@ fn derive(prk: &Prk, info: &[&[u8]], out: &mut [u8]) -> Result<(), KeyError> {
     pieces.extend(info);
     prk.expand(&pieces, Length(out.len()))
         .and_then(|okm| okm.fill(out))
-        .map_err(|_| KeyError::Crypto { step: "deriving a key" })
+        .map_err(|_: Unspecified| KeyError::Crypto { step: "deriving a key" })
 }
 
 /// A number of bytes to derive.

@@ -44,6 +44,7 @@ pub use run::{RUN_MAX, Run, Runs};
 pub use sealed::{SealError, SealedFile, SealedFolder};
 pub use store::{ArchiveStore, ArchiveWriter, Pin, RemoteConfig, Sealed, StoreConfig, StoreError, Sweep, Swept, Usage};
 
+use leapbox_errors::FileError;
 use std::path::PathBuf;
 
 /// What a storage operation failed at.
@@ -70,4 +71,11 @@ pub enum StorageError {
         /// What it printed.
         output: String,
     },
+}
+
+// The variant keeps its fields for `lifecycle`, which makes one.
+impl From<FileError> for StorageError {
+    fn from(FileError { step, path, source }: FileError) -> Self {
+        Self::File { step, path, source }
+    }
 }

@@ -1,6 +1,7 @@
 //! Folders that nobody but this server may look into: what lies in them is readable by all, so that VMMs under uids of
 //! their own can open hard links to it, and is booted without further questions.
 
+use leapbox_errors::FileError;
 use nix::unistd::Uid;
 use std::fs::{DirBuilder, Metadata, Permissions, symlink_metadata};
 use std::io::{self, ErrorKind};
@@ -14,16 +15,8 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateError {
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// It is a link or a file.
     #[error("{path} is not a folder")]
     NotAFolder {
@@ -51,17 +44,13 @@ pub enum PrivateError {
 /// Makes `path`, and what is missing above it, for this process's user alone (0700). One that exists must be a real
 /// folder of that user in a folder that only that user, or root, can change; a wider mode is made 0700. Blocking.
 pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
-    let fail = |step, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| PrivateError::File { step, path, source }
-    };
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
         .or_else(already_there)
-        .map_err(fail("creating", path))?;
-    let found = symlink_metadata(path).map_err(fail("looking at", path))?;
+        .map_err(FileError::of("creating", path))?;
+    let found = symlink_metadata(path).map_err(FileError::of("looking at", path))?;
     if !found.is_dir() {
         return Err(PrivateError::NotAFolder { path: path.to_path_buf() });
     }
@@ -69,10 +58,11 @@ pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
         return Err(PrivateError::Owner { path: path.to_path_buf(), owner: found.uid() });
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        check_parent(parent, &std::fs::metadata(parent).map_err(fail("looking at", parent))?)?;
+        check_parent(parent, &std::fs::metadata(parent).map_err(FileError::of("looking at", parent))?)?;
     }
     if found.mode() & 0o7777 != 0o700 {
-        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(fail("closing to others", path))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(FileError::of("closing to others", path))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{ExitReason, VmmError};
 use crate::process::Process;
 use crate::record::MachineRecord;
+use leapbox_errors::chain;
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -91,7 +92,7 @@ pub(crate) async fn clean_up(group: &Cgroup, dir: &Path) {
     };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(dir = %dir.display(), %error, "the machine's folder could not be removed");
+            tracing::warn!(dir = %dir.display(), error = %chain(&error), "the machine's folder could not be removed");
         }
         _ => {}
     }

@@ -6,13 +6,14 @@
 use super::BootError;
 use super::interface::{Interface, by_mac};
 use super::netlink::move_to_namespace;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::net;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvError};
 use std::thread;
 
 /// Moves the channel's card out of the workload's sight and listens on the agent's port behind it.
@@ -37,7 +38,7 @@ pub(super) fn listen() -> Result<TcpListener, BootError> {
             interface: card.clone(),
             source: std::io::Error::from(std::io::ErrorKind::BrokenPipe),
         };
-        let namespace = namespace.recv().map_err(|_| gone())??;
+        let namespace = namespace.recv().map_err(|_: RecvError| gone())??;
         let outcome = move_to_namespace(index, namespace.as_fd()).map_err(BootError::network("moving", &card));
         if outcome.is_ok() {
             let _ = moved.send(());
@@ -52,7 +53,7 @@ pub(super) fn listen() -> Result<TcpListener, BootError> {
 /// Gives the calling thread a network namespace of its own.
 fn new_namespace(card: &str) -> Result<File, BootError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(BootError::network("making a namespace for", card))?;
-    File::open("/proc/thread-self/ns/net").map_err(BootError::path("opening", "/proc/thread-self/ns/net"))
+    Ok(File::open("/proc/thread-self/ns/net").map_err(FileError::of("opening", "/proc/thread-self/ns/net"))?)
 }
 
 fn listen_inside(card: &str) -> Result<TcpListener, BootError> {

@@ -5,6 +5,7 @@
 //! one when it looked for partitions is dropped first.
 
 use super::BootError;
+use leapbox_errors::FileError;
 use nix::errno::Errno;
 use std::fs::{self, File};
 use std::io;
@@ -60,7 +61,7 @@ pub(super) fn wait_for_devices() -> Result<(), BootError> {
 /// Looks at the disks there are, for the two that are wanted.
 pub(super) fn find() -> Result<Disks, BootError> {
     for disk in virtio_disks() {
-        forget_cached(&disk).map_err(BootError::path("dropping what is cached of", &disk))?;
+        forget_cached(&disk).map_err(FileError::of("dropping what is cached of", &disk))?;
     }
     let deadline = Instant::now() + PATIENCE;
     loop {

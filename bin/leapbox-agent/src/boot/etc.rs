@@ -1,7 +1,7 @@
 //! Files of `/etc` that belong to the platform.
 
-use super::BootError;
 use crate::configure::hosts_with;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::net;
 use std::fs;
 use std::path::Path;
@@ -12,29 +12,29 @@ const FIRST_NAME: &str = "leapbox-is-not-yet-named";
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
 /// Writes the name server, and a host name for now.
-pub(super) fn write() -> Result<(), BootError> {
+pub(super) fn write() -> Result<(), FileError> {
     let resolver = format!("nameserver {}\n", net::WORKLOAD_GATEWAY);
     let resolv_conf = Path::new("/etc/resolv.conf");
     // In many images it is a link to a service's file that does not exist here.
     if fs::symlink_metadata(resolv_conf).is_ok_and(|metadata| metadata.is_symlink()) {
-        fs::remove_file(resolv_conf).map_err(BootError::path("removing", resolv_conf))?;
+        fs::remove_file(resolv_conf).map_err(FileError::of("removing", resolv_conf))?;
     }
     write_new(resolv_conf, &resolver)?;
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let hosts = if hosts.trim().is_empty() { HOSTS } else { &hosts };
     write_new(Path::new("/etc/hosts"), &hosts_with(hosts, FIRST_NAME))?;
     write_new(Path::new("/etc/hostname"), &format!("{FIRST_NAME}\n"))?;
-    nix::unistd::sethostname(FIRST_NAME).map_err(BootError::path("setting the host name", FIRST_NAME))
+    nix::unistd::sethostname(FIRST_NAME).map_err(FileError::of("setting the host name", FIRST_NAME))
 }
 
 /// Writes a file that may be there already, unless it says the same: what is on the image's side of the overlay is not
 /// copied up for nothing.
-fn write_new(path: &Path, text: &str) -> Result<(), BootError> {
+fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
     }
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(BootError::path("making", folder))?;
+        fs::create_dir_all(folder).map_err(FileError::of("making", folder))?;
     }
-    fs::write(path, text).map_err(BootError::path("writing", path))
+    fs::write(path, text).map_err(FileError::of("writing", path))
 }

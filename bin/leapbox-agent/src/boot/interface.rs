@@ -1,6 +1,7 @@
 //! Network cards, through the classic ioctls.
 
 use super::BootError;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::net::mac_string;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -16,7 +17,7 @@ const ATF_PERM: libc::c_int = 0x04;
 /// The name of the card with this address, whatever it is called.
 pub(super) fn by_mac(mac: [u8; 6]) -> Result<String, BootError> {
     let mac = mac_string(mac);
-    let cards = fs::read_dir("/sys/class/net").map_err(BootError::path("reading", "/sys/class/net"))?;
+    let cards = fs::read_dir("/sys/class/net").map_err(FileError::of("reading", "/sys/class/net"))?;
     for card in cards.flatten() {
         if fs::read_to_string(card.path().join("address")).is_ok_and(|found| found.trim() == mac) {
             return Ok(card.file_name().to_string_lossy().into_owned());
@@ -51,9 +52,9 @@ impl Interface {
     }
 
     /// Turns IPv6 off on it, before it is up.
-    pub(super) fn disable_ipv6(&self) -> Result<(), BootError> {
+    pub(super) fn disable_ipv6(&self) -> Result<(), FileError> {
         let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
-        crate::cgroup::write(path.as_ref(), "1").map_err(BootError::path("writing", path))
+        crate::cgroup::write(path.as_ref(), "1").map_err(FileError::of("writing", path))
     }
 
     pub(super) fn set_address(&self, ip: Ipv4Addr, prefix: u8) -> Result<(), BootError> {

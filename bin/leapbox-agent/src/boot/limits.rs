@@ -1,9 +1,9 @@
 //! Keeping the agent alive whatever the workload does: memory, processes, descriptors.
 
-use super::BootError;
 use crate::budget::BUDGET_BYTES;
 use crate::cgroup::write;
 use crate::log;
+use leapbox_errors::{FileError, chain};
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,36 +33,36 @@ const SYSCTLS: [(&str, &str); 4] = [
 /// Exempts PID 1 from the out-of-memory killer, and keeps its heap in one arena (each costs mappings and page faults).
 pub(super) fn protect_agent() {
     if let Err(error) = write(Path::new("/proc/self/oom_score_adj"), "-1000") {
-        log::line(format_args!("oom_score_adj: {error}"));
+        log::line(format_args!("oom_score_adj: {}", chain(&error)));
     }
     // SAFETY: sets one parameter of the allocator; no other thread exists yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Limits and settings all processes inherit.
-pub(super) fn apply() -> Result<(), BootError> {
+pub(super) fn apply() -> Result<(), FileError> {
     let (soft, hard) = DESCRIPTORS;
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(BootError::path("raising the limit of", "descriptors"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(FileError::of("raising the limit of", "descriptors"))?;
     for (path, value) in SYSCTLS {
         if let Err(error) = write(Path::new(path), value) {
-            log::line(format_args!("{path}: {error}"));
+            log::line(format_args!("{path}: {}", chain(&error)));
         }
     }
     Ok(())
 }
 
 /// Makes the workload's cgroup with its limits; its path.
-pub(super) fn make_cgroups() -> Result<PathBuf, BootError> {
+pub(super) fn make_cgroups() -> Result<PathBuf, FileError> {
     let root = Path::new(CGROUPS);
     let control = root.join("cgroup.subtree_control");
-    write(&control, "+memory +pids").map_err(BootError::path("enabling controllers in", control))?;
+    write(&control, "+memory +pids").map_err(FileError::of("enabling controllers in", control))?;
     let workload = root.join("workload");
-    fs::create_dir(&workload).map_err(BootError::path("making", &workload))?;
+    fs::create_dir(&workload).map_err(FileError::of("making", &workload))?;
     let total = number_in("/proc/meminfo", "MemTotal:").saturating_mul(1024);
     let tasks = number_in("/proc/sys/kernel/threads-max", "").min(number_in("/proc/sys/kernel/pid_max", ""));
     for (file, value) in [("memory.max", memory_max(total)), ("pids.max", pids_max(tasks))] {
         let path = workload.join(file);
-        write(&path, &value.to_string()).map_err(BootError::path("limiting", path))?;
+        write(&path, &value.to_string()).map_err(FileError::of("limiting", path))?;
     }
     Ok(workload)
 }

@@ -26,6 +26,7 @@ use crate::guest::Guest;
 use crate::names;
 use crate::trust::{self, TrustStore};
 use crate::workload::Workload;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::{ImageConfig, net};
 use std::error::Error;
 use std::fs;
@@ -42,16 +43,8 @@ const HIDDEN: &str = "/hidden";
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A path could not be made, read, written or mounted.
-    #[error("{step} {path}")]
-    Path {
-        /// What was being done.
-        step: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Not all disks appeared.
     #[error("{found} of {expected} disks")]
     FewDisks {
@@ -94,12 +87,6 @@ pub enum BootError {
 
 impl BootError {
     /// For `map_err`.
-    fn path<E: Into<std::io::Error>>(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
-        let path = path.into();
-        move |source| BootError::Path { step, path, source: source.into() }
-    }
-
-    /// For `map_err`.
     fn network<E: Into<std::io::Error>>(step: &'static str, interface: &str) -> impl FnOnce(E) -> Self {
         let interface = interface.to_owned();
         move |source| BootError::Network { step, interface, source: source.into() }
@@ -120,8 +107,8 @@ pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     let disks = disks::find()?;
     root::assemble(&disks)?;
     // Opened while its path can be reached; see `IdentityFiles`.
-    fs::create_dir_all(HIDDEN).map_err(BootError::path("making", HIDDEN))?;
-    let hidden = fs::File::open(HIDDEN).map_err(BootError::path("opening", HIDDEN))?;
+    fs::create_dir_all(HIDDEN).map_err(FileError::of("making", HIDDEN))?;
+    let hidden = fs::File::open(HIDDEN).map_err(FileError::of("opening", HIDDEN))?;
     root::switch()?;
     root::mount_guest()?;
     limits::apply()?;
@@ -140,6 +127,6 @@ pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
 }
 
 fn read_image() -> Result<ImageConfig, BootError> {
-    let text = fs::read(IMAGE_FILE).map_err(BootError::path("reading", IMAGE_FILE))?;
+    let text = fs::read(IMAGE_FILE).map_err(FileError::of("reading", IMAGE_FILE))?;
     serde_json::from_slice(&text).map_err(|source| BootError::Image { source })
 }

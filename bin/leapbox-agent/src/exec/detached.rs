@@ -8,6 +8,7 @@ use super::capture::timeout;
 use super::spawn::Child;
 use crate::cgroup::{Cgroups, Group};
 use crate::log;
+use leapbox_errors::chain;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
@@ -92,7 +93,7 @@ impl Command {
     /// Kills all that it started. Its end is waited for as any other's, however long it takes.
     pub(super) fn kill(&mut self) {
         if let Err(error) = self.group.kill() {
-            log::line(format_args!("cannot kill a command's cgroup: {error}"));
+            log::line(format_args!("cannot kill a command's cgroup: {}", chain(&error)));
         }
         // In case it has left its group.
         self.child.kill();

@@ -3,7 +3,7 @@
 use crate::fault;
 use crate::guest::Guest;
 use leapbox_guest_protocol::GuestFault;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, NulError, c_char};
 
 /// Where programs are looked for unless the image says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,7 +34,7 @@ impl CStrings {
 
 /// A string for the kernel.
 pub(crate) fn c_string(text: &str) -> Result<CString, GuestFault> {
-    CString::new(text).map_err(|_| fault::invalid("commands, paths and variables cannot contain a NUL byte"))
+    CString::new(text).map_err(|_: NulError| fault::invalid("commands, paths and variables cannot contain a NUL byte"))
 }
 
 /// Refuses variables no process could have.

@@ -12,6 +12,7 @@ use super::bundle::{self, Certificate};
 use super::environment::{profile, sudoers};
 use super::tree::{Attributes, Content, Tree};
 use crate::log;
+use leapbox_errors::chain;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -209,7 +210,7 @@ fn parent(path: &str) -> &str {
 /// Whether it worked; what did not is told on the console.
 fn told(path: &str, done: io::Result<()>) -> bool {
     if let Err(error) = &done {
-        log::line(format_args!("the sandbox's certificate: {path}: {error}"));
+        log::line(format_args!("the sandbox's certificate: {path}: {}", chain(&error)));
     }
     done.is_ok()
 }

@@ -22,6 +22,7 @@ pub(crate) use environment::variables;
 use crate::{fault, log};
 use bundle::Certificate;
 use disk::Disk;
+use leapbox_errors::chain;
 use leapbox_guest_protocol::{FaultKind, GuestFault, Trust};
 use memory::Memory;
 use std::io;
@@ -166,7 +167,7 @@ impl Keeper {
         if let Some(path) = self.disk.install(certificate, &system, &joined)
             && let Err(error) = self.memory.lead_to(path)
         {
-            log::line(format_args!("the sandbox's certificate: {BUNDLE}: {error}"));
+            log::line(format_args!("the sandbox's certificate: {BUNDLE}: {}", chain(&error)));
         }
     }
 

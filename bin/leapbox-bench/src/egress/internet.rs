@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use leapbox_errors::chain;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -53,7 +54,7 @@ where
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
-            Err(error) => return tracing::error!(%error, "a server of the bench cannot accept"),
+            Err(error) => return tracing::error!(error = %chain(&error), "a server of the bench cannot accept"),
         };
         let serving = socket.set_nodelay(true).map(|()| serve(socket));
         tokio::spawn(async move {
@@ -61,7 +62,7 @@ where
             if let Ok(serving) = serving
                 && let Err(error) = serving.await
             {
-                tracing::debug!(%error, "a connection broke off");
+                tracing::debug!(error = %chain(&error), "a connection broke off");
             }
         });
     }
@@ -128,7 +129,7 @@ async fn name_server(socket: UdpSocket) {
         if let Some(answer) = address_of(&query[..length])
             && let Err(error) = socket.send_to(&answer, from).await
         {
-            tracing::warn!(%error, "the bench's name server could not answer");
+            tracing::warn!(error = %chain(&error), "the bench's name server could not answer");
         }
     }
 }

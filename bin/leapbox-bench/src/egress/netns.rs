@@ -2,6 +2,7 @@
 //! each is started by a short-lived thread that has entered it.
 
 use super::{EgressError, io};
+use leapbox_errors::chain;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -81,7 +82,7 @@ impl Drop for Process {
         // One that has ended already is what we want.
         let _ = self.0.kill();
         if let Err(error) = self.0.wait() {
-            tracing::warn!(%error, "could not wait for a process of the run");
+            tracing::warn!(error = %chain(&error), "could not wait for a process of the run");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The folder of one run: an authority of its own, and a certificate for the servers out there and for nginx.
 
 use super::{EgressError, TRANSFORMED, io};
+use leapbox_errors::chain;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -76,7 +77,7 @@ impl Drop for Scratch {
         if self.is_ours
             && let Err(error) = std::fs::remove_dir_all(&self.folder)
         {
-            tracing::warn!(path = %self.folder.display(), %error, "could not remove the run's folder");
+            tracing::warn!(path = %self.folder.display(), error = %chain(&error), "could not remove the run's folder");
         }
     }
 }

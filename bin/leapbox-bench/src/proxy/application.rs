@@ -8,6 +8,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use leapbox_errors::chain;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -65,14 +66,14 @@ impl Drop for Application {
 async fn serve(listener: std::net::TcpListener) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the bench's application has no listener"),
+        Err(error) => return tracing::error!(error = %chain(&error), "the bench's application has no listener"),
     };
     let bodies = [(format!("/{SMALL}"), vec![b'x'; SMALL]), (format!("/{BULK}"), vec![b'x'; BULK])];
     let bodies: &'static [(String, Bytes)] =
         Box::leak(bodies.map(|(path, body)| (path, Bytes::from(body))).to_vec().into_boxed_slice());
     while let Ok((socket, _)) = listener.accept().await {
         if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
+            tracing::debug!(error = %chain(&error), "no TCP_NODELAY");
         }
         let service = service_fn(move |request: Request<Incoming>| async move {
             let found = bodies.iter().find(|(path, _)| path == request.uri().path());

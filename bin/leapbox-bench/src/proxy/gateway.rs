@@ -4,6 +4,7 @@ use super::ProxyError;
 use leapbox_api_types::ApiError;
 use leapbox_auth::{Auth, RateLimit};
 use leapbox_db::{Db, OrganisationRow};
+use leapbox_errors::chain;
 use leapbox_gateway::tls::Tls;
 use leapbox_gateway::{Backend, Backends, Config, Gateway, OpenError};
 use leapbox_ids::{OrganisationId, SandboxId};
@@ -98,7 +99,7 @@ pub async fn bench_gateway(args: GatewayArgs) -> Result<(), ProxyError> {
     let parent_has_gone = async {
         let mut rest = Vec::new();
         if let Err(error) = tokio::io::stdin().read_to_end(&mut rest).await {
-            tracing::debug!(%error, "standard input broke off");
+            tracing::debug!(error = %chain(&error), "standard input broke off");
         }
     };
     gateway.serve(vec![listener], tls, parent_has_gone).await.map_err(ProxyError::Serve)

@@ -5,6 +5,7 @@
 use super::ProxyError;
 use super::Scratch;
 use super::children::{Proxy, Running};
+use leapbox_errors::chain;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::io::ErrorKind;
@@ -27,7 +28,7 @@ impl Drop for Master {
             failed => tracing::warn!(?failed, "could not tell nginx to end"),
         }
         if let Err(error) = self.0.wait() {
-            tracing::warn!(%error, "could not wait for nginx");
+            tracing::warn!(error = %chain(&error), "could not wait for nginx");
         }
     }
 }

@@ -8,10 +8,12 @@
 //! A /dev/kvm without those CPU flags cannot run a stock guest: it dies in instruction emulation.
 
 use crate::config::DriverSetting;
+use leapbox_errors::chain;
 use leapbox_templates::host_packages::find_program;
 use leapbox_vmm::binaries::{Binaries, BinariesRefused};
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 /// A driver that has been picked.
@@ -38,7 +40,7 @@ pub struct DriverFacts {
     /// The firecracker and jailer binaries, or what is wrong with them.
     pub binaries: Result<Binaries, BinariesRefused>,
     /// /dev/kvm opens, or why not.
-    pub kvm: Result<(), String>,
+    pub kvm: io::Result<()>,
     /// The CPU's virtualisation flag: `vmx` or `svm`.
     pub cpu_flag: Option<&'static str>,
 }
@@ -51,7 +53,7 @@ impl DriverFacts {
         let (firecracker, jailer) = (find_program("firecracker"), find_program("jailer"));
         Self {
             binaries: Binaries::inspect(firecracker.as_deref(), jailer.as_deref()),
-            kvm: kvm.map(|_| ()).map_err(|e| e.to_string()),
+            kvm: kvm.map(drop),
             cpu_flag: virtualisation_flag(&cpuinfo),
         }
     }
@@ -64,8 +66,8 @@ impl DriverFacts {
     /// What keeps Firecracker from being used here, in words.
     fn obstacles(&self) -> Vec<String> {
         let mut found = Vec::new();
-        if let Err(why) = &self.kvm {
-            found.push(format!("/dev/kvm does not open ({why})"));
+        if let Err(error) = &self.kvm {
+            found.push(format!("/dev/kvm does not open ({})", chain(error)));
         }
         if self.cpu_flag.is_none() {
             found.push("the CPU shows neither vmx nor svm, without which KVM cannot run a stock guest".to_owned());
@@ -77,10 +79,10 @@ impl DriverFacts {
     }
 
     /// The binaries, or everything that stands against running them here.
-    fn firecracker(&self) -> Result<&Binaries, String> {
+    fn firecracker(&self) -> Result<&Binaries, DriverRefused> {
         match &self.binaries {
             Ok(binaries) if self.kvm_works() => Ok(binaries),
-            _ => Err(self.obstacles().join("; ")),
+            _ => Err(DriverRefused { reasons: self.obstacles().join("; ") }),
         }
     }
 }
@@ -116,13 +118,13 @@ pub fn choose(setting: DriverSetting, facts: &DriverFacts) -> Result<Choice, Dri
         (DriverSetting::Firecracker, Ok(binaries)) => {
             Ok(Choice { driver: Driver::Firecracker(binaries.clone()), why: "configured".to_owned() })
         }
-        (DriverSetting::Firecracker, Err(reasons)) => Err(DriverRefused { reasons }),
+        (DriverSetting::Firecracker, Err(refused)) => Err(refused),
         (DriverSetting::Auto, Ok(binaries)) => {
             let version = &binaries.version;
             let why = format!("/dev/kvm opens, the CPU shows {flag}, and Firecracker {version} is installed");
             Ok(Choice { driver: Driver::Firecracker(binaries.clone()), why })
         }
-        (DriverSetting::Auto, Err(reasons)) => {
+        (DriverSetting::Auto, Err(DriverRefused { reasons })) => {
             qemu(format!("under emulation, because Firecracker cannot be used: {reasons}"))
         }
     }
@@ -146,7 +148,7 @@ mod tests {
     }
 
     fn facts(kvm: bool, cpu_flag: Option<&'static str>) -> DriverFacts {
-        let kvm = if kvm { Ok(()) } else { Err("no such file".to_owned()) };
+        let kvm = if kvm { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) };
         DriverFacts { binaries: Ok(binaries()), kvm, cpu_flag }
     }
 

@@ -3,8 +3,9 @@
 //! Comments come last, so that even an unquoted `eval $(leapbox env)` sets everything.
 
 use crate::config::Config;
-use crate::state::{State, StateError};
+use crate::state::State;
 use crate::verbs::setup::local_ca;
+use leapbox_errors::FileError;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -26,7 +27,7 @@ pub enum EnvError {
     Key {
         /// Why not.
         #[source]
-        source: StateError,
+        source: FileError,
     },
     /// Standard output is closed.
     #[error("print the exports")]

@@ -21,9 +21,10 @@ use error::{listen, system};
 use leapbox_api::ApiState;
 use leapbox_auth::{Auth, RateLimit};
 use leapbox_db::Db;
+use leapbox_errors::chain;
 use leapbox_gateway::Gateway;
 use leapbox_gateway::tls::Tls;
-use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, chain};
+use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits};
 use leapbox_network::{GuestLink, HostTable, Network, NetworkConfig};
 use leapbox_storage::{ArchiveStore, RemoteConfig, ServerKey, StoreConfig};
 use leapbox_templates::Artifacts;
@@ -71,7 +72,7 @@ fn raise_open_files() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::warn!(%errno, "the limit of open files could not be raised");
+        tracing::warn!(error = %chain(&errno), "the limit of open files could not be raised");
     }
 }
 
@@ -208,7 +209,7 @@ async fn bind(address: SocketAddr) -> Result<Vec<TcpListener>, ServeError> {
         // A host without IPv6 serves on IPv4 alone.
         match TcpListener::bind(twin).await {
             Ok(listener) => listeners.push(listener),
-            Err(error) => tracing::warn!(address = %twin, %error, "not listening there"),
+            Err(error) => tracing::warn!(address = %twin, error = %chain(&error), "not listening there"),
         }
     }
     Ok(listeners)

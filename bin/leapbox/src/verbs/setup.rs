@@ -11,9 +11,10 @@ pub use first_key::organisation;
 pub mod local_ca;
 
 use crate::config::Config;
-use crate::state::{State, StateError};
+use crate::state::State;
 use crate::verbs::driver::{self, Driver, DriverFacts, DriverRefused};
 use first_key::FirstKeyError;
+use leapbox_errors::FileError;
 use leapbox_templates::host_packages::{self, HostPackagesError, QemuVersion, Soundness};
 use leapbox_templates::{
     ArtifactError, KernelRefresh, Progress, Workshop, ensure_initramfs, ensure_kernel, ensure_rootfs, system_debian,
@@ -87,7 +88,7 @@ pub enum SetupError {
     State {
         /// Why not.
         #[source]
-        source: StateError,
+        source: FileError,
     },
 }
 

@@ -164,7 +164,9 @@ fn server_name(body: &mut Reader<'_>) -> Result<DomainName, Denial> {
         return Err(malformed("a server name of an unknown type"));
     }
     let name = list.vector()?;
-    list.end().map_err(|_| malformed("more than one server name"))?;
+    if !list.is_empty() {
+        return Err(malformed("more than one server name"));
+    }
     DomainName::from_wire(name).map_err(|error| match error {
         NameError::IpLiteral => Denial::NoName,
         _ => malformed("a server name that is no domain name"),

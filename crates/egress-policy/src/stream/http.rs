@@ -7,6 +7,7 @@ use crate::denial::Denial;
 use crate::header::is_token;
 use crate::name::{DomainName, NameError};
 use std::ops::Range;
+use std::str::Utf8Error;
 
 /// Longest word that could be a method. Registered ones have at most 17 characters.
 const MAX_METHOD: usize = 32;
@@ -212,7 +213,7 @@ fn only<'h>(
 
 fn host(headers: &[httparse::Header<'_>]) -> Result<(DomainName, Option<u16>), Denial> {
     let value = only(headers, "host", "two Host headers")?.ok_or(malformed("a request without Host"))?;
-    let value = std::str::from_utf8(value).map_err(|_| malformed("a Host that is no domain name"))?;
+    let value = std::str::from_utf8(value).map_err(|_: Utf8Error| malformed("a Host that is no domain name"))?;
     if value.starts_with('[') {
         return Err(Denial::NoName);
     }

@@ -10,8 +10,9 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leapbox_egress_policy::{Denial, DomainName};
+use leapbox_errors::chain;
 use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use rustls::{AlertDescription, CertificateError};
 use std::future::Future;
 use std::io;
@@ -101,14 +102,14 @@ impl Connector {
         let sender = match protocol {
             Protocol::Http1 { .. } => {
                 let (sender, connection) =
-                    http1_builder().handshake(TokioIo::new(stream)).await.map_err(|_| self.failed(NOT_HTTP))?;
+                    http1_builder().handshake(TokioIo::new(stream)).await.map_err(|error| self.not_http(&error))?;
                 self.spawner.execute(drive(connection.with_upgrades()));
                 Sender::Http1(sender)
             }
             Protocol::Http2 => {
                 let builder = http2_builder(self.spawner.clone());
                 let (sender, connection) =
-                    builder.handshake(TokioIo::new(stream)).await.map_err(|_| self.failed(NOT_HTTP))?;
+                    builder.handshake(TokioIo::new(stream)).await.map_err(|error| self.not_http(&error))?;
                 self.spawner.execute(drive(connection));
                 Sender::Http2(sender)
             }
@@ -116,9 +117,14 @@ impl Connector {
         Ok((sender, protocol))
     }
 
+    fn not_http(&self, error: &hyper::Error) -> Denial {
+        tracing::debug!(upstream = %self.target.name, error = %chain(error), "no HTTP with an upstream");
+        self.failed(NOT_HTTP)
+    }
+
     async fn tls(&self, addresses: &[Ipv4Addr], alpn: Vec<Vec<u8>>) -> Result<TlsStream<TcpStream>, Denial> {
         let name = ServerName::try_from(self.target.name.as_str().to_owned())
-            .map_err(|_| self.failed("its name can't be in a certificate"))?;
+            .map_err(|_: InvalidDnsNameError| self.failed("its name can't be in a certificate"))?;
         let mut config = rustls::ClientConfig::clone(&self.proxy.upstream);
         config.alpn_protocols = alpn;
         // The upstream's certificate is looked at each time; and it can't tell by a ticket which sandboxes are one's.
@@ -130,7 +136,7 @@ impl Connector {
         match timeout(HANDSHAKE, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                tracing::debug!(upstream = %self.target.name, %error, "no TLS with an upstream");
+                tracing::debug!(upstream = %self.target.name, error = %chain(&error), "no TLS with an upstream");
                 Err(self.failed(tls_failure(&error)))
             }
             Err(_) => Err(self.failed("it did not complete the TLS handshake in 10 s")),
@@ -140,7 +146,7 @@ impl Connector {
 
 async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to an upstream ended badly");
+        tracing::debug!(error = %chain(&error), "a connection to an upstream ended badly");
     }
 }
 

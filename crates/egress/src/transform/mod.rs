@@ -37,6 +37,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leapbox_egress_policy::stream::client_hello::ClientHello;
 use leapbox_egress_policy::{Denial, DomainName, Transform};
+use leapbox_errors::chain;
 use prefixed::Prefixed;
 use rules::Rules;
 use session::Session;
@@ -171,6 +172,6 @@ async fn serve_http2(session: Arc<Session>, stream: TlsStream<Prefixed>, spawner
 
 fn note(served: hyper::Result<()>) {
     if let Err(error) = served {
-        tracing::debug!(%error, "a guest's connection ended badly");
+        tracing::debug!(error = %chain(&error), "a guest's connection ended badly");
     }
 }

@@ -16,7 +16,7 @@ use leapbox_egress_policy::Denial;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 /// Both sides of a WebSocket, once HTTP is over.
 pub(crate) struct Switched {
@@ -79,7 +79,7 @@ impl Session {
             return Ok(None);
         }
         let place = Arc::clone(&self.gate.connections).try_acquire_owned();
-        place.map(Some).map_err(|_| Refusal {
+        place.map(Some).map_err(|_: TryAcquireError| Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
             denial: Denial::TooMany { what: "connections and requests of this sandbox through the proxy" },
             closes: false,

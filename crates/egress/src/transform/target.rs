@@ -6,7 +6,7 @@
 use super::refusal::Refusal;
 use http::header::HOST;
 use http::request::Parts;
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Authority, InvalidUriParts, Scheme, Uri};
 use http::{HeaderValue, Method, StatusCode, Version};
 use leapbox_egress_policy::{Denial, DomainName};
 use std::net::SocketAddrV4;
@@ -74,7 +74,7 @@ impl Target {
             parts.scheme = Some(Scheme::HTTPS);
             parts.authority = Some(self.authority.clone());
         }
-        Uri::from_parts(parts).map_err(|_| malformed("a request line without a path"))
+        Uri::from_parts(parts).map_err(|_: InvalidUriParts| malformed("a request line without a path"))
     }
 
     fn must_be(&self, authority: Option<&[u8]>) -> Result<(), Refusal> {

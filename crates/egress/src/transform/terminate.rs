@@ -4,6 +4,7 @@ use super::prefixed::Prefixed;
 use crate::authority::Authority;
 use leapbox_egress_policy::stream::client_hello::ClientHello;
 use leapbox_egress_policy::{Denial, DomainName};
+use leapbox_errors::chain;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
@@ -45,7 +46,7 @@ pub(crate) async fn terminate(
     match timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
-            tracing::debug!(%name, %error, "no TLS with a guest");
+            tracing::debug!(%name, error = %chain(&error), "no TLS with a guest");
             Err(Denial::Malformed { what: failure(&error) })
         }
         Err(_) => Err(Denial::Slow { what: "the TLS handshake" }),
@@ -60,11 +61,11 @@ fn config(
 ) -> Option<ServerConfig> {
     let leaf = authority
         .leaf(name)
-        .inspect_err(|error| tracing::error!(%name, error = error as &dyn std::error::Error, "no certificate"))
+        .inspect_err(|error| tracing::error!(%name, error = %chain(error), "no certificate"))
         .ok()?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
-        .inspect_err(|error| tracing::error!(%error, "no TLS settings"))
+        .inspect_err(|error| tracing::error!(error = %chain(error), "no TLS settings"))
         .ok()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));

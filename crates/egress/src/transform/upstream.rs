@@ -16,6 +16,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use leapbox_egress_policy::Denial;
+use leapbox_errors::chain;
 use std::net::Ipv4Addr;
 use tokio::sync::Mutex;
 
@@ -79,7 +80,7 @@ impl Upstream {
             Some(unsent) => unsent,
             None => again.filter(|_| link.was_used && is_death(failed.error())).ok_or_else(|| self.explain(&failed))?,
         };
-        tracing::debug!(upstream = %self.connector.name(), error = %failed.error(), "a kept connection had died");
+        tracing::debug!(upstream = %self.connector.name(), error = %chain(failed.error()), "a kept connection had died");
         let mut link = self.replace(link).await?;
         let answer = link.send(request).await.map_err(|failed| self.explain(&failed))?;
         self.give_back(link).await;
@@ -134,7 +135,7 @@ impl Upstream {
 
     fn explain(&self, failed: &Unsent) -> Refusal {
         let error = failed.error();
-        tracing::debug!(upstream = %self.connector.name(), %error, "an upstream gave no answer");
+        tracing::debug!(upstream = %self.connector.name(), error = %chain(error), "an upstream gave no answer");
         let what = if error.is_parse_too_large() {
             "its answer's headers are longer than 64 KiB"
         } else if error.is_parse() {

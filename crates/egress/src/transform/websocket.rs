@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode, Version, response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use leapbox_errors::chain;
 use tokio::io::copy_bidirectional_with_sizes;
 
 const WEBSOCKET: &str = "websocket";
@@ -50,10 +51,10 @@ pub(crate) fn agree(mut head: response::Parts) -> Response<Answer> {
 pub(crate) async fn tunnel(switched: Switched) {
     let (guest, upstream) = match tokio::try_join!(switched.guest, switched.upstream) {
         Ok(sides) => sides,
-        Err(error) => return tracing::debug!(%error, "an upgrade was not completed"),
+        Err(error) => return tracing::debug!(error = %chain(&error), "an upgrade was not completed"),
     };
     let (mut guest, mut upstream) = (TokioIo::new(guest), TokioIo::new(upstream));
     if let Err(error) = copy_bidirectional_with_sizes(&mut guest, &mut upstream, BUFFER, BUFFER).await {
-        tracing::debug!(%error, "a WebSocket broke off");
+        tracing::debug!(error = %chain(&error), "a WebSocket broke off");
     }
 }

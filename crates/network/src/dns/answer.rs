@@ -10,6 +10,7 @@ use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, Res
 use hickory_resolver::proto::rr::rdata::opt::EdnsOption;
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use leapbox_egress_policy::{Denial, DomainName, Evaluator, Policy};
+use leapbox_errors::chain;
 use std::net::Ipv4Addr;
 use tokio::time::timeout;
 
@@ -115,7 +116,7 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
         Policy::Custom(_) => {}
     }
     let asked = query.name().to_ascii();
-    let Ok(name) = DomainName::parse(&asked) else { return Permission::Refuse(Denial::NotAName { text: asked }) };
+    let Ok(name) = DomainName::parse(&asked) else { return Permission::Refuse(Denial::not_a_name(&asked)) };
     if let Err(denial) = evaluator.name(&name) {
         return Permission::Refuse(denial);
     }
@@ -187,7 +188,7 @@ async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> (Res
             (none.response_code, vec![], soa.into_iter().collect())
         }
         Err(error) => {
-            tracing::debug!(%error, "a sandbox's DNS query failed");
+            tracing::debug!(error = %chain(&error), "a sandbox's DNS query failed");
             (ResponseCode::ServFail, vec![], vec![])
         }
     }

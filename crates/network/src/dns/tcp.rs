@@ -4,7 +4,9 @@ use super::Counters;
 use super::answer::Transport;
 use super::limits::{MAX_QUERY, TCP_DEADLINE};
 use super::slot::SlotNames;
+use leapbox_errors::chain;
 use std::io;
+use std::num::TryFromIntError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,14 +20,14 @@ pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!(%error, "a slot's name server cannot accept");
+                tracing::debug!(error = %chain(&error), "a slot's name server cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         // We close only what is idle or over: a reset loses nothing, and leaves no socket that keeps the namespace.
         if let Err(error) = stream.set_zero_linger() {
-            tracing::debug!(%error, "a connection to a slot's name server could not be set up");
+            tracing::debug!(error = %chain(&error), "a connection to a slot's name server could not be set up");
             continue;
         }
         while connections.try_join_next().is_some() {}
@@ -36,7 +38,7 @@ pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
         let names = names.clone();
         connections.spawn(async move {
             if let Err(error) = converse(&names, stream).await {
-                tracing::trace!(%error, "a DNS connection of a slot ended");
+                tracing::trace!(error = %chain(&error), "a DNS connection of a slot ended");
             }
             drop(permit);
         });
@@ -68,8 +70,8 @@ async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let length =
-        u16::try_from(message.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "answer too long"))?;
+    let too_long = |_: TryFromIntError| io::Error::new(io::ErrorKind::InvalidData, "answer too long");
+    let length = u16::try_from(message.len()).map_err(too_long)?;
     // One write, so that length and message travel in one segment (RFC 7766, 8).
     let mut framed = Vec::with_capacity(message.len() + 2);
     framed.extend_from_slice(&length.to_be_bytes());

@@ -4,6 +4,7 @@ use super::Counters;
 use super::answer::Transport;
 use super::limits::MAX_QUERY;
 use super::slot::SlotNames;
+use leapbox_errors::chain;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(super) async fn serve(names: Arc<SlotNames>, socket: UdpSocket) {
         let (length, peer) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                tracing::debug!(%error, "a slot's name server cannot receive");
+                tracing::debug!(error = %chain(&error), "a slot's name server cannot receive");
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
@@ -43,6 +44,6 @@ pub(super) async fn serve(names: Arc<SlotNames>, socket: UdpSocket) {
 async fn reply(names: &SlotNames, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
     let Some(answer) = names.answer(query, Transport::Udp).await else { return };
     if let Err(error) = socket.send_to(&answer, peer).await {
-        tracing::debug!(%error, "a slot's name server cannot send");
+        tracing::debug!(error = %chain(&error), "a slot's name server cannot send");
     }
 }

@@ -4,6 +4,7 @@ use crate::error::NetworkError;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use leapbox_errors::chain;
 use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
@@ -68,7 +69,7 @@ impl HostServers {
         self.modified = modified;
         match resolver(&read_resolv_conf()) {
             Ok(resolver) => self.resolver = resolver,
-            Err(error) => tracing::warn!(%error, "the host's changed name servers cannot be used"),
+            Err(error) => tracing::warn!(error = %chain(&error), "the host's changed name servers cannot be used"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What can be wrong with an archive: every variant names the file.
 
 use crate::KeyError;
+use leapbox_errors::FileError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,16 +9,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Names of parts, like ids of archives, are single path segments of letters, digits, `-` and `_`.
     #[error("{name:?} cannot be the name of an archive or of a part of one")]
     Name {
@@ -198,7 +191,7 @@ impl ArchiveError {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Name { .. } => None,
-            Self::File { path, .. }
+            Self::File(FileError { path, .. })
             | Self::Exists { path }
             | Self::Unfinished { path }
             | Self::Source { path, .. }
@@ -236,7 +229,7 @@ impl ArchiveError {
             | Self::Damaged { .. }
             | Self::Total { .. }
             | Self::ManifestFormat { .. } => true,
-            Self::File { .. }
+            Self::File(_)
             | Self::Name { .. }
             | Self::Exists { .. }
             | Self::Unfinished { .. }
@@ -257,9 +250,4 @@ impl From<ArchiveError> for io::Error {
         let kind = if error.is_damage() { io::ErrorKind::InvalidData } else { io::ErrorKind::Other };
         io::Error::new(kind, error)
     }
-}
-
-pub(crate) fn fail(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArchiveError {
-    let path = path.to_path_buf();
-    move |source| ArchiveError::File { step, path, source }
 }

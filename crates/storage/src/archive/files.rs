@@ -1,6 +1,7 @@
 //! The files of an archive: made for this process's user alone, opened without following a link.
 
-use super::error::{ArchiveError, fail};
+use super::error::ArchiveError;
+use leapbox_errors::FileError;
 use nix::errno::Errno;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use std::fs::File;
@@ -26,7 +27,7 @@ pub(super) fn create(path: &Path) -> Result<File, ArchiveError> {
     match File::options().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(path) {
         Ok(file) => Ok(file),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(ArchiveError::Exists { path: path.to_path_buf() }),
-        Err(e) => Err(fail("creating", path)(e)),
+        Err(e) => Err(FileError::of("creating", path)(e).into()),
     }
 }
 
@@ -38,15 +39,15 @@ pub(super) fn open(path: &Path) -> Result<File, ArchiveError> {
         Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => {
             return Err(ArchiveError::NotAFile { path: path.to_path_buf() });
         }
-        Err(e) => return Err(fail("opening", path)(e)),
+        Err(e) => return Err(FileError::of("opening", path)(e).into()),
     };
-    if file.metadata().map_err(fail("looking at", path))?.is_file() {
+    if file.metadata().map_err(FileError::of("looking at", path))?.is_file() {
         return Ok(file);
     }
     Err(ArchiveError::NotAFile { path: path.to_path_buf() })
 }
 
 /// Puts a folder's entries on disk.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), ArchiveError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("writing to disk", dir))
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), FileError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(FileError::of("writing to disk", dir))
 }

@@ -8,6 +8,8 @@ use crate::KeyError;
 use crate::key::ServerKey;
 use crate::run::RUN_MAX;
 use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
+use ring::error::Unspecified;
+use std::num::TryFromIntError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,7 +72,7 @@ impl FrameKey {
         let tag = self
             .key
             .seal_in_place_separate_tag(nonce(place), Aad::empty(), &mut frame[PREFIX..])
-            .map_err(|_| self.unsealed())?;
+            .map_err(|_: Unspecified| self.unsealed())?;
         frame.extend_from_slice(tag.as_ref());
         Ok(frame)
     }
@@ -78,10 +80,11 @@ impl FrameKey {
     /// What was sealed, if `frame` (without its length) is that, in that place.
     pub fn open(&self, place: Place, mut frame: Vec<u8>) -> Result<Vec<u8>, ArchiveError> {
         let damaged = || self.damaged(place);
-        let opened = self.key.open_in_place(nonce(place), Aad::empty(), &mut frame).map_err(|_| damaged())?;
+        let opened =
+            self.key.open_in_place(nonce(place), Aad::empty(), &mut frame).map_err(|_: Unspecified| damaged())?;
         let (head, data) = opened.split_first_chunk::<HEAD>().ok_or_else(damaged)?;
         let [codec, length @ ..] = *head;
-        let length = usize::try_from(u32::from_le_bytes(length)).map_err(|_| damaged())?;
+        let length = usize::try_from(u32::from_le_bytes(length)).map_err(|_: TryFromIntError| damaged())?;
         if length > PLAIN_MAX {
             return Err(damaged());
         }

@@ -3,6 +3,7 @@
 use super::error::ArchiveError;
 use crate::key::{SALT_LENGTH, ServerKey};
 use crate::strict_hex;
+use ring::error::Unspecified;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -108,7 +109,8 @@ impl Manifest {
             return Err(damaged());
         }
         let tag = strict_hex::decode(&envelope.tag).ok_or_else(damaged)?;
-        hmac::verify(&tag_key(key, path)?, envelope.content.get().as_bytes(), &tag).map_err(|_| damaged())?;
+        hmac::verify(&tag_key(key, path)?, envelope.content.get().as_bytes(), &tag)
+            .map_err(|_: Unspecified| damaged())?;
         let manifest: Self = serde_json::from_str(envelope.content.get()).map_err(unreadable)?;
         if manifest.id != id {
             let (path, expected) = (path.to_path_buf(), id.to_owned());

@@ -1,6 +1,6 @@
 //! Reads an archive: the manifest when it is opened, frames as they are asked for.
 
-use super::error::{ArchiveError, fail};
+use super::error::ArchiveError;
 use super::files::open;
 use super::frame::{FrameKey, PREFIX, Place, SEALED_MAX, SEALED_MIN};
 use super::manifest::{BYTES_MAX, Kind, MANIFEST, MANIFEST_MAX, Manifest, Part, PartStats};
@@ -8,6 +8,7 @@ use super::ordered::Ordered;
 use super::runs::{Order, parse};
 use crate::key::ServerKey;
 use crate::run::{Run, Runs};
+use leapbox_errors::FileError;
 use leapbox_ids::ArchiveId;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -36,14 +37,14 @@ impl Archive {
     pub(crate) fn open(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
         let path = dir.join(MANIFEST);
         let mut text = Vec::new();
-        open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut text).map_err(fail("reading", &path))?;
+        open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut text).map_err(FileError::of("reading", &path))?;
         let manifest = Manifest::decode(&text, &id.to_string(), key, &path)?;
         let salt = manifest.salt(&path)?;
         let mut files = BTreeMap::new();
         for (name, part) in &manifest.parts {
             let path = dir.join(name);
             let file = open(&path)?;
-            let found = file.metadata().map_err(fail("reading the size of", &path))?.len();
+            let found = file.metadata().map_err(FileError::of("reading the size of", &path))?.len();
             let expected = part.stats.stored_bytes;
             if found != expected {
                 return Err(ArchiveError::Length { path, found, expected });
@@ -127,7 +128,7 @@ impl Archive {
         let batches: Batches = if frames.part.frames == 1 {
             Box::new(frames.map(work)) // not worth a thread
         } else {
-            Box::new(Ordered::start(frames, work).map_err(fail("starting threads for", &path))?)
+            Box::new(Ordered::start(frames, work).map_err(FileError::of("starting threads for", &path))?)
         };
         let order = Order::new(&path);
         Ok(Box::new(RunReader { batches, batch: Vec::new().into_iter(), order, path, found: 0, expected, done: false }))
@@ -143,7 +144,7 @@ impl Archive {
                 let (place, frame) = frame?;
                 key.open(place, frame)
             };
-            for plain in Ordered::start(frames, open).map_err(fail("starting threads for", &path))? {
+            for plain in Ordered::start(frames, open).map_err(FileError::of("starting threads for", &path))? {
                 plain?;
             }
         }
@@ -204,7 +205,7 @@ impl Frames {
     fn read_exact(&self, bytes: &mut [u8], offset: u64, place: Place) -> Result<(), ArchiveError> {
         self.file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => self.key.damaged(place),
-            _ => fail("reading", self.key.path())(e),
+            _ => FileError::of("reading", self.key.path())(e).into(),
         })
     }
 }

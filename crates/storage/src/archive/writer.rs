@@ -1,6 +1,6 @@
 //! Writes an archive: parts first, then the manifest, then all of it to disk, then its name.
 
-use super::error::{ArchiveError, fail};
+use super::error::ArchiveError;
 use super::files::{check_name, create, sync_dir};
 use super::frame::{FrameKey, Place};
 use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats};
@@ -8,6 +8,7 @@ use super::ordered::Ordered;
 use super::runs::Batches;
 use crate::key::{SALT_LENGTH, ServerKey, random};
 use crate::run::{RUN_MAX, Runs};
+use leapbox_errors::FileError;
 use leapbox_ids::ArchiveId;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -50,7 +51,7 @@ impl Writer {
         match DirBuilder::new().mode(0o700).create(&draft) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(ArchiveError::Exists { path: draft }),
-            Err(e) => return Err(fail("creating", &draft)(e)),
+            Err(e) => return Err(FileError::of("creating", &draft)(e).into()),
         }
         Ok(Self { id, key: key.clone(), salt, draft, place, parts: BTreeMap::new(), broken: false })
     }
@@ -76,10 +77,10 @@ impl Writer {
         let key = part.key.clone();
         let seal = move |batch: Result<super::runs::Batch, ArchiveError>| {
             let batch = batch?;
-            Ok((key.seal(batch.place, &batch.bytes)?, batch.plain))
+            Ok::<_, ArchiveError>((key.seal(batch.place, &batch.bytes)?, batch.plain))
         };
         let batches = Batches::new(runs, &part.path);
-        for sealed in Ordered::start(batches, seal).map_err(fail("starting threads for", &part.path))? {
+        for sealed in Ordered::start(batches, seal).map_err(FileError::of("starting threads for", &part.path))? {
             let (frame, plain): (Vec<u8>, u64) = sealed?;
             part.write(&frame, plain)?;
         }
@@ -95,7 +96,7 @@ impl Writer {
         let (id, salt, parts) = (self.id.clone(), hex::encode(&self.salt), self.parts.clone());
         let text = Manifest { id, salt, header, parts }.encode(&self.key, &path)?;
         let mut file = create(&path)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail("writing", &path))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &path))?;
         publish(&self.draft, &self.place)?;
         let stats = || self.parts.values().map(|part| part.stats);
         Ok(Totals {
@@ -119,7 +120,7 @@ impl Writer {
     }
 
     fn end_part(&mut self, name: &str, kind: Kind, part: PartWriter) -> Result<PartStats, ArchiveError> {
-        part.file.sync_all().map_err(fail("writing to disk", &part.path))?;
+        part.file.sync_all().map_err(FileError::of("writing to disk", &part.path))?;
         self.broken = false;
         self.parts.insert(name.to_owned(), Part { kind, stats: part.stats });
         Ok(part.stats)
@@ -130,13 +131,13 @@ impl Writer {
 pub(crate) fn publish(draft: &Path, place: &Path) -> Result<(), ArchiveError> {
     sync_dir(draft)?;
     // Over a folder that is not empty, a rename fails: an archive is never replaced.
-    std::fs::rename(draft, place).map_err(fail("moving into place", place))?;
+    std::fs::rename(draft, place).map_err(FileError::of("moving into place", place))?;
     let synced = sync_dir(place.parent().unwrap_or(place));
     if synced.is_err() {
         // Best effort: the caller is told of an error, and nobody will name this archive.
         let _ = std::fs::remove_dir_all(place);
     }
-    synced
+    Ok(synced?)
 }
 
 impl Drop for Writer {
@@ -156,7 +157,7 @@ struct PartWriter {
 
 impl PartWriter {
     fn write(&mut self, frame: &[u8], plain: u64) -> Result<(), ArchiveError> {
-        self.file.write_all(frame).map_err(fail("writing", &self.path))?;
+        self.file.write_all(frame).map_err(FileError::of("writing", &self.path))?;
         self.stats.frames += 1;
         self.stats.stored_bytes += frame.len() as u64;
         self.stats.plain_bytes += plain;

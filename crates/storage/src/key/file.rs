@@ -1,11 +1,12 @@
 //! The key's file: read with suspicion, and made so that it is either whole or not there.
 
 use super::{KEY_LENGTH, KeyError, random};
+use leapbox_errors::FileError;
 use nix::errno::Errno;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::Uid;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -17,9 +18,9 @@ pub(super) fn load(path: &Path) -> Result<Option<[u8; KEY_LENGTH]>, KeyError> {
         Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => {
             return Err(KeyError::NotAFile { path: path.to_path_buf() });
         }
-        Err(e) => return Err(fail("opening", path)(e)),
+        Err(e) => return Err(FileError::of("opening", path)(e).into()),
     };
-    let found = file.metadata().map_err(fail("looking at", path))?;
+    let found = file.metadata().map_err(FileError::of("looking at", path))?;
     if !found.is_file() {
         return Err(KeyError::NotAFile { path: path.to_path_buf() });
     }
@@ -33,7 +34,7 @@ pub(super) fn load(path: &Path) -> Result<Option<[u8; KEY_LENGTH]>, KeyError> {
         return Err(KeyError::Length { path: path.to_path_buf(), found: found.len() });
     }
     let mut bytes = [0; KEY_LENGTH];
-    file.read_exact(&mut bytes).map_err(fail("reading", path))?;
+    file.read_exact(&mut bytes).map_err(FileError::of("reading", path))?;
     Ok(Some(bytes))
 }
 
@@ -47,20 +48,15 @@ pub(super) fn create(path: &Path) -> Result<[u8; KEY_LENGTH], KeyError> {
         .create_new(true)
         .mode(0o600)
         .open(&unfinished)
-        .map_err(fail("creating", &unfinished))?;
-    let written = file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(fail("writing", &unfinished));
+        .map_err(FileError::of("creating", &unfinished))?;
+    let written = file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &unfinished));
     let linked = written.and_then(|()| match std::fs::hard_link(&unfinished, path) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(fail("creating", path)(e)),
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(FileError::of("creating", path)(e)),
         _ => Ok(()),
     });
-    std::fs::remove_file(&unfinished).map_err(fail("removing", &unfinished))?;
+    std::fs::remove_file(&unfinished).map_err(FileError::of("removing", &unfinished))?;
     linked?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail("writing to disk", folder))?;
-    load(path)?.ok_or_else(|| fail("opening", path)(io::Error::from(ErrorKind::NotFound)))
-}
-
-fn fail(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyError {
-    let path = path.to_path_buf();
-    move |source| KeyError::File { step, path, source }
+    File::open(folder).and_then(|dir| dir.sync_all()).map_err(FileError::of("writing to disk", folder))?;
+    load(path)?.ok_or_else(|| FileError::of("opening", path)(ErrorKind::NotFound).into())
 }

@@ -1,21 +1,14 @@
 //! What can be wrong with a sealed folder: every variant names the file.
 
+use leapbox_errors::FileError;
 use std::path::{Path, PathBuf};
 
 /// Why a folder could not be sealed, or must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The header cannot be written as JSON.
     #[error("the header of {path} cannot be encoded")]
     Encode {
@@ -107,7 +100,7 @@ impl SealError {
     /// What is wrong in one word that does not change, for the log's field `fault`.
     pub fn fault(&self) -> &'static str {
         match self {
-            Self::File { .. } => "unreadable",
+            Self::File(_) => "unreadable",
             Self::Encode { .. } => "not_encodable",
             Self::Name { .. } => "name",
             Self::Missing { .. } => "missing",
@@ -124,7 +117,7 @@ impl SealError {
     /// The file that it is about.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::File { path, .. }
+            Self::File(FileError { path, .. })
             | Self::Encode { path, .. }
             | Self::Missing { path }
             | Self::NotAFile { path }

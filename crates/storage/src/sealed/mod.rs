@@ -22,6 +22,7 @@ pub use error::SealError;
 pub use manifest::SealedFile;
 
 use crate::checksum::{checksums, first_difference};
+use leapbox_errors::FileError;
 use manifest::{Content, MANIFEST};
 use nix::errno::Errno;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
@@ -54,9 +55,13 @@ impl SealedFolder {
         }
         let content = Content { header: serde_json::to_value(header).map_err(encode)?, files };
         let text = manifest::encode(&content).map_err(encode)?;
-        let mut file =
-            File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(fail("creating", &path))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail("writing", &path))?;
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(FileError::of("creating", &path))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &path))?;
         sync(dir)?;
         Ok(Self { dir: dir.to_path_buf(), content })
     }
@@ -65,7 +70,7 @@ impl SealedFolder {
     pub fn open(dir: &Path) -> Result<Self, SealError> {
         let path = dir.join(MANIFEST);
         let mut text = Vec::new();
-        io::Read::read_to_end(&mut open_file(&path)?, &mut text).map_err(fail("reading", &path))?;
+        io::Read::read_to_end(&mut open_file(&path)?, &mut text).map_err(FileError::of("reading", &path))?;
         let content = manifest::decode(&text, &path)?;
         content.files.keys().try_for_each(|name| check_name(name))?;
         Ok(Self { dir: dir.to_path_buf(), content })
@@ -100,7 +105,7 @@ impl SealedFolder {
 
     /// Renames the folder, durably: under its final name it is complete. What is in the way must be an empty folder.
     pub fn move_to(self, dir: &Path) -> Result<Self, SealError> {
-        std::fs::rename(&self.dir, dir).map_err(fail("moving into place", dir))?;
+        std::fs::rename(&self.dir, dir).map_err(FileError::of("moving into place", dir))?;
         sync(dir.parent().unwrap_or(dir))?;
         Ok(Self { dir: dir.to_path_buf(), ..self })
     }
@@ -108,18 +113,18 @@ impl SealedFolder {
 
 fn seal_file(path: &Path) -> Result<SealedFile, SealError> {
     let file = open_file(path)?;
-    file.sync_all().map_err(fail("writing to disk", path))?;
-    let length = file.metadata().map_err(fail("reading the size of", path))?.len();
-    Ok(SealedFile { length, chunks: checksums(&file).map_err(fail("reading", path))? })
+    file.sync_all().map_err(FileError::of("writing to disk", path))?;
+    let length = file.metadata().map_err(FileError::of("reading the size of", path))?.len();
+    Ok(SealedFile { length, chunks: checksums(&file).map_err(FileError::of("reading", path))? })
 }
 
 fn verify_file(path: &Path, sealed: &SealedFile) -> Result<(), SealError> {
     let file = open_file(path)?;
-    let found = file.metadata().map_err(fail("reading the size of", path))?.len();
+    let found = file.metadata().map_err(FileError::of("reading the size of", path))?.len();
     if found != sealed.length {
         return Err(SealError::Length { path: path.to_path_buf(), found, expected: sealed.length });
     }
-    let chunks = checksums(&file).map_err(fail("reading", path))?;
+    let chunks = checksums(&file).map_err(FileError::of("reading", path))?;
     match first_difference(&chunks, &sealed.chunks) {
         None => Ok(()),
         Some(offset) => Err(SealError::Damaged { path: path.to_path_buf(), offset }),
@@ -134,9 +139,9 @@ fn open_file(path: &Path) -> Result<File, SealError> {
         Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => {
             return Err(SealError::NotAFile { path: path.to_path_buf() });
         }
-        Err(e) => return Err(fail("opening", path)(e)),
+        Err(e) => return Err(FileError::of("opening", path)(e).into()),
     };
-    if file.metadata().map_err(fail("looking at", path))?.is_file() {
+    if file.metadata().map_err(FileError::of("looking at", path))?.is_file() {
         return Ok(file);
     }
     Err(SealError::NotAFile { path: path.to_path_buf() })
@@ -150,11 +155,6 @@ fn check_name(name: &str) -> Result<(), SealError> {
     Err(SealError::Name { name: name.to_owned() })
 }
 
-fn sync(dir: &Path) -> Result<(), SealError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("writing to disk", dir))
-}
-
-fn fail(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SealError {
-    let path = path.to_path_buf();
-    move |source| SealError::File { step, path, source }
+fn sync(dir: &Path) -> Result<(), FileError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(FileError::of("writing to disk", dir))
 }

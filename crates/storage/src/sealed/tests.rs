@@ -1,6 +1,7 @@
 //! Whatever is done to a sealed folder is found, and named.
 
 use super::*;
+use leapbox_errors::FileError;
 use proptest::prelude::*;
 use serde::Deserialize;
 use std::os::unix::fs::FileExt;
@@ -194,7 +195,10 @@ fn names_that_lead_elsewhere_are_never_sealed_nor_opened() {
 #[test]
 fn a_sealed_folder_is_not_sealed_again() {
     let (_root, dir) = sealed();
-    assert!(matches!(SealedFolder::seal(&dir, &header(), &NAMES), Err(SealError::File { step: "creating", .. })));
+    assert!(matches!(
+        SealedFolder::seal(&dir, &header(), &NAMES),
+        Err(SealError::File(FileError { step: "creating", .. }))
+    ));
 }
 
 proptest! {

@@ -1,8 +1,9 @@
 //! Which bucket, from a URL and the usual `AWS_…` settings.
 
-use super::error::{StoreError, fail};
+use super::error::StoreError;
 use super::http::Hyper;
 use super::remote::Remote;
+use leapbox_errors::FileError;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::ClientConfigKey;
 use object_store::local::LocalFileSystem;
@@ -61,7 +62,8 @@ fn s3(
     if bucket.is_empty() || !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         return Err(wrong(url, "the bucket's name must follow s3://, as in s3://bucket/prefix"));
     }
-    let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|_| wrong(url, "its prefix cannot be one"))?;
+    let prefix = Path::parse(prefix.trim_end_matches('/'))
+        .map_err(|source| StoreError::Prefix { url: url.to_owned(), source })?;
     let unusable = |source| StoreError::Settings { url: url.to_owned(), source };
     let mut builder = AmazonS3Builder::new();
     for (name, value) in settings {
@@ -92,7 +94,7 @@ fn folder(url: &str, place: &str) -> Result<RemoteConfig, StoreError> {
     if !path.is_absolute() {
         return Err(wrong(url, "the folder's path must be absolute, as in file:///srv/archives"));
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(fail("creating", &path))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(FileError::of("creating", &path))?;
     let store = LocalFileSystem::new_with_prefix(&path);
     let store = store.map_err(|source| StoreError::Settings { url: url.to_owned(), source })?;
     let store = store.with_fsync(true).with_automatic_cleanup(true);
@@ -117,16 +119,16 @@ fn wrong(url: &str, why: &'static str) -> StoreError {
 
 /// Removes what interrupted uploads left in a folder that stands in for a bucket; S3 has rules of its own for that
 /// (`AbortIncompleteMultipartUpload`).
-pub(super) fn clear_staged(folder: &std::path::Path) -> Result<(), StoreError> {
+pub(super) fn clear_staged(folder: &std::path::Path) -> Result<(), FileError> {
     let list = |dir: &std::path::Path| std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    for entry in list(folder).map_err(fail("listing", folder))? {
+    for entry in list(folder).map_err(FileError::of("listing", folder))? {
         let dir = entry.path();
-        if !entry.file_type().map_err(fail("looking at", &dir))?.is_dir() {
+        if !entry.file_type().map_err(FileError::of("looking at", &dir))?.is_dir() {
             continue;
         }
-        for file in list(&dir).map_err(fail("listing", &dir))? {
+        for file in list(&dir).map_err(FileError::of("listing", &dir))? {
             if file.file_name().as_encoded_bytes().contains(&b'#') {
-                std::fs::remove_file(file.path()).map_err(fail("removing", &file.path()))?;
+                std::fs::remove_file(file.path()).map_err(FileError::of("removing", file.path()))?;
             }
         }
     }

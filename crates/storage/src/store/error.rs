@@ -1,8 +1,9 @@
 //! What the store of archives can fail at.
 
 use crate::{ArchiveError, PrivateError};
+use leapbox_errors::FileError;
 use leapbox_ids::ArchiveId;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Why an archive could not be stored, found or removed.
@@ -15,16 +16,8 @@ pub enum StoreError {
     #[error(transparent)]
     Folder(#[from] PrivateError),
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Two servers on one folder would remove what the other one is writing.
     #[error("{path} is in use by another server")]
     InUse {
@@ -36,6 +29,14 @@ pub enum StoreError {
     NotFound {
         /// Its id.
         id: ArchiveId,
+    },
+    /// What follows the bucket in the object store's URL cannot begin the names of objects.
+    #[error("{url} cannot be the object store: its prefix cannot be one")]
+    Prefix {
+        /// As configured.
+        url: String,
+        #[source]
+        source: object_store::path::Error,
     },
     /// The object store's URL is none that can be used.
     #[error("{url} cannot be the object store: {why}")]
@@ -103,9 +104,4 @@ pub enum StoreError {
     /// A blocking task was cancelled or panicked.
     #[error("a task of the store did not end as it should")]
     Task(#[source] tokio::task::JoinError),
-}
-
-pub(super) fn fail(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
-    let path = path.to_path_buf();
-    move |source| StoreError::File { step, path, source }
 }

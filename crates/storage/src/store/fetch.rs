@@ -1,11 +1,12 @@
 //! Archives from the bucket: downloaded once however many ask, checked, and kept in the folder.
 
-use super::error::{StoreError, fail};
+use super::error::StoreError;
 use super::remote::{Remote, wrong_length};
 use super::{Inner, blocking, local};
 use crate::archive::{Archive, MANIFEST, Manifest, publish};
 use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt, Shared, try_join_all};
+use leapbox_errors::{FileError, chain};
 use leapbox_ids::ArchiveId;
 use object_store::path::Path as ObjectPath;
 use parking_lot::{Mutex, MutexGuard};
@@ -93,7 +94,7 @@ async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
     let folder = draft.0.clone();
     blocking(move || {
         local::remove_all(&folder)?;
-        DirBuilder::new().mode(0o700).create(&folder).map_err(fail("creating", &folder))
+        DirBuilder::new().mode(0o700).create(&folder).map_err(FileError::of("creating", &folder))
     })
     .await??;
     let parts = manifest.parts.iter().map(|(part_name, part)| {
@@ -108,7 +109,7 @@ async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
     let stored = blocking(move || {
         let path = draft.0.join(MANIFEST);
         let mut file = create(&path)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail("writing", &path))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &path))?;
         let archive = Archive::open(&draft.0, &id, &key)?;
         archive.verify()?;
         local::mark_uploaded(&draft.0, &bucket)?;
@@ -137,21 +138,21 @@ async fn download_part(remote: &Remote, id: &str, name: &str, length: u64, path:
     while let Some(piece) = pieces.try_next().await.map_err(failed("reading"))? {
         position += piece.len() as u64;
         check_length(&object, position, length, position > length)?;
-        let writing = fail("writing", &path);
+        let writing = FileError::of("writing", path.clone());
         file = blocking(move || file.write_all(&piece).map(|()| file).map_err(writing)).await??;
     }
     check_length(&object, position, length, position < length)?;
-    blocking(move || file.sync_all().map_err(fail("writing to disk", &path))).await?
+    Ok(blocking(move || file.sync_all().map_err(FileError::of("writing to disk", path))).await??)
 }
 
 fn check_length(object: &ObjectPath, found: u64, expected: u64, wrong: bool) -> Result<(), StoreError> {
     if wrong { Err(wrong_length(object, found, expected)) } else { Ok(()) }
 }
 
-fn create(path: &Path) -> Result<File, StoreError> {
+fn create(path: &Path) -> Result<File, FileError> {
     let mut options = File::options();
     let options = options.write(true).create_new(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
-    options.open(path).map_err(fail("creating", path))
+    options.open(path).map_err(FileError::of("creating", path))
 }
 
 /// The folder of a download; removed unless it was given its final name.
@@ -160,7 +161,7 @@ struct Draft(PathBuf);
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Err(error) = local::remove_all(&self.0) {
-            tracing::warn!(%error, "what a download left is removed at the next start");
+            tracing::warn!(error = %chain(&error), "what a download left is removed at the next start");
         }
     }
 }

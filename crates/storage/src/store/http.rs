@@ -18,6 +18,7 @@ use object_store::client::{
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -83,7 +84,7 @@ impl HttpService for Service {
         }
         let patience = if request.body().content_length() == 0 { ANSWER } else { ANSWER_TO_BODY };
         let answer = timeout(patience, self.client.request(request)).await;
-        let (head, body) = answer.map_err(|_| too_slow())?.map_err(failed)?.into_parts();
+        let (head, body) = answer.map_err(|_: Elapsed| too_slow())?.map_err(failed)?.into_parts();
         let frames = StreamBody::new(stream::unfold(Some(body), next_frame).fuse());
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(frames)))
     }

@@ -41,6 +41,7 @@ use crate::archive::{Archive, Writer};
 use crate::key::ServerKey;
 use fetch::Fetches;
 use index::{Index, Reason};
+use leapbox_errors::{FileError, chain};
 use leapbox_ids::ArchiveId;
 use remote::Remote;
 use std::fs::File;
@@ -166,8 +167,7 @@ impl Inner {
         });
         match opened.await? {
             Err(damage) if damage.is_damage() && self.index.is_uploaded(&name) => {
-                let (archive, error) = (&name, &damage);
-                tracing::warn!(archive, %error, "a stored archive is damaged here; taking the bucket's");
+                tracing::warn!(archive = name, error = %chain(&damage), "a stored archive is damaged here; taking the bucket's");
                 self.remove_local(&name, Reason::Damaged).await?;
                 Ok(None)
             }
@@ -182,8 +182,10 @@ impl Inner {
     async fn remove_local(&self, id: &str, reason: Reason) -> Result<bool, StoreError> {
         let (index, dir, id) = (Arc::clone(&self.index), self.dir.clone(), id.to_owned());
         blocking(move || {
-            let taken = index.take(&dir, &id, reason).map_err(error::fail("removing", &dir.join(&id)))?;
-            taken.map_or(Ok(false), |away| local::remove_all(&away).map(|()| true))
+            let taken = index.take(&dir, &id, reason).map_err(FileError::of("removing", dir.join(&id)))?;
+            let Some(away) = taken else { return Ok(false) };
+            local::remove_all(&away)?;
+            Ok(true)
         })
         .await?
     }

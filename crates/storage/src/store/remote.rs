@@ -13,6 +13,7 @@ use super::error::StoreError;
 use crate::archive::{MANIFEST, MANIFEST_MAX, check_name};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use leapbox_errors::chain;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{Error as ObjectError, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -136,7 +137,7 @@ impl Remote {
             }
             Err(e) => {
                 if let Err(left) = writer.abort().await {
-                    tracing::warn!(%object, error = %left, "pieces of an upload may be left in the object store");
+                    tracing::warn!(%object, error = %chain(&left), "pieces of an upload may be left in the object store");
                 }
                 Err(e)
             }

@@ -7,6 +7,7 @@ use super::remote::{PIECE, Remote};
 use super::{ArchiveStore, Inner, blocking, local};
 use crate::archive::MANIFEST;
 use bytes::Bytes;
+use leapbox_errors::{FileError, chain};
 use leapbox_ids::ArchiveId;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -38,7 +39,7 @@ impl ArchiveStore {
                 }
                 Err(_) if stop.is_cancelled() => return,
                 Err(e) => {
-                    tracing::warn!(error = &e as &dyn std::error::Error, retry_in = ?patience, "the object store");
+                    tracing::warn!(error = %chain(&e), retry_in = ?patience, "the object store");
                     let longer = (patience * 2).min(PATIENCE_MAX);
                     std::mem::replace(&mut patience, longer)
                 }
@@ -127,7 +128,7 @@ impl Inner {
             return Ok(());
         }
         let (dir, bucket) = (self.dir.join(&folder), remote.identity.clone());
-        blocking(move || local::mark_uploaded(&dir, &bucket)).await?
+        Ok(blocking(move || local::mark_uploaded(&dir, &bucket)).await??)
     }
 }
 
@@ -144,11 +145,11 @@ async fn put_file(
         let (file, start) = (Arc::clone(file), position);
         position = length.min(start + PIECE as u64);
         let piece = wanted.check().map(|()| (position - start) as usize);
-        let failed = super::error::fail("reading the part", name.as_ref());
+        let failed = FileError::of("reading the part", name.to_owned());
         async move {
             match piece? {
                 0 => Ok(None),
-                size => blocking(move || read_piece(&file, start, size)).await?.map(Some).map_err(failed),
+                size => Ok(Some(blocking(move || read_piece(&file, start, size)).await?.map_err(failed)?)),
             }
         }
     };

@@ -5,6 +5,7 @@
 
 use crate::error::VmmError;
 use crate::spec::STATE_MAX;
+use leapbox_errors::chain;
 use leapbox_storage::{copy_sparse, private_dir};
 use nix::unistd::{Gid, Uid};
 use std::fs::{self, File, Permissions};
@@ -139,7 +140,7 @@ fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(path = %path.display(), %error, "a file could not be removed");
+        tracing::warn!(path = %path.display(), error = %chain(&error), "a file could not be removed");
     }
 }
 

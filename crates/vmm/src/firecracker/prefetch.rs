@@ -5,6 +5,7 @@
 
 use crate::memory::{Mapping, WorkingSet};
 use crate::spec::Snapshot;
+use leapbox_errors::chain;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ impl Prefetch {
                 None => match WorkingSet::load(&note, shape) {
                     Ok(Some(set)) => Arc::clone(lock(&notes).entry(note).or_insert(Arc::new(set))),
                     Ok(None) => return,
-                    Err(error) => return tracing::warn!(%error, "what clones touch is not known"),
+                    Err(error) => return tracing::warn!(error = %chain(&error), "what clones touch is not known"),
                 },
             };
             if let Ok(file) = File::open(&memory) {
@@ -72,7 +73,7 @@ impl Prefetch {
             }
             match set.save(&note) {
                 Ok(()) => drop(lock(&notes).insert(note, Arc::new(set))),
-                Err(error) => tracing::warn!(%error, "what clones touch could not be noted"),
+                Err(error) => tracing::warn!(error = %chain(&error), "what clones touch could not be noted"),
             }
         });
     }

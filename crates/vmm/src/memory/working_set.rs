@@ -16,6 +16,7 @@ use super::ranges;
 use crate::blocking::blocking;
 use crate::error::VmmError;
 use crate::spec::Shape;
+use leapbox_errors::chain;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::File;
 use std::io::Read;
@@ -110,7 +111,7 @@ impl WorkingSet {
             let (start, length) = (range.start as i64, (range.end - range.start) as i64);
             // Advice: a file system that takes none is as slow as without it.
             if let Err(error) = posix_fadvise(file, start, length, PosixFadviseAdvice::POSIX_FADV_WILLNEED) {
-                tracing::debug!(%error, "the working set cannot be read ahead");
+                tracing::debug!(error = %chain(&error), "the working set cannot be read ahead");
                 return;
             }
         }

@@ -3,6 +3,7 @@
 use super::check::Check;
 use crate::config::Config;
 use crate::state::State;
+use leapbox_errors::chain;
 use leapbox_network::{HostFacts, host_facts};
 use leapbox_templates::host_command::HostCommand;
 use std::net::ToSocketAddrs;
@@ -77,11 +78,11 @@ fn network(facts: &HostFacts) -> Vec<Check> {
     let mut checks = vec![
         match &facts.nft {
             Ok(version) => Check::green("nftables", version.trim()),
-            Err(why) => Check::red("nftables", why.as_str(), "apt-get install nftables, on a kernel with nf_tables"),
+            Err(error) => Check::red("nftables", chain(error), "apt-get install nftables, on a kernel with nf_tables"),
         },
         match &facts.tun {
             Ok(()) => Check::green("/dev/net/tun", "opens"),
-            Err(why) => Check::red("/dev/net/tun", why.as_str(), "modprobe tun, and run as root"),
+            Err(error) => Check::red("/dev/net/tun", chain(error), "modprobe tun, and run as root"),
         },
         match facts.ip_forward {
             Some(true) => Check::green("ip_forward", "on"),

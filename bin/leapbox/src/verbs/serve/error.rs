@@ -1,7 +1,7 @@
 //! Why the server could not start or go on.
 
-use crate::state::StateError;
 use crate::verbs::driver::DriverRefused;
+use leapbox_errors::FileError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ pub enum ServeError {
     },
     /// The state folder failed.
     #[error(transparent)]
-    State(#[from] StateError),
+    State(#[from] FileError),
     /// The database failed.
     #[error("opening the database")]
     Db(#[from] leapbox_db::DbError),

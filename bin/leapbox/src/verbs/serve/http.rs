@@ -6,6 +6,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use leapbox_errors::chain;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -49,7 +51,7 @@ async fn serve_within(
             (permit, accepted) = next => match accepted {
                 Ok((stream, _)) => (permit, stream),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be taken");
+                    tracing::warn!(error = %chain(&error), "a connection could not be taken");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -61,7 +63,7 @@ async fn serve_within(
         tokio::spawn(async move {
             // The client's own doing, mostly: it hung up, or sent what is not HTTP.
             if let Err(error) = watched.await {
-                tracing::debug!(%error, "a connection ended with an error");
+                tracing::debug!(error = %chain(error.as_ref()), "a connection ended with an error");
             }
             drop(permit);
         });
@@ -73,7 +75,7 @@ fn connection(
     builder: &Builder<TokioExecutor>,
     stream: TcpStream,
     router: Router,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error: std::fmt::Display> + Send + use<> {
+) -> impl hyper_util::server::graceful::GracefulConnection<Error: AsRef<dyn Error + Send + Sync>> + Send + use<> {
     // Small answers must not wait for an acknowledgement; a socket that refuses still works.
     let _ = stream.set_nodelay(true);
     builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned()

@@ -1,10 +1,11 @@
 //! The first organisation and its first API key. The database has the key's hash; the key itself is kept in a file
 //! of its owner's alone, for `leapbox env`.
 
-use crate::state::{Access, State, StateError, write_file};
+use crate::state::{Access, State, write_file};
 use http::{HeaderMap, HeaderValue, header};
 use leapbox_auth::{Auth, KeyError, RateLimit};
 use leapbox_db::{Db, DbError, OrganisationRow};
+use leapbox_errors::FileError;
 use leapbox_ids::OrganisationId;
 use time::OffsetDateTime;
 
@@ -34,7 +35,7 @@ pub enum FirstKeyError {
     State {
         /// Why not.
         #[from]
-        source: StateError,
+        source: FileError,
     },
     /// There is no runtime for the database.
     #[error("start the database's tasks")]

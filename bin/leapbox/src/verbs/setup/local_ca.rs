@@ -7,7 +7,8 @@
 //! record.json is written last: without it, everything is made anew
 //! ```
 
-use crate::state::{Access, StateError, read_if_there, write_file};
+use crate::state::{Access, read_if_there, write_file};
+use leapbox_errors::FileError;
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
@@ -50,7 +51,7 @@ pub enum LocalCaError {
         step: &'static str,
         /// Why not.
         #[source]
-        source: StateError,
+        source: FileError,
     },
     /// Key or certificate could not be made.
     #[error("{step}")]

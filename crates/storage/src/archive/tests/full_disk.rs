@@ -1,6 +1,7 @@
 //! A disk that is full leaves nothing behind but an error.
 
 use super::*;
+use leapbox_errors::FileError;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -35,7 +36,10 @@ fn an_archive_that_does_not_fit_leaves_nothing_and_one_that_does_follows() {
             let memory: Runs = Box::new((0..1000).map(|n| Ok(run(n << 20, &noise(RUN_MAX)))));
             let error = writer.runs("memory", memory).expect_err("does not fit");
             let full = |e: &io::Error| e.raw_os_error() == Some(Errno::ENOSPC as i32);
-            assert!(matches!(&error, ArchiveError::File { step: "writing", source, .. } if full(source)), "{error:?}");
+            assert!(
+                matches!(&error, ArchiveError::File(FileError { step: "writing", source, .. }) if full(source)),
+                "{error:?}"
+            );
             assert!(matches!(writer.seal(&header()), Err(ArchiveError::Unfinished { .. })));
             assert_eq!(std::fs::read_dir(dir).expect("listed").count(), 0, "nothing is left");
         }
