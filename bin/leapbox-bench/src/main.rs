@@ -15,6 +15,7 @@ mod figures;
 mod floor;
 mod idle;
 mod proxy;
+mod rival;
 mod run;
 mod server;
 mod sleep;

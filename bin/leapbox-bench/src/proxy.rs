@@ -24,6 +24,7 @@ mod nginx;
 pub use gateway::{GatewayArgs, bench_gateway};
 pub use load::{LoadArgs, bench_load};
 
+use crate::rival::Rival;
 use application::Application;
 use children::{Proxy, load_once, start_gateway};
 use leapbox_errors::chain;
@@ -183,8 +184,8 @@ pub async fn run(options: ProxyOptions) -> Result<ProxyFigures, ProxyError> {
     let application = Application::start()?;
     let gateway = start_gateway(&scratch, application.address()).await?;
     let (nginx, about) = match nginx::start(&scratch, application.address(), &gateway).await? {
-        Ok((nginx, version)) => (Some(nginx), version),
-        Err(why) => (None, why),
+        Rival::Running(nginx, version) => (Some(nginx), version),
+        Rival::Missing(why) => (None, why),
     };
     let small = compare(&scratch, &gateway, nginx.as_ref(), application::SMALL, options).await?;
     let bulk = compare(&scratch, &gateway, nginx.as_ref(), application::BULK, options).await?;

@@ -4,12 +4,13 @@
 //! under `image-` and its digest. Only the rows of deleted sandboxes need nothing.
 
 use crate::{Db, DbError};
+use leapbox_ids::{ArchiveId, CheckpointId, InvalidId};
 use sqlx::Row;
 use std::collections::BTreeSet;
 
 impl Db {
     /// The ids of all archives that a sandbox which is not deleted, or a snapshot, needs: of one moment.
-    pub async fn archives_referenced(&self) -> Result<BTreeSet<String>, DbError> {
+    pub async fn archives_referenced(&self) -> Result<BTreeSet<ArchiveId>, DbError> {
         let error = |source| DbError::Query { query: "archives_referenced", source };
         sqlx::query(
             "WITH needed AS (
@@ -24,19 +25,28 @@ impl Db {
         .await
         .map_err(error)?
         .iter()
-        .map(|row| row.try_get("id").map_err(error))
+        .map(|row| archive(row.try_get("id").map_err(error)?))
         .collect()
     }
 
     /// Whether a sandbox that is not deleted, or a snapshot, still needs this checkpoint.
-    pub async fn checkpoint_is_referenced(&self, checkpoint: &str) -> Result<bool, DbError> {
+    pub async fn checkpoint_is_referenced(&self, checkpoint: &CheckpointId) -> Result<bool, DbError> {
         sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM sandbox WHERE checkpoint = $1 AND state <> 'deleted')
                  OR EXISTS (SELECT 1 FROM snapshot WHERE checkpoint = $1)",
         )
-        .bind(checkpoint)
+        .bind(checkpoint.as_str())
         .fetch_one(&self.read)
         .await
         .map_err(DbError::query("checkpoint_is_referenced"))
     }
+}
+
+/// An id that is not understood fails the whole question: nothing is garbage while it is not known what is needed.
+fn archive(id: String) -> Result<ArchiveId, DbError> {
+    id.parse().map_err(|_: InvalidId| DbError::Unreadable {
+        table: "sandbox or snapshot",
+        column: "archive",
+        value: id,
+    })
 }

@@ -1,5 +1,7 @@
 //! What a database operation failed at.
 
+use leapbox_api_types::sandbox::SandboxState;
+use leapbox_ids::SandboxId;
 use std::path::PathBuf;
 
 /// A failed database operation. None of these texts is meant for a client.
@@ -78,6 +80,19 @@ pub enum DbError {
         column: &'static str,
         /// What stands there.
         value: String,
+    },
+    /// A sandbox's row lacks what its state needs: nothing this program has written.
+    #[error(
+        "the database's row of sandbox {id} is impossible: it is {state} and has no {column}; put a backup of the \
+         database back, or set the row's state to 'deleted' to give the sandbox up"
+    )]
+    Impossible {
+        /// The sandbox.
+        id: SandboxId,
+        /// Its state.
+        state: SandboxState,
+        /// What its state needs.
+        column: &'static str,
     },
     /// The name, or the id, is in use already.
     #[error("there is already a {table} with this name or id: {name}")]

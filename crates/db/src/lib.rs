@@ -26,6 +26,6 @@ pub use api_key::{ApiKeyRow, KeysVersion};
 pub use database::Db;
 pub use error::DbError;
 pub use organisation::OrganisationRow;
-pub use sandbox::SandboxRow;
+pub use sandbox::{Live, Origin, Sandbox, Sealed, Spec, Status, Stored, StoredDisk, StoredMemory, VmRecord};
 pub use snapshot::SnapshotRow;
 pub use template::TemplateRow;

@@ -1,28 +1,32 @@
 //! Sandboxes: one row each, written whole by the one task that owns the sandbox.
 
 mod row;
+mod status;
 
-pub use row::SandboxRow;
+pub use status::{Live, Origin, Sandbox, Sealed, Spec, Status, Stored, StoredDisk, StoredMemory, VmRecord};
 
-use crate::row::bigint;
+use crate::row::{Column, update};
 use crate::{Db, DbError};
 use leapbox_api_types::sandbox::{SandboxListQuery, SandboxSort, SandboxState, SortOrder};
 use leapbox_ids::{OrganisationId, SandboxId};
-use row::COLUMNS;
+use row::SandboxRow;
+use sqlx::sqlite::SqliteRow;
+
+fn read(row: &SqliteRow) -> Result<Sandbox, DbError> {
+    SandboxRow::read(row)?.try_into()
+}
 
 impl Db {
     /// Adds a sandbox. Its organisation and template must exist.
-    pub async fn sandbox_insert(&self, row: &SandboxRow) -> Result<(), DbError> {
-        row.bind(row::INSERT).execute(&self.write).await.map(|_| ()).map_err(DbError::insert(
-            "sandbox_insert",
-            "sandbox",
-            row.id.as_str(),
-        ))
+    pub async fn sandbox_insert(&self, sandbox: &Sandbox) -> Result<(), DbError> {
+        SandboxRow::from(sandbox).insert(self, "sandbox_insert", sandbox.id().as_str()).await
     }
 
-    /// Writes the whole row again. [`DbError::Missing`] when there is none of this id.
-    pub async fn sandbox_update(&self, row: &SandboxRow) -> Result<(), DbError> {
-        let done = row.bind(row::UPDATE).execute(&self.write).await.map_err(DbError::query("sandbox_update"))?;
+    /// Writes all of it again. [`DbError::Missing`] when there is none of this id.
+    pub async fn sandbox_update(&self, sandbox: &Sandbox) -> Result<(), DbError> {
+        let statement = update(SandboxRow::TABLE, SandboxRow::COLUMNS);
+        let row = SandboxRow::from(sandbox);
+        let done = row.bind(&statement).execute(&self.write).await.map_err(DbError::query("sandbox_update"))?;
         match done.rows_affected() {
             0 => Err(DbError::Missing { table: "sandbox", id: row.id.to_string() }),
             _ => Ok(()),
@@ -30,13 +34,13 @@ impl Db {
     }
 
     /// The sandbox of this id, in whatever state.
-    pub async fn sandbox_by_id(&self, id: &SandboxId) -> Result<Option<SandboxRow>, DbError> {
-        let row = sqlx::query(&format!("SELECT {COLUMNS} FROM sandbox WHERE id = $1"))
+    pub async fn sandbox_by_id(&self, id: &SandboxId) -> Result<Option<Sandbox>, DbError> {
+        let row = sqlx::query(&SandboxRow::select("WHERE id = $1"))
             .bind(id.as_str())
             .fetch_optional(&self.read)
             .await
             .map_err(DbError::query("sandbox_by_id"))?;
-        row.as_ref().map(SandboxRow::read).transpose()
+        row.as_ref().map(read).transpose()
     }
 
     /// A page of the organisation's sandboxes, and how many match over all pages. Deleted ones are left out. Equal
@@ -45,7 +49,7 @@ impl Db {
         &self,
         organisation: &OrganisationId,
         query: &SandboxListQuery,
-    ) -> Result<(Vec<SandboxRow>, u64), DbError> {
+    ) -> Result<(Vec<Sandbox>, u64), DbError> {
         const MATCHES: &str = "organisation = $1 AND state <> 'deleted' AND ($2 IS NULL OR state = $2)";
         let error = |source| DbError::Query { query: "sandbox_list", source };
         let state = query.state.map(SandboxState::as_str);
@@ -57,29 +61,29 @@ impl Db {
             .fetch_one(&mut *transaction)
             .await
             .map_err(error)?;
-        let page =
-            format!("SELECT {COLUMNS} FROM sandbox WHERE {MATCHES} ORDER BY {} LIMIT $3 OFFSET $4", order(query));
+        let page = SandboxRow::select(&format!("WHERE {MATCHES} ORDER BY {} LIMIT $3 OFFSET $4", order(query)));
         let rows = sqlx::query(&page)
             .bind(organisation.as_str())
             .bind(state)
-            .bind(bigint(query.page_size))
-            .bind(bigint(query.page.saturating_sub(1).saturating_mul(query.page_size)))
+            .bind(query.page_size.to_stored())
+            .bind(query.page.saturating_sub(1).saturating_mul(query.page_size).to_stored())
             .fetch_all(&mut *transaction)
             .await
             .map_err(error)?;
         transaction.commit().await.map_err(error)?;
-        let rows = rows.iter().map(SandboxRow::read).collect::<Result<_, _>>()?;
+        let rows = rows.iter().map(read).collect::<Result<_, _>>()?;
         Ok((rows, u64::try_from(total).unwrap_or(0)))
     }
 
-    /// Every sandbox that is not deleted, oldest first: what a starting server has to look after.
-    pub async fn sandbox_unfinished(&self) -> Result<Vec<SandboxRow>, DbError> {
-        sqlx::query(&format!("SELECT {COLUMNS} FROM sandbox WHERE state <> 'deleted' ORDER BY created_at_ms, id"))
+    /// Every sandbox that is not deleted, oldest first: what a starting server has to look after. One row that is not
+    /// understood fails it, so that nothing of that sandbox is taken for a leftover.
+    pub async fn sandbox_unfinished(&self) -> Result<Vec<Sandbox>, DbError> {
+        sqlx::query(&SandboxRow::select("WHERE state <> 'deleted' ORDER BY created_at_ms, id"))
             .fetch_all(&self.read)
             .await
             .map_err(DbError::query("sandbox_unfinished"))?
             .iter()
-            .map(SandboxRow::read)
+            .map(read)
             .collect()
     }
 

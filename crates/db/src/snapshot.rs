@@ -1,120 +1,54 @@
 //! Snapshots: names for checkpoints. A row is written once and never changed.
 
-use crate::row::{Columns, bigint};
-use crate::{Db, DbError};
+use crate::row::{Column, row};
+use crate::{Db, DbError, Sealed};
 use leapbox_api_types::sandbox::SortOrder;
 use leapbox_api_types::snapshot::{SnapshotListQuery, SnapshotSort};
-use leapbox_ids::{OrganisationId, SnapshotId, TemplateId};
-use sqlx::sqlite::SqliteRow;
-use std::fmt;
+use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SnapshotId, TemplateId};
 
-const COLUMNS: &str = "id, organisation, name, template, vcpu, memory_mib, disk_mib, checkpoint, base, image, \
-                       environment, network_policy, network_secrets, created_at_ms";
-
-/// One snapshot.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SnapshotRow {
-    /// Its id.
-    pub id: SnapshotId,
-    /// Whose it is.
-    pub organisation: OrganisationId,
-    /// Its name, unique in the organisation.
-    pub name: String,
-    /// The template its sandbox was made from.
-    pub template: TemplateId,
-    /// Virtual CPUs.
-    pub vcpu: u8,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-    /// Writable disk in MiB.
-    pub disk_mib: u64,
-    /// The archive with its state.
-    pub checkpoint: String,
-    /// The warm snapshot that the checkpoint differs from: an archive's id.
-    pub base: String,
-    /// Digest of the guest image under `base`, without a name for the hash before it.
-    pub image: String,
-    /// The environment variables of its sandbox, sealed with the server's key. Not in the debug output.
-    pub environment: Option<String>,
-    /// What its sandbox could reach, as the API shows it (JSON); `None` is every public address.
-    pub network_policy: Option<String>,
-    /// The whole policy, sealed, if it has secrets. Not in the debug output.
-    pub network_secrets: Option<String>,
-    /// Unix time in ms.
-    pub created_at_ms: i64,
-}
-
-impl fmt::Debug for SnapshotRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotRow")
-            .field("id", &self.id)
-            .field("organisation", &self.organisation)
-            .field("name", &self.name)
-            .field("template", &self.template)
-            .field("vcpu", &self.vcpu)
-            .field("memory_mib", &self.memory_mib)
-            .field("disk_mib", &self.disk_mib)
-            .field("checkpoint", &self.checkpoint)
-            .field("base", &self.base)
-            .field("image", &self.image)
-            .field("network_policy", &self.network_policy)
-            .field("created_at_ms", &self.created_at_ms)
-            .finish_non_exhaustive()
-    }
-}
-
-impl SnapshotRow {
-    fn read(row: &SqliteRow) -> Result<Self, DbError> {
-        let columns = Columns::new("snapshot", row);
-        Ok(Self {
-            id: columns.parsed("id")?,
-            organisation: columns.parsed("organisation")?,
-            name: columns.get("name")?,
-            template: columns.parsed("template")?,
-            vcpu: columns.number("vcpu")?,
-            memory_mib: columns.number("memory_mib")?,
-            disk_mib: columns.number("disk_mib")?,
-            checkpoint: columns.get("checkpoint")?,
-            base: columns.get("base")?,
-            image: columns.get("image")?,
-            environment: columns.get("environment")?,
-            network_policy: columns.get("network_policy")?,
-            network_secrets: columns.get("network_secrets")?,
-            created_at_ms: columns.get("created_at_ms")?,
-        })
+row! {
+    /// One snapshot.
+    pub struct SnapshotRow of "snapshot" {
+        /// Its id.
+        id: SnapshotId,
+        /// Whose it is.
+        organisation: OrganisationId,
+        /// Its name, unique in the organisation.
+        name: String,
+        /// The template its sandbox was made from.
+        template: TemplateId,
+        /// Virtual CPUs.
+        vcpu: u8,
+        /// Memory in MiB.
+        memory_mib: u32,
+        /// Writable disk in MiB.
+        disk_mib: u64,
+        /// What is stored of its sandbox.
+        checkpoint: CheckpointId,
+        /// The base that the checkpoint differs from.
+        base: BaseId,
+        /// The guest image under the base.
+        image: ImageDigest,
+        /// The environment variables of its sandbox.
+        environment: Option<Sealed>,
+        /// What its sandbox could reach, as the API shows it (JSON); `None` is every public address.
+        network_policy: Option<String>,
+        /// The whole policy, if it has secrets.
+        network_secrets: Option<Sealed>,
+        /// Unix time in ms.
+        created_at_ms: i64,
     }
 }
 
 impl Db {
     /// Adds a snapshot. [`DbError::Taken`] when its organisation has one of this name.
     pub async fn snapshot_insert(&self, row: &SnapshotRow) -> Result<(), DbError> {
-        let sql = format!(
-            "INSERT INTO snapshot ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-        );
-        sqlx::query(&sql)
-            .bind(row.id.as_str())
-            .bind(row.organisation.as_str())
-            .bind(&row.name)
-            .bind(row.template.as_str())
-            .bind(i64::from(row.vcpu))
-            .bind(i64::from(row.memory_mib))
-            .bind(bigint(row.disk_mib))
-            .bind(&row.checkpoint)
-            .bind(&row.base)
-            .bind(&row.image)
-            .bind(&row.environment)
-            .bind(&row.network_policy)
-            .bind(&row.network_secrets)
-            .bind(row.created_at_ms)
-            .execute(&self.write)
-            .await
-            .map(|_| ())
-            .map_err(DbError::insert("snapshot_insert", "snapshot", &row.name))
+        row.insert(self, "snapshot_insert", &row.name).await
     }
 
     /// The snapshot of this id.
     pub async fn snapshot_by_id(&self, id: &SnapshotId) -> Result<Option<SnapshotRow>, DbError> {
-        let row = sqlx::query(&format!("SELECT {COLUMNS} FROM snapshot WHERE id = $1"))
+        let row = sqlx::query(&SnapshotRow::select("WHERE id = $1"))
             .bind(id.as_str())
             .fetch_optional(&self.read)
             .await
@@ -128,7 +62,7 @@ impl Db {
         organisation: &OrganisationId,
         name: &str,
     ) -> Result<Option<SnapshotRow>, DbError> {
-        let row = sqlx::query(&format!("SELECT {COLUMNS} FROM snapshot WHERE organisation = $1 AND name = $2"))
+        let row = sqlx::query(&SnapshotRow::select("WHERE organisation = $1 AND name = $2"))
             .bind(organisation.as_str())
             .bind(name)
             .fetch_optional(&self.read)
@@ -155,13 +89,12 @@ impl Db {
             .fetch_one(&mut *transaction)
             .await
             .map_err(error)?;
-        let page =
-            format!("SELECT {COLUMNS} FROM snapshot WHERE {MATCHES} ORDER BY {} LIMIT $3 OFFSET $4", order(query));
+        let page = SnapshotRow::select(&format!("WHERE {MATCHES} ORDER BY {} LIMIT $3 OFFSET $4", order(query)));
         let rows = sqlx::query(&page)
             .bind(organisation.as_str())
             .bind(&pattern)
-            .bind(bigint(query.page_size))
-            .bind(bigint(query.page.saturating_sub(1).saturating_mul(query.page_size)))
+            .bind(query.page_size.to_stored())
+            .bind(query.page.saturating_sub(1).saturating_mul(query.page_size).to_stored())
             .fetch_all(&mut *transaction)
             .await
             .map_err(error)?;

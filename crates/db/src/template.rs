@@ -1,49 +1,27 @@
 //! Templates: the images sandboxes are made from.
 
-use crate::row::Columns;
+use crate::row::row;
 use crate::{Db, DbError};
 use leapbox_ids::TemplateId;
-use sqlx::sqlite::SqliteRow;
 
-const COLUMNS: &str = "id, name, rootfs_digest, created_at_ms";
-
-/// One template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TemplateRow {
-    /// Its id.
-    pub id: TemplateId,
-    /// Its name, unique (`system/debian:bookworm`).
-    pub name: String,
-    /// Names the content of its root file system.
-    pub rootfs_digest: String,
-    /// Unix time in ms.
-    pub created_at_ms: i64,
-}
-
-impl TemplateRow {
-    fn read(row: &SqliteRow) -> Result<Self, DbError> {
-        let columns = Columns::new("template", row);
-        Ok(Self {
-            id: columns.parsed("id")?,
-            name: columns.get("name")?,
-            rootfs_digest: columns.get("rootfs_digest")?,
-            created_at_ms: columns.get("created_at_ms")?,
-        })
+row! {
+    /// One template.
+    pub struct TemplateRow of "template" {
+        /// Its id.
+        id: TemplateId,
+        /// Its name, unique (`system/debian:bookworm`).
+        name: String,
+        /// Names the content of its root file system.
+        rootfs_digest: String,
+        /// Unix time in ms.
+        created_at_ms: i64,
     }
 }
 
 impl Db {
     /// Adds a template. [`DbError::Taken`] when the name is in use.
     pub async fn template_insert(&self, row: &TemplateRow) -> Result<(), DbError> {
-        sqlx::query("INSERT INTO template (id, name, rootfs_digest, created_at_ms) VALUES ($1, $2, $3, $4)")
-            .bind(row.id.as_str())
-            .bind(&row.name)
-            .bind(&row.rootfs_digest)
-            .bind(row.created_at_ms)
-            .execute(&self.write)
-            .await
-            .map(|_| ())
-            .map_err(DbError::insert("template_insert", "template", &row.name))
+        row.insert(self, "template_insert", &row.name).await
     }
 
     /// Points a template at a rebuilt root file system; its id and name stay.
@@ -62,7 +40,7 @@ impl Db {
 
     /// The template of this name.
     pub async fn template_by_name(&self, name: &str) -> Result<Option<TemplateRow>, DbError> {
-        let row = sqlx::query(&format!("SELECT {COLUMNS} FROM template WHERE name = $1"))
+        let row = sqlx::query(&TemplateRow::select("WHERE name = $1"))
             .bind(name)
             .fetch_optional(&self.read)
             .await
@@ -72,7 +50,7 @@ impl Db {
 
     /// The template of this id.
     pub async fn template_by_id(&self, id: &TemplateId) -> Result<Option<TemplateRow>, DbError> {
-        let row = sqlx::query(&format!("SELECT {COLUMNS} FROM template WHERE id = $1"))
+        let row = sqlx::query(&TemplateRow::select("WHERE id = $1"))
             .bind(id.as_str())
             .fetch_optional(&self.read)
             .await
@@ -82,7 +60,7 @@ impl Db {
 
     /// Every template, by name.
     pub async fn template_list(&self) -> Result<Vec<TemplateRow>, DbError> {
-        sqlx::query(&format!("SELECT {COLUMNS} FROM template ORDER BY name"))
+        sqlx::query(&TemplateRow::select("ORDER BY name"))
             .fetch_all(&self.read)
             .await
             .map_err(DbError::query("template_list"))?

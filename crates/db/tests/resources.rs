@@ -4,10 +4,9 @@
 
 mod common;
 
-use common::{fixture, sandbox};
-use leapbox_api_types::sandbox::SandboxState;
+use common::fixture;
 use leapbox_db::{ApiKeyRow, Db, DbError, KeysVersion, OrganisationRow};
-use leapbox_ids::{KeyId, OrganisationId, SandboxId, TemplateId};
+use leapbox_ids::{KeyId, OrganisationId, TemplateId};
 use std::os::unix::fs::PermissionsExt;
 
 fn key(organisation: &OrganisationId, hash: &str) -> ApiKeyRow {
@@ -20,88 +19,6 @@ fn key(organisation: &OrganisationId, hash: &str) -> ApiKeyRow {
         created_at_ms: 5,
         revoked_at_ms: None,
     }
-}
-
-#[tokio::test]
-async fn a_sandbox_survives_a_restart_column_by_column() {
-    let fixture = fixture().await;
-    let organisation = fixture.organisation("acme").await;
-    let template = fixture.template("system/debian:bookworm").await;
-    let mut row = sandbox(&organisation, &template);
-    fixture.db.sandbox_insert(&row).await.unwrap();
-    row.state = SandboxState::Running;
-    row.state_reason = Some("because".to_owned());
-    row.launched_at_ms = Some(2000);
-    row.state_changed_at_ms = 2001;
-    row.timeout_at_ms = Some(302_000);
-    row.machine = Some(r#"{"slot":3}"#.to_owned());
-    row.auto_pause = true;
-    row.checkpoint = Some("ckp-x".to_owned());
-    row.base = Some("base-1a".to_owned());
-    row.image = Some("2b".to_owned());
-    row.environment = Some("sealed".to_owned());
-    fixture.db.sandbox_update(&row).await.unwrap();
-    fixture.db.close().await;
-
-    let again = Db::open(&fixture.path).await.unwrap();
-    assert_eq!(again.sandbox_by_id(&row.id).await.unwrap(), Some(row));
-}
-
-#[tokio::test]
-async fn unfinished_are_all_but_the_deleted_oldest_first() {
-    let fixture = fixture().await;
-    let organisation = fixture.organisation("acme").await;
-    let template = fixture.template("t").await;
-    for (age, state) in (0..).zip(SandboxState::ALL) {
-        let row = leapbox_db::SandboxRow { state, created_at_ms: 1000 - age, ..sandbox(&organisation, &template) };
-        fixture.db.sandbox_insert(&row).await.unwrap();
-    }
-    let states: Vec<_> = fixture.db.sandbox_unfinished().await.unwrap().into_iter().map(|row| row.state).collect();
-    let mut expected: Vec<_> = SandboxState::ALL.into_iter().filter(|state| *state != SandboxState::Deleted).collect();
-    expected.reverse();
-    assert_eq!(states, expected);
-}
-
-#[tokio::test]
-async fn purge_takes_only_sandboxes_deleted_long_ago() {
-    let fixture = fixture().await;
-    let organisation = fixture.organisation("acme").await;
-    let template = fixture.template("t").await;
-    let mut kept = Vec::new();
-    for (state, changed, stays) in
-        [(SandboxState::Deleted, 10, false), (SandboxState::Deleted, 100, true), (SandboxState::Running, 10, true)]
-    {
-        let row = leapbox_db::SandboxRow { state, state_changed_at_ms: changed, ..sandbox(&organisation, &template) };
-        fixture.db.sandbox_insert(&row).await.unwrap();
-        kept.push((row.id, stays));
-    }
-    assert_eq!(fixture.db.sandbox_purge_deleted(100).await.unwrap(), 1);
-    for (id, stays) in kept {
-        assert_eq!(fixture.db.sandbox_by_id(&id).await.unwrap().is_some(), stays);
-    }
-}
-
-#[tokio::test]
-async fn a_row_can_be_taken_back_and_taking_it_back_twice_is_harmless() {
-    let fixture = fixture().await;
-    let organisation = fixture.organisation("acme").await;
-    let row = sandbox(&organisation, &fixture.template("t").await);
-    fixture.db.sandbox_insert(&row).await.unwrap();
-    fixture.db.sandbox_delete_row(&row.id).await.unwrap();
-    fixture.db.sandbox_delete_row(&row.id).await.unwrap();
-    assert_eq!(fixture.db.sandbox_by_id(&row.id).await.unwrap(), None);
-    assert!(matches!(fixture.db.sandbox_update(&row).await, Err(DbError::Missing { table: "sandbox", .. })));
-}
-
-#[tokio::test]
-async fn a_sandbox_needs_an_organisation_and_a_template_that_exist() {
-    let fixture = fixture().await;
-    let organisation = fixture.organisation("acme").await;
-    let template = fixture.template("t").await;
-    for orphan in [sandbox(&OrganisationId::generate(), &template), sandbox(&organisation, &TemplateId::generate())] {
-        assert!(matches!(fixture.db.sandbox_insert(&orphan).await, Err(DbError::Query { .. })));
-    }
-    assert_eq!(fixture.db.sandbox_by_id(&SandboxId::generate()).await.unwrap(), None);
 }
 
 #[tokio::test]

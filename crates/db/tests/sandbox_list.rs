@@ -4,24 +4,25 @@
 
 mod common;
 
-use common::{fixture, sandbox};
+use common::{every_status, fixture, sandbox, spec};
 use leapbox_api_types::sandbox::{SandboxListQuery, SandboxSort, SandboxState, SortOrder};
-use leapbox_db::SandboxRow;
+use leapbox_db::{Sandbox, Spec};
+use std::sync::Arc;
 
-const PER_STATE: usize = 5;
+const PER_STATUS: usize = 4;
 
-fn model(rows: &[SandboxRow], query: &SandboxListQuery) -> Vec<SandboxRow> {
+fn model(rows: &[Sandbox], query: &SandboxListQuery) -> Vec<Sandbox> {
     let mut rows: Vec<_> = rows
         .iter()
-        .filter(|row| row.state != SandboxState::Deleted && query.state.is_none_or(|state| state == row.state))
+        .filter(|row| row.state() != SandboxState::Deleted && query.state.is_none_or(|state| state == row.state()))
         .cloned()
         .collect();
     rows.sort_by(|a, b| {
         let key = match query.sort {
-            SandboxSort::CreatedAt => a.created_at_ms.cmp(&b.created_at_ms),
-            SandboxSort::State => a.state.as_str().cmp(b.state.as_str()),
+            SandboxSort::CreatedAt => a.spec.created_at_ms.cmp(&b.spec.created_at_ms),
+            SandboxSort::State => a.state().as_str().cmp(b.state().as_str()),
         };
-        let ascending = key.then_with(|| a.id.as_str().cmp(b.id.as_str()));
+        let ascending = key.then_with(|| a.id().cmp(b.id()));
         match query.order {
             SortOrder::Ascending => ascending,
             SortOrder::Descending => ascending.reverse(),
@@ -37,12 +38,15 @@ async fn pages_put_together_are_the_whole_sorted_list_without_gaps_or_overlaps()
     let stranger = fixture.organisation("stranger").await;
     let template = fixture.template("t").await;
     let mut rows = Vec::new();
-    for (index, state) in SandboxState::ALL.into_iter().cycle().take(PER_STATE * SandboxState::ALL.len()).enumerate() {
+    let statuses = every_status();
+    let count = PER_STATUS * statuses.len();
+    for (index, status) in statuses.into_iter().cycle().take(count).enumerate() {
         // Few distinct times, so that the tie-break is needed.
         let created_at_ms = i64::try_from(index % 4).unwrap();
-        let row = SandboxRow { state, created_at_ms, ..sandbox(&organisation, &template) };
+        let spec = Arc::new(Spec { created_at_ms, ..spec(&organisation, &template) });
+        let row = Sandbox { spec, status: status.clone(), ..sandbox(&organisation, &template) };
         fixture.db.sandbox_insert(&row).await.unwrap();
-        fixture.db.sandbox_insert(&SandboxRow { state, ..sandbox(&stranger, &template) }).await.unwrap();
+        fixture.db.sandbox_insert(&Sandbox { status, ..sandbox(&stranger, &template) }).await.unwrap();
         rows.push(row);
     }
     let states = std::iter::once(None).chain(SandboxState::ALL.map(Some));

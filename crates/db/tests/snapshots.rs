@@ -4,18 +4,18 @@
 
 mod common;
 
-use common::{fixture, sandbox, snapshot};
-use leapbox_api_types::sandbox::SandboxState;
-use leapbox_db::{Db, DbError, SandboxRow, SnapshotRow};
-use leapbox_ids::{SandboxId, SnapshotId};
+use common::{fixture, live, memory, origin, sandbox, snapshot, spec};
+use leapbox_db::{Db, DbError, Sandbox, Sealed, SnapshotRow, Spec, Status, Stored};
+use leapbox_ids::{ArchiveId, CheckpointId, SnapshotId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 #[tokio::test]
 async fn a_snapshot_survives_a_restart_column_by_column_and_is_found_by_its_owner_alone() {
     let fixture = fixture().await;
     let organisation = fixture.organisation("acme").await;
     let stranger = fixture.organisation("stranger").await;
-    let environment = Some("sealed".to_owned());
+    let environment = Some(Sealed("sealed".to_owned()));
     let row = SnapshotRow { environment, ..snapshot(&organisation, &fixture.template("t").await, "warm") };
     fixture.db.snapshot_insert(&row).await.unwrap();
     fixture.db.close().await;
@@ -79,37 +79,33 @@ async fn what_a_living_sandbox_or_a_snapshot_names_is_needed_and_nothing_else() 
     let template = fixture.template("t").await;
     assert_eq!(fixture.db.archives_referenced().await.unwrap(), BTreeSet::new());
 
-    let bare = sandbox(&organisation, &template);
-    let stored = |state, checkpoint: &str, base: &str, image: &str| SandboxRow {
-        id: SandboxId::generate(),
-        state,
-        checkpoint: Some(checkpoint.to_owned()),
-        base: Some(base.to_owned()),
-        image: Some(image.to_owned()),
-        ..bare.clone()
-    };
-    for row in [
-        bare.clone(),
-        SandboxRow { checkpoint: None, ..stored(SandboxState::Running, "", "base-2", "22") },
-        stored(SandboxState::Paused, "ckp-a", "base-1", "11"),
-        stored(SandboxState::Deleting, "ckp-b", "base-1", "11"),
-        stored(SandboxState::Deleted, "ckp-c", "base-3", "33"),
+    let (paused, deleting) = (memory(origin(1)), memory(origin(1)));
+    for status in [
+        Status::Creating(None),
+        Status::Running(live(origin(2))),
+        Status::Paused(paused.clone()),
+        Status::Deleting(Some(Stored::Memory(deleting.clone()))),
+        Status::Deleted,
     ] {
-        fixture.db.sandbox_insert(&row).await.unwrap();
+        fixture.db.sandbox_insert(&Sandbox { status, ..sandbox(&organisation, &template) }).await.unwrap();
     }
-    let shared = SnapshotRow { checkpoint: "ckp-a".to_owned(), ..snapshot(&organisation, &template, "shared") };
-    let own = SnapshotRow { checkpoint: "ckp-d".to_owned(), ..snapshot(&organisation, &template, "own") };
+    let shared = SnapshotRow { checkpoint: paused.checkpoint.clone(), ..snapshot(&organisation, &template, "shared") };
+    let own = snapshot(&organisation, &template, "own");
     fixture.db.snapshot_insert(&shared).await.unwrap();
     fixture.db.snapshot_insert(&own).await.unwrap();
 
     let needed = fixture.db.archives_referenced().await.unwrap();
-    let expected = ["base-1", "base-1a", "base-2", "ckp-a", "ckp-b", "ckp-d", "image-11", "image-22", "image-2b"];
-    assert_eq!(needed, expected.map(str::to_owned).into());
-    for (checkpoint, expected) in [("ckp-a", true), ("ckp-b", true), ("ckp-c", false), ("ckp-d", true), ("", false)] {
-        assert_eq!(fixture.db.checkpoint_is_referenced(checkpoint).await.unwrap(), expected, "{checkpoint}");
+    let origins = [origin(1), origin(2), origin(10)];
+    let mut expected: BTreeSet<ArchiveId> =
+        [&paused.checkpoint, &deleting.checkpoint, &own.checkpoint].map(ArchiveId::from).into();
+    expected.extend(origins.iter().flat_map(|origin| [(&origin.base).into(), (&origin.image).into()]));
+    assert_eq!(needed, expected);
+    for checkpoint in [&paused.checkpoint, &deleting.checkpoint, &own.checkpoint] {
+        assert!(fixture.db.checkpoint_is_referenced(checkpoint).await.unwrap(), "{checkpoint}");
     }
+    assert!(!fixture.db.checkpoint_is_referenced(&CheckpointId::generate()).await.unwrap());
     fixture.db.snapshot_delete(&own.id).await.unwrap();
-    assert!(!fixture.db.checkpoint_is_referenced("ckp-d").await.unwrap());
+    assert!(!fixture.db.checkpoint_is_referenced(&own.checkpoint).await.unwrap());
 }
 
 #[tokio::test]
@@ -118,14 +114,13 @@ async fn a_checkpoint_that_two_name_is_needed_until_both_are_gone() {
     let organisation = fixture.organisation("acme").await;
     let template = fixture.template("t").await;
     let row = snapshot(&organisation, &template, "warm");
-    let mut paused = sandbox(&organisation, &template);
-    paused.state = SandboxState::Paused;
-    paused.checkpoint = Some(row.checkpoint.clone());
+    let mut stored = memory(origin(10));
+    stored.checkpoint = row.checkpoint.clone();
+    let paused = Sandbox { status: Status::Paused(stored), ..sandbox(&organisation, &template) };
     fixture.db.sandbox_insert(&paused).await.unwrap();
     fixture.db.snapshot_insert(&row).await.unwrap();
 
-    paused.checkpoint = None;
-    fixture.db.sandbox_update(&paused).await.unwrap();
+    fixture.db.sandbox_update(&paused.in_status(Status::Running(live(origin(10))), 1)).await.unwrap();
     assert!(fixture.db.checkpoint_is_referenced(&row.checkpoint).await.unwrap());
     fixture.db.snapshot_delete(&row.id).await.unwrap();
     assert!(!fixture.db.checkpoint_is_referenced(&row.checkpoint).await.unwrap());
@@ -136,9 +131,10 @@ async fn a_row_that_is_printed_keeps_its_environment_to_itself() {
     let fixture = fixture().await;
     let organisation = fixture.organisation("acme").await;
     let template = fixture.template("t").await;
-    let environment = Some("c0ffee".to_owned());
+    let environment = Some(Sealed("c0ffee".to_owned()));
     let snapshot = SnapshotRow { environment: environment.clone(), ..snapshot(&organisation, &template, "warm") };
-    let sandbox = SandboxRow { environment, ..sandbox(&organisation, &template) };
+    let spec = Arc::new(Spec { environment, ..spec(&organisation, &template) });
+    let sandbox = Sandbox { spec, ..sandbox(&organisation, &template) };
     for text in [format!("{snapshot:?}"), format!("{sandbox:#?}")] {
         assert!(text.contains(organisation.as_str()) && !text.contains("c0ffee"), "{text}");
     }

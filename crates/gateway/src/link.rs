@@ -6,9 +6,10 @@
 
 use futures::task::AtomicWaker;
 use leapbox_errors::chain;
+use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -44,16 +45,10 @@ impl Link {
     ) -> Poll<io::Result<T>> {
         // Before the look at the socket, so that a cut in between is not slept through.
         self.0.waker.register(cx.waker());
-        match self.0.lock().as_mut() {
+        match self.0.socket.lock().as_mut() {
             Some(socket) => operation(Pin::new(socket), cx),
             None => Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the sandbox is gone"))),
         }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Option<TcpStream>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,7 +56,7 @@ impl Cutter {
     /// Closes the socket now.
     pub(crate) fn cut(&self) {
         let Some(shared) = self.0.upgrade() else { return };
-        if let Some(socket) = shared.lock().take() {
+        if let Some(socket) = shared.socket.lock().take() {
             // A reset: an orderly end would leave the kernel waiting for a guest that no longer answers.
             if let Err(error) = socket.set_zero_linger() {
                 tracing::debug!(error = %chain(&error), "could not ask for a reset of a connection into a sandbox");

@@ -8,9 +8,10 @@ use crate::config::Limits;
 use crate::link::{Cutter, Link};
 use crate::upstream::Upstream;
 use leapbox_ids::SandboxId;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -54,10 +55,6 @@ pub(crate) struct Slot {
     port: u16,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Pool {
     pub(crate) fn new(limits: &Limits, workers: usize) -> Self {
         Self {
@@ -79,10 +76,10 @@ impl Pool {
     }
 
     fn entry(&self, id: &SandboxId) -> Arc<Entry> {
-        if let Some(entry) = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+        if let Some(entry) = self.sandboxes.read().get(id) {
             return Arc::clone(entry);
         }
-        let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sandboxes = self.sandboxes.write();
         Arc::clone(sandboxes.entry(id.clone()).or_insert_with(|| {
             Arc::new(Entry {
                 active: AtomicUsize::new(0),
@@ -95,26 +92,26 @@ impl Pool {
 
     /// Closes every connection into a sandbox, whoever uses it.
     pub(crate) fn forget(&self, id: &SandboxId) {
-        let entry = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let entry = self.sandboxes.write().remove(id);
         let Some(entry) = entry else { return };
         entry.gone.store(true, Ordering::Release);
-        for link in lock(&entry.links).drain(..) {
+        for link in entry.links.lock().drain(..) {
             link.cut();
         }
-        entry.kept.iter().for_each(|kept| lock(kept).clear());
+        entry.kept.iter().for_each(|kept| kept.lock().clear());
     }
 
     /// Closes connections kept too long and forgets sandboxes nobody uses.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sandboxes = self.sandboxes.write();
         sandboxes.retain(|_, entry| {
             for kept in &entry.kept {
-                lock(kept).retain(|kept| now.duration_since(kept.since) < self.max_idle);
+                kept.lock().retain(|kept| now.duration_since(kept.since) < self.max_idle);
             }
-            lock(&entry.links).retain(Cutter::is_live);
+            entry.links.lock().retain(Cutter::is_live);
             // Under the write lock nobody can be about to use an entry that only the map holds.
-            Arc::strong_count(entry) > 1 || entry.kept.iter().any(|kept| !lock(kept).is_empty())
+            Arc::strong_count(entry) > 1 || entry.kept.iter().any(|kept| !kept.lock().is_empty())
         });
     }
 
@@ -137,7 +134,7 @@ impl Slot {
 
     /// The one used last: those used longest ago are the ones the sweeper should find.
     fn pop(&self) -> Option<Box<Upstream>> {
-        let mut kept = lock(self.entry.kept.get(self.worker)?);
+        let mut kept = self.entry.kept.get(self.worker)?.lock();
         let last = kept.iter().rposition(|kept| kept.port == self.port)?;
         Some(kept.remove(last).upstream)
     }
@@ -146,7 +143,7 @@ impl Slot {
     pub(crate) fn give_back(&self, upstream: Box<Upstream>) {
         let Ok(room) = Arc::clone(&self.pool.room).try_acquire_owned() else { return };
         let Some(kept) = self.entry.kept.get(self.worker) else { return };
-        let mut kept = lock(kept);
+        let mut kept = kept.lock();
         let is_full = kept.iter().filter(|kept| kept.port == self.port).count() >= self.pool.per_port;
         if is_full || self.entry.gone.load(Ordering::Acquire) {
             return;
@@ -157,7 +154,7 @@ impl Slot {
     /// Makes a new stream into the sandbox one that goes with it.
     pub(crate) fn adopt(&self, socket: TcpStream) -> Link {
         let (link, cutter) = Link::new(socket);
-        let mut links = lock(&self.entry.links);
+        let mut links = self.entry.links.lock();
         if links.len() == links.capacity() {
             links.retain(Cutter::is_live);
         }

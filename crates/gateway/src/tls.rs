@@ -4,6 +4,7 @@
 //! request's. A file that is broken or half-written keeps the certificate before it in use.
 
 use leapbox_errors::chain;
+use parking_lot::RwLock;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
@@ -11,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
@@ -129,11 +130,11 @@ impl Files {
     /// Whether there was something new.
     fn reload(&self) -> Result<bool, TlsError> {
         let now = stamp(&self.certificate, &self.key);
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).0 == now {
+        if self.current.read().0 == now {
             return Ok(false);
         }
         let fresh = read(&self.certificate, &self.key);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write();
         // Also after a failure, so that one broken file is reported once and not every few seconds.
         current.0 = now;
         current.1 = fresh?;
@@ -143,7 +144,7 @@ impl Files {
 
 impl ResolvesServerCert for Files {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).1))
+        Some(Arc::clone(&self.current.read().1))
     }
 }
 

@@ -11,23 +11,26 @@ use std::sync::Arc;
 
 /// One template, ready to use.
 #[derive(Debug)]
-pub(crate) struct Template {
+pub struct Template {
+    /// Its id.
     pub id: TemplateId,
+    /// What its machines boot.
     pub image: GuestImage,
+    /// User, folders, environment and port of its processes.
     pub config: Arc<ImageConfig>,
 }
 
 /// All of them by name.
 #[derive(Debug, Default)]
-pub(crate) struct Catalog {
+pub struct Catalog {
     by_name: BTreeMap<String, Arc<Template>>,
-    /// None in tests, which make no images.
+    /// None over simulated machines, which boot no images.
     artifacts: Option<Artifacts>,
 }
 
 impl Catalog {
     /// Reads what set-up has built; a template keeps its id over rebuilds.
-    pub async fn load(artifacts: Artifacts, db: &Db) -> Result<Self, StartError> {
+    pub(crate) async fn load(artifacts: Artifacts, db: &Db) -> Result<Self, StartError> {
         let mut by_name = BTreeMap::new();
         for name in artifacts.templates() {
             let image = artifacts.guest_image(name)?;
@@ -38,17 +41,24 @@ impl Catalog {
         Ok(Self { by_name, artifacts: Some(artifacts) })
     }
 
-    pub fn by_name(&self, name: &str) -> Result<Arc<Template>, LifecycleError> {
+    /// One template, and no other image: for simulated machines.
+    pub async fn of_one(db: &Db, name: &str, image: GuestImage, config: ImageConfig) -> Result<Self, StartError> {
+        let id = template_id(db, name, image.digest.as_str()).await?;
+        let template = Arc::new(Template { id, image, config: Arc::new(config) });
+        Ok(Self { by_name: BTreeMap::from([(name.to_owned(), template)]), artifacts: None })
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Result<Arc<Template>, LifecycleError> {
         self.by_name.get(name).cloned().ok_or_else(|| self.unknown(name))
     }
 
     /// The error for a template that is not there.
-    pub fn unknown(&self, name: &str) -> LifecycleError {
+    pub(crate) fn unknown(&self, name: &str) -> LifecycleError {
         LifecycleError::UnknownTemplate { name: name.to_owned(), known: self.by_name.keys().cloned().collect() }
     }
 
     /// The template as it was when it had the image `digest`: what is stored goes on with what it began with.
-    pub fn version(&self, id: &TemplateId, digest: &ImageDigest) -> Result<Arc<Template>, ArtifactError> {
+    pub(crate) fn version(&self, id: &TemplateId, digest: &ImageDigest) -> Result<Arc<Template>, ArtifactError> {
         let current = self.by_name.values().find(|template| template.id == *id && template.image.digest == *digest);
         match (current, &self.artifacts) {
             (Some(template), _) => Ok(Arc::clone(template)),
@@ -62,8 +72,8 @@ impl Catalog {
 
     /// User, folders, environment and port of a sandbox's processes: of its own image, or, where that is not here, of
     /// what its template is now.
-    pub fn config_of(&self, id: &TemplateId, digest: Option<&str>) -> Option<Arc<ImageConfig>> {
-        if let Some(template) = digest.and_then(|digest| self.version(id, &digest.parse().ok()?).ok()) {
+    pub(crate) fn config_of(&self, id: &TemplateId, digest: Option<&ImageDigest>) -> Option<Arc<ImageConfig>> {
+        if let Some(template) = digest.and_then(|digest| self.version(id, digest).ok()) {
             return Some(Arc::clone(&template.config));
         }
         let current = self.by_name.values().find(|template| template.id == *id);
@@ -71,11 +81,11 @@ impl Catalog {
     }
 
     /// What there is to look images up in.
-    pub fn artifacts(&self) -> Option<&Artifacts> {
+    pub(crate) fn artifacts(&self) -> Option<&Artifacts> {
         self.artifacts.as_ref()
     }
 
-    pub fn images(&self) -> Vec<GuestImage> {
+    pub(crate) fn images(&self) -> Vec<GuestImage> {
         self.by_name.values().map(|template| template.image.clone()).collect()
     }
 }
@@ -95,23 +105,4 @@ async fn template_id(db: &Db, name: &str, digest: &str) -> Result<TemplateId, St
     };
     db.template_insert(&row).await?;
     Ok(row.id)
-}
-
-#[cfg(test)]
-impl Catalog {
-    /// One template, for simulated machines.
-    pub async fn made_up(db: &Db) -> Self {
-        use leapbox_api_types::sandbox::DEFAULT_TEMPLATE;
-        let image = GuestImage {
-            kernel: "kernel".into(),
-            initramfs: "initramfs".into(),
-            rootfs: "rootfs".into(),
-            digest: ImageDigest::from([0; 32]),
-        };
-        let (user, home, workdir) = ("user".to_owned(), "/home/user".to_owned(), "/".to_owned());
-        let config = ImageConfig { user, uid: 1000, gid: 1000, groups: vec![], home, workdir, env: vec![], port: None };
-        let id = template_id(db, DEFAULT_TEMPLATE, image.digest.as_str()).await.expect("a template");
-        let template = Template { id, image, config: Arc::new(config) };
-        Self { by_name: BTreeMap::from([(DEFAULT_TEMPLATE.to_owned(), Arc::new(template))]), artifacts: None }
-    }
 }

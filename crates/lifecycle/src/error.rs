@@ -1,15 +1,18 @@
 //! What can go wrong with a sandbox, and what of it a client reads.
 
 mod checkpoint;
+mod sealed;
 mod wake;
 
 pub use checkpoint::CheckpointError;
+pub use sealed::SealedError;
 pub use wake::WakeFailure;
 
 use leapbox_api_types::error::{ApiError, FieldError};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_bases::BaseError;
 use leapbox_db::DbError;
+use leapbox_errors::chain;
 use leapbox_guest_client::GuestError;
 use leapbox_ids::SandboxId;
 use leapbox_network::{AuthorityError, NetworkError};
@@ -115,10 +118,10 @@ pub enum LifecycleError {
     Checkpoint(#[from] CheckpointError),
     /// The stored environment variables cannot be read with this server's key.
     #[error("its environment variables cannot be read: they were stored with another key")]
-    Environment,
+    Environment(#[source] SealedError),
     /// The stored network policy cannot be read with this server's key.
     #[error("its network policy cannot be read: it was stored with another key")]
-    Policy,
+    Policy(#[source] SealedError),
     /// The certificate authority that its policy needs could not be made, or read again.
     #[error("its certificate authority cannot be used")]
     Authority(#[source] AuthorityError),
@@ -157,15 +160,15 @@ pub enum LaunchError {
         #[source]
         source: GuestError,
     },
+    /// The host has no randomness to give to the guest.
+    #[error("the operating system gives no random bytes")]
+    Random(#[source] getrandom::Error),
     /// The agent did not confirm fresh randomness, clock and identity: the clone must not be used.
     #[error("the guest did not confirm {what}")]
     NotConfirmed {
         /// What was not confirmed.
         what: &'static str,
     },
-    /// The row that describes the machine could not be encoded.
-    #[error("the machine's record cannot be encoded")]
-    Record(#[source] serde_json::Error),
 }
 
 /// Why the service could not start.
@@ -216,8 +219,8 @@ impl From<LifecycleError> for ApiError {
             | LifecycleError::NotStopped { .. }
             | LifecycleError::Interrupted { .. }
             | LifecycleError::NotWoken { .. }
-            | LifecycleError::Environment
-            | LifecycleError::Policy
+            | LifecycleError::Environment(_)
+            | LifecycleError::Policy(_)
             | LifecycleError::NameTaken { .. } => ApiError::Conflict(message),
             LifecycleError::TooManyWaiting { .. } => ApiError::Unavailable { message, retry_after_s: 1 },
             LifecycleError::Checkpoint(source) => source.answer(message),
@@ -241,16 +244,4 @@ impl From<LifecycleError> for ApiError {
             }
         }
     }
-}
-
-/// An error with all its causes, for the log.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -4,8 +4,8 @@
 //! did, so whatever a crash leaves is stored and unnamed, and is found here.
 
 use crate::clock::now_ms;
-use crate::error::chain;
 use crate::inner::Inner;
+use leapbox_errors::chain;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,17 +1,19 @@
 //! What the service, the sandboxes' tasks and recovery share.
 
 use crate::catalog::Catalog;
-use crate::error::{LifecycleError, chain};
+use crate::error::LifecycleError;
 use crate::machines::Machines;
 use crate::names::Names;
 use crate::policy::Refusal;
 use crate::sandbox::{Handle, refused};
 use crate::stats::Stats;
-use leapbox_db::{Db, SandboxRow};
-use leapbox_ids::{OrganisationId, SandboxId};
+use leapbox_db::{Db, Sandbox};
+use leapbox_errors::chain;
+use leapbox_ids::{CheckpointId, OrganisationId, SandboxId};
 use leapbox_storage::ServerKey;
+use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,16 +61,16 @@ impl Inner {
     }
 
     pub fn remember(&self, id: SandboxId, handle: Handle) {
-        self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
+        self.sandboxes.write().insert(id, handle);
     }
 
     pub fn forget(&self, id: &SandboxId) {
-        self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.sandboxes.write().remove(id);
     }
 
     /// Every sandbox there is.
     pub fn handles(&self) -> Vec<Handle> {
-        self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.sandboxes.read().values().cloned().collect()
     }
 
     /// Tells whoever holds connections into a sandbox that its machine is about to go.
@@ -92,24 +94,25 @@ impl Inner {
 
     /// The sandbox `id`, if it is the organisation's and not gone.
     pub fn living(&self, org: &OrganisationId, id: &SandboxId) -> Option<Handle> {
-        let sandboxes = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
-        sandboxes.get(id).filter(|handle| handle.published.borrow().row.organisation == *org).cloned()
+        let sandboxes = self.sandboxes.read();
+        sandboxes.get(id).filter(|handle| handle.published.borrow().sandbox.spec.organisation == *org).cloned()
     }
 
-    /// The row of a sandbox that has failed and that its owner has not deleted yet.
-    pub async fn failed(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxRow, LifecycleError> {
-        let row = self.db.sandbox_by_id(id).await?;
-        row.filter(|row| row.organisation == *org && row.state_reason.is_some())
+    /// A sandbox that has failed and that its owner has not deleted yet.
+    pub async fn failed(&self, org: &OrganisationId, id: &SandboxId) -> Result<Sandbox, LifecycleError> {
+        let found = self.db.sandbox_by_id(id).await?;
+        found
+            .filter(|sandbox| sandbox.spec.organisation == *org && sandbox.reason.is_some())
             .ok_or_else(|| LifecycleError::NotFound { id: id.clone() })
     }
 
     /// Removes a checkpoint if nothing names it any more.
-    pub async fn drop_checkpoint(&self, checkpoint: &str) {
+    pub async fn drop_checkpoint(&self, checkpoint: &CheckpointId) {
         match self.db.checkpoint_is_referenced(checkpoint).await {
             Ok(true) => {}
             Ok(false) => self.machines.discard(checkpoint).await,
             // Garbage for later.
-            Err(error) => tracing::warn!(checkpoint, error = %chain(&error), "not known whether it is in use"),
+            Err(error) => tracing::warn!(%checkpoint, error = %chain(&error), "not known whether it is in use"),
         }
     }
 }

@@ -20,6 +20,7 @@
 
 mod catalog;
 mod clock;
+mod config;
 mod create;
 mod error;
 mod garbage;
@@ -36,8 +37,10 @@ mod stats;
 mod usable;
 mod view;
 
-pub use error::{CheckpointError, LaunchError, LifecycleError, StartError, WakeFailure, chain};
-pub use machines::{CapacityLimits, PoolLimits};
-pub use service::{Lifecycle, LifecycleConfig, Parts};
+pub use catalog::{Catalog, Template};
+pub use config::{LifecycleConfig, Parts};
+pub use error::{CheckpointError, LaunchError, LifecycleError, SealedError, StartError, WakeFailure};
+pub use machines::{CapacityLimits, CheckpointPin, Egress, Identity, Machines, PoolLimits, SandboxVm};
+pub use service::Lifecycle;
 pub use stats::{BUCKETS_MS, LatencyStats, LifecycleStats, MachineNumbers};
 pub use usable::RunningSandbox;

@@ -1,8 +1,9 @@
 //! Names of snapshots that are being taken: of two with one name, the later is refused at once and not after a minute.
 
 use leapbox_ids::OrganisationId;
+use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 type Taken = HashSet<(OrganisationId, String)>;
 
@@ -23,18 +24,14 @@ impl Names {
     pub fn reserve(&self, organisation: &OrganisationId, name: &str) -> Option<Reserved> {
         let entry = (organisation.clone(), name.to_owned());
         let (organisation, name) = entry.clone();
-        lock(&self.0).insert(entry).then(|| Reserved { name, organisation, names: Arc::clone(&self.0) })
+        self.0.lock().insert(entry).then(|| Reserved { name, organisation, names: Arc::clone(&self.0) })
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        lock(&self.names).remove(&(self.organisation.clone(), self.name.clone()));
+        self.names.lock().remove(&(self.organisation.clone(), self.name.clone()));
     }
-}
-
-fn lock(names: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

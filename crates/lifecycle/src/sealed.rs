@@ -1,106 +1,103 @@
-//! What is secret in a sandbox's row: sealed with the server's key when it is written, opened when a machine needs it.
+//! What the database keeps sealed of a sandbox: sealed with the server's key when it is written, opened when a machine
+//! needs it.
 //!
 //! Environment and policy are bound to the organisation, because snapshots carry them to other sandboxes. A certificate
 //! authority is bound to its sandbox: a restored one gets its own.
 
-use crate::error::LifecycleError;
+use crate::error::{LifecycleError, SealedError};
 use crate::inner::Inner;
-use leapbox_db::{SandboxRow, SnapshotRow};
+use crate::machines::Egress;
+use leapbox_db::{Sealed, SnapshotRow, Spec};
 use leapbox_egress_policy::Policy;
 use leapbox_ids::{OrganisationId, SandboxId};
 use leapbox_network::Authority;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
-/// A sandbox's way out.
-#[derive(Debug, Clone)]
-pub(crate) struct Egress {
-    pub policy: Arc<Policy>,
-    /// Its own certificate authority, if the policy has transforms.
-    pub authority: Option<Arc<Authority>>,
-}
-
-/// The same as the columns of a row.
-pub(crate) struct EgressColumns {
+/// A policy as the database keeps it.
+pub(crate) struct SealedEgress {
     pub network_policy: Option<String>,
-    pub network_secrets: Option<String>,
-    pub egress_ca: Option<String>,
+    pub network_secrets: Option<Sealed>,
+    pub egress_ca: Option<Sealed>,
 }
 
 impl Inner {
-    /// A sandbox's environment as its row keeps it.
+    fn seal(&self, purpose: &str, value: &impl Serialize) -> Result<Sealed, SealedError> {
+        let plain = serde_json::to_vec(value)?;
+        Ok(Sealed(self.key.seal(purpose, &plain)?))
+    }
+
+    fn open<T: DeserializeOwned>(&self, purpose: &str, sealed: &Sealed) -> Result<T, SealedError> {
+        let plain = self.key.open(purpose, &sealed.0)?;
+        Ok(serde_json::from_slice(&plain)?)
+    }
+
+    /// A sandbox's environment as the database keeps it.
     pub fn seal_environment(
         &self,
         org: &OrganisationId,
         environment: &[(String, String)],
-    ) -> Result<String, LifecycleError> {
-        let plain = serde_json::to_vec(environment).map_err(|_| LifecycleError::Environment)?;
-        self.key.seal(&environment_of(org), &plain).map_err(|_| LifecycleError::Environment)
+    ) -> Result<Sealed, LifecycleError> {
+        self.seal(&environment_of(org), &environment).map_err(LifecycleError::Environment)
     }
 
-    /// The environment of a sandbox from its row.
-    pub fn environment_of(&self, row: &SandboxRow) -> Result<Vec<(String, String)>, LifecycleError> {
-        let Some(sealed) = &row.environment else { return Ok(Vec::new()) };
-        let plain =
-            self.key.open(&environment_of(&row.organisation), sealed).map_err(|_| LifecycleError::Environment)?;
-        serde_json::from_slice(&plain).map_err(|_| LifecycleError::Environment)
+    /// The environment of a sandbox.
+    pub fn environment_of(&self, spec: &Spec) -> Result<Vec<(String, String)>, LifecycleError> {
+        let Some(sealed) = &spec.environment else { return Ok(Vec::new()) };
+        self.open(&environment_of(&spec.organisation), sealed).map_err(LifecycleError::Environment)
     }
 
-    /// A new sandbox's policy as its row keeps it, with an authority of its own if it needs one.
+    /// A new sandbox's policy as the database keeps it, with an authority of its own if it needs one.
     pub fn seal_egress(
         &self,
         org: &OrganisationId,
         id: &SandboxId,
         policy: &Policy,
-    ) -> Result<EgressColumns, LifecycleError> {
-        let shown = (*policy != Policy::AllowAll).then(|| policy.shown().to_string());
-        let secrets = policy.has_secrets().then(|| policy.document().to_string());
-        let secrets = secrets.map(|document| self.key.seal(&policy_of(org), document.as_bytes())).transpose();
-        let authority = if policy.has_transforms() { Some(self.sealed_authority(id)?) } else { None };
-        Ok(EgressColumns {
-            network_policy: shown,
-            network_secrets: secrets.map_err(|_| LifecycleError::Policy)?,
-            egress_ca: authority,
-        })
+    ) -> Result<SealedEgress, LifecycleError> {
+        let network_policy = (*policy != Policy::AllowAll).then(|| policy.shown().to_string());
+        let secrets = policy.has_secrets().then(|| self.seal(&policy_of(org), &policy.document()));
+        let network_secrets = secrets.transpose().map_err(LifecycleError::Policy)?;
+        let egress_ca = if policy.has_transforms() { Some(self.sealed_authority(id)?) } else { None };
+        Ok(SealedEgress { network_policy, network_secrets, egress_ca })
     }
 
-    fn sealed_authority(&self, id: &SandboxId) -> Result<String, LifecycleError> {
+    fn sealed_authority(&self, id: &SandboxId) -> Result<Sealed, LifecycleError> {
         let authority = Authority::generate().map_err(LifecycleError::Authority)?;
         let pems = (authority.certificate_pem(), authority.key_pem());
-        let plain = serde_json::to_vec(&pems).map_err(|_| LifecycleError::Policy)?;
-        self.key.seal(&authority_of(id), &plain).map_err(|_| LifecycleError::Policy)
+        self.seal(&authority_of(id), &pems).map_err(LifecycleError::Policy)
     }
 
-    /// The way out of a sandbox, from its row.
-    pub fn egress_of(&self, row: &SandboxRow) -> Result<Egress, LifecycleError> {
-        let (shown, secrets) = (row.network_policy.as_deref(), row.network_secrets.as_deref());
-        let policy = Arc::new(self.stored_policy(&row.organisation, shown, secrets)?);
-        let Some(sealed) = &row.egress_ca else { return Ok(Egress { policy, authority: None }) };
-        let plain = self.key.open(&authority_of(&row.id), sealed).map_err(|_| LifecycleError::Policy)?;
-        let (certificate, key): (String, String) =
-            serde_json::from_slice(&plain).map_err(|_| LifecycleError::Policy)?;
+    /// The way out of a sandbox.
+    pub fn egress_of(&self, spec: &Spec) -> Result<Egress, LifecycleError> {
+        let (shown, secrets) = (spec.network_policy.as_deref(), spec.network_secrets.as_ref());
+        let policy = self.stored_policy(&spec.organisation, shown, secrets).map_err(LifecycleError::Policy)?;
+        let policy = Arc::new(policy);
+        let Some(sealed) = &spec.egress_ca else { return Ok(Egress { policy, authority: None }) };
+        let pems = self.open(&authority_of(&spec.id), sealed).map_err(LifecycleError::Policy)?;
+        let (certificate, key): (String, String) = pems;
         let authority = Authority::from_pem(&certificate, &key).map_err(LifecycleError::Authority)?;
         Ok(Egress { policy, authority: Some(Arc::new(authority)) })
     }
 
     /// The policy a snapshot carries.
     pub fn policy_of(&self, snapshot: &SnapshotRow) -> Result<Policy, LifecycleError> {
-        let (shown, secrets) = (snapshot.network_policy.as_deref(), snapshot.network_secrets.as_deref());
-        self.stored_policy(&snapshot.organisation, shown, secrets)
+        let (shown, secrets) = (snapshot.network_policy.as_deref(), snapshot.network_secrets.as_ref());
+        self.stored_policy(&snapshot.organisation, shown, secrets).map_err(LifecycleError::Policy)
     }
 
     fn stored_policy(
         &self,
         org: &OrganisationId,
         shown: Option<&str>,
-        secrets: Option<&str>,
-    ) -> Result<Policy, LifecycleError> {
+        secrets: Option<&Sealed>,
+    ) -> Result<Policy, SealedError> {
         let document = match (secrets, shown) {
-            (Some(sealed), _) => self.key.open(&policy_of(org), sealed).map_err(|_| LifecycleError::Policy)?,
-            (None, Some(shown)) => shown.as_bytes().to_vec(),
+            (Some(sealed), _) => self.open(&policy_of(org), sealed)?,
+            (None, Some(shown)) => serde_json::from_str(shown)?,
             (None, None) => return Ok(Policy::AllowAll),
         };
-        let document = serde_json::from_slice(&document).map_err(|_| LifecycleError::Policy)?;
-        Policy::stored(&document).map_err(|_| LifecycleError::Policy)
+        Ok(Policy::stored(&document)?)
     }
 }
 

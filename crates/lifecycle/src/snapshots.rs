@@ -1,6 +1,7 @@
 //! Snapshots: taken, listed, deleted.
 
 use crate::error::LifecycleError;
+use crate::sandbox::Request;
 use crate::service::Lifecycle;
 use crate::view;
 use leapbox_api_types::snapshot::{NewSnapshot, SnapshotDetails, SnapshotList, SnapshotListQuery};
@@ -15,7 +16,7 @@ impl Lifecycle {
         id: &SandboxId,
         new: NewSnapshot,
     ) -> Result<SnapshotDetails, LifecycleError> {
-        let snapshot = self.inner.find(org, id).await?.snapshot(new).await?;
+        let snapshot = self.inner.find(org, id).await?.ask(|reply| Request::Snapshot(new, reply)).await?;
         Ok(view::snapshot(snapshot))
     }
 

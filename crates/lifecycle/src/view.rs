@@ -1,37 +1,40 @@
-//! A row of the database as the API shows it.
+//! Sandboxes and snapshots as the API shows them.
 
 use crate::clock::rfc3339;
 use leapbox_api_types::network::{NetworkPolicy, NetworkPolicyMode};
 use leapbox_api_types::sandbox::{SandboxDetails, SandboxListItem};
 use leapbox_api_types::snapshot::SnapshotDetails;
-use leapbox_db::{SandboxRow, SnapshotRow};
+use leapbox_db::{Sandbox, SnapshotRow};
+use leapbox_errors::chain;
 
-pub(crate) fn details(row: &SandboxRow) -> SandboxDetails {
+pub(crate) fn details(sandbox: &Sandbox) -> SandboxDetails {
+    let spec = &sandbox.spec;
     SandboxDetails {
-        id: row.id.clone(),
-        template_id: row.template.clone(),
-        vcpu: u64::from(row.vcpu),
-        memory: u64::from(row.memory_mib),
-        disk: row.disk_mib,
-        timeout: row.timeout_s,
-        state: row.state,
-        state_reason: row.state_reason.clone(),
-        auto_pause: row.auto_pause,
-        network_policy: Some(policy(row.network_policy.as_deref())),
-        created_at: rfc3339(row.created_at_ms),
+        id: spec.id.clone(),
+        template_id: spec.template.clone(),
+        vcpu: u64::from(spec.shape.vcpus),
+        memory: u64::from(spec.shape.memory_mib),
+        disk: spec.disk_mib,
+        timeout: spec.timeout_s,
+        state: sandbox.state(),
+        state_reason: sandbox.reason.clone(),
+        auto_pause: spec.auto_pause,
+        network_policy: Some(policy(spec.network_policy.as_deref())),
+        created_at: rfc3339(spec.created_at_ms),
     }
 }
 
-pub(crate) fn list_item(row: SandboxRow) -> SandboxListItem {
+pub(crate) fn list_item(sandbox: &Sandbox) -> SandboxListItem {
+    let spec = &sandbox.spec;
     SandboxListItem {
-        id: row.id,
-        template_id: row.template,
-        pod_id: row.pod_id,
-        state: row.state,
-        launch_time: row.launched_at_ms.map(rfc3339),
-        state_change_time: rfc3339(row.state_changed_at_ms),
-        timeout_at: row.timeout_at_ms.map(|ms| ms.div_euclid(1000)),
-        created_at: rfc3339(row.created_at_ms),
+        id: spec.id.clone(),
+        template_id: spec.template.clone(),
+        pod_id: spec.pod_id.clone(),
+        state: sandbox.state(),
+        launch_time: sandbox.launched_at_ms.map(rfc3339),
+        state_change_time: rfc3339(sandbox.since_ms),
+        timeout_at: sandbox.status.live().map(|live| live.timeout_at_ms.div_euclid(1000)),
+        created_at: rfc3339(spec.created_at_ms),
     }
 }
 
@@ -48,11 +51,11 @@ pub(crate) fn snapshot(row: SnapshotRow) -> SnapshotDetails {
     }
 }
 
-/// As the row keeps it: nothing secret is in there.
+/// As the database keeps it: nothing secret is in there.
 fn policy(shown: Option<&str>) -> NetworkPolicy {
     let Some(shown) = shown else { return NetworkPolicy::allow_all() };
     serde_json::from_str(shown).unwrap_or_else(|error| {
-        tracing::error!(%error, "a stored network policy cannot be shown");
+        tracing::error!(error = %chain(&error), "a stored network policy cannot be shown");
         NetworkPolicy { mode: NetworkPolicyMode::Custom, ..NetworkPolicy::allow_all() }
     })
 }

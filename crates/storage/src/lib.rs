@@ -45,22 +45,13 @@ pub use sealed::{SealError, SealedFile, SealedFolder};
 pub use store::{ArchiveStore, ArchiveWriter, Pin, RemoteConfig, Sealed, StoreConfig, StoreError, Sweep, Swept, Usage};
 
 use leapbox_errors::FileError;
-use std::path::PathBuf;
 
 /// What a storage operation failed at.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A host program failed.
     #[error("`{argv}` ended with {status}: {output}")]
     Command {
@@ -71,11 +62,4 @@ pub enum StorageError {
         /// What it printed.
         output: String,
     },
-}
-
-// The variant keeps its fields for `lifecycle`, which makes one.
-impl From<FileError> for StorageError {
-    fn from(FileError { step, path, source }: FileError) -> Self {
-        Self::File { step, path, source }
-    }
 }

@@ -23,6 +23,7 @@ use std::iter;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 
 /// One living VMM.
 pub struct Machine {
@@ -71,7 +72,8 @@ impl Machine {
     /// The network namespace it runs in, for a server that has been restarted.
     pub fn netns(&self) -> Result<OwnedFd, VmmError> {
         let path = format!("/proc/{}/ns/net", self.record.pid);
-        let fd = File::open(&path).map_err(|_| VmmError::NotAlive { pid: self.record.pid })?;
+        let fd = File::open(&path)
+            .map_err(|source| process::not_alive(self.record.pid, "opening its network namespace", source))?;
         self.check_alive().map(|()| fd.into())
     }
 
@@ -140,7 +142,8 @@ impl Machine {
         self.process.kill();
         clean_up(&self.group, &self.record.dir).await;
         let gone = tokio::time::timeout(KILL_DEADLINE, self.process.exited()).await;
-        gone.map(drop).map_err(|_| VmmError::Hung { command: "kill".to_owned(), seconds: KILL_DEADLINE.as_secs() })
+        gone.map(drop)
+            .map_err(|_: Elapsed| VmmError::Hung { command: "kill".to_owned(), seconds: KILL_DEADLINE.as_secs() })
     }
 
     /// Its folder in /proc.

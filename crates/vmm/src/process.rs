@@ -4,6 +4,7 @@
 
 use crate::error::{ExitReason, VmmError};
 use nix::errno::Errno;
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use tokio::io::Interest;
@@ -14,6 +15,15 @@ pub fn host_boot_id() -> Result<String, VmmError> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .map_err(|source| VmmError::System { step: "reading the host's boot id", source })
+}
+
+/// The error of what was done by a process's number: there is no such process, or, if that is not why it failed, the
+/// failure itself.
+pub(crate) fn not_alive(pid: i32, step: &'static str, source: io::Error) -> VmmError {
+    match source.raw_os_error() {
+        Some(libc::ESRCH | libc::ENOENT) => VmmError::NotAlive { pid },
+        _ => VmmError::System { step, source },
+    }
 }
 
 /// A living process.
@@ -29,7 +39,7 @@ impl Process {
     pub fn open(pid: i32) -> Result<Self, VmmError> {
         // SAFETY: pidfd_open takes two numbers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let fd = Errno::result(fd).map_err(|_| VmmError::NotAlive { pid })?;
+        let fd = Errno::result(fd).map_err(|errno| not_alive(pid, "taking hold of a process", errno.into()))?;
         // SAFETY: the kernel has just made this descriptor for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         let start_ticks = start_ticks(pid).ok_or(VmmError::NotAlive { pid })?;

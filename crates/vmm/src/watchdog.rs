@@ -2,7 +2,8 @@
 
 use crate::error::ExitReason;
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Between two questions. Answering one costs a VMM about as much as one timer interrupt of its guest.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -41,13 +42,13 @@ mod tests {
     const PERIOD: Duration = Duration::from_millis(5);
     const PATIENCE: Duration = Duration::from_millis(40);
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_vmm_that_never_answers_is_hung() {
         let told = watch_with(PERIOD, PATIENCE, || async { false }).await;
         assert!(matches!(told, ExitReason::Hung { .. }));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_that_answers_now_and_then_is_not() {
         let asked = AtomicU32::new(0);
         let now_and_then = || async { asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) };

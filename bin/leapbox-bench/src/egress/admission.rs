@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// Slots alive.
 const SLOTS: u32 = 100;
@@ -53,7 +53,7 @@ async fn admit_all(network: &Arc<Network>) -> Result<(Vec<Slot>, Samples), Egres
     }
     let mut slots = Vec::new();
     while let Some(made) = making.join_next().await {
-        slots.push(made.map_err(|_| EgressError::Thread)?.map_err(EgressError::Network)?);
+        slots.push(made.map_err(|_: JoinError| EgressError::Thread)?.map_err(EgressError::Network)?);
     }
     let policy = policy(&largest())?;
     let mut samples = Samples::default();

@@ -5,6 +5,7 @@ use super::netns::Process;
 use super::scratch::Scratch;
 use super::world::{DIALLED_BY_PROXY, PLAIN_GATEWAY, SERVER, STREAM_PORT};
 use super::{EgressError, OPAQUE, io};
+use crate::rival::Rival;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 pub(super) const START: Duration = Duration::from_secs(5);
 
 /// Starts haproxy in the calling thread's namespace and returns it with its version, or says why there is none.
-pub(super) fn start(scratch: &Scratch) -> Result<Result<(Process, String), String>, EgressError> {
+pub(super) fn start(scratch: &Scratch) -> Result<Rival<Process>, EgressError> {
     let version = match Command::new("haproxy").arg("-v").output() {
         Ok(output) => String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Err("haproxy is not installed: nothing to compare with".to_owned()));
+            return Ok(Rival::Missing("haproxy is not installed: nothing to compare with".to_owned()));
         }
         Err(error) => return Err(io("asking haproxy for its version")(error)),
     };
@@ -34,22 +35,25 @@ pub(super) fn start(scratch: &Scratch) -> Result<Result<(Process, String), Strin
         .spawn()
         .map_err(io("starting haproxy"))?;
     let mut process = Process(child);
-    Ok(wait(&mut process, STREAM_PORT).map(|()| (process, version)))
+    Ok(match wait(&mut process, STREAM_PORT) {
+        None => Rival::Running(process, version),
+        Some(why) => Rival::Missing(why),
+    })
 }
 
 /// Waits until a proxy listens at the root namespace's address, or says why it does not.
-pub(super) fn wait(process: &mut Process, port: u16) -> Result<(), String> {
+pub(super) fn wait(process: &mut Process, port: u16) -> Option<String> {
     let deadline = Instant::now() + START;
     while TcpStream::connect((PLAIN_GATEWAY, port)).is_err() {
         if let Ok(Some(status)) = process.0.try_wait() {
-            return Err(format!("ended with {status}"));
+            return Some(format!("ended with {status}"));
         }
         if Instant::now() > deadline {
-            return Err(format!("not listening after {} s", START.as_secs()));
+            return Some(format!("not listening after {} s", START.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
+    None
 }
 
 fn configuration() -> String {

@@ -3,7 +3,7 @@
 use super::internet::ANSWER;
 use super::{EgressError, OPAQUE, io};
 use crate::proxy::load::connector;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 
@@ -87,7 +88,7 @@ async fn load(args: &Args) -> Result<Done, EgressError> {
     }
     let (mut connections, mut bytes) = (0, 0);
     while let Some(done) = tasks.join_next().await {
-        let (more_connections, more_bytes) = done.map_err(|_| EgressError::Thread)??;
+        let (more_connections, more_bytes) = done.map_err(|_: JoinError| EgressError::Thread)??;
         connections += more_connections;
         bytes += more_bytes;
     }
@@ -109,7 +110,7 @@ fn client_hello(name: &str) -> Result<Vec<u8>, EgressError> {
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, EgressError> {
-    ServerName::try_from(name.to_owned()).map_err(|_| EgressError::Name { name: name.to_owned() })
+    ServerName::try_from(name.to_owned()).map_err(|_: InvalidDnsNameError| EgressError::Name { name: name.to_owned() })
 }
 
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -121,8 +122,10 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 /// A broken connection is no slow one: the round fails.
 async fn in_time<T>(step: &'static str, work: impl Future<Output = std::io::Result<T>>) -> Result<T, EgressError> {
     let done = tokio::time::timeout(PATIENCE, work).await;
-    done.map_err(|_| EgressError::Connection { why: format!("{step} took longer than {} s", PATIENCE.as_secs()) })?
-        .map_err(io(step))
+    done.map_err(|_: Elapsed| EgressError::Connection {
+        why: format!("{step} took longer than {} s", PATIENCE.as_secs()),
+    })?
+    .map_err(io(step))
 }
 
 async fn answers(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64), EgressError> {

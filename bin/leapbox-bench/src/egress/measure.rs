@@ -10,6 +10,7 @@ use super::world::{
 };
 use super::{EgressError, TRANSFORMED, haproxy, io, nginx};
 use crate::proxy::load::LoadResult;
+use crate::rival::Rival;
 use clap::ValueEnum;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -46,13 +47,13 @@ pub(super) fn measure(scratch: &Scratch) -> Result<EgressFigures, EgressError> {
     let nat = load.nat()?;
     eprintln!("opaque, beside haproxy, in turn …");
     let (haproxy, opaque) = match haproxy::start(scratch)? {
-        Ok((_running, version)) => (version, load.opaque(true)?),
-        Err(why) => (why, load.opaque(false)?),
+        Rival::Running(_running, version) => (version, load.opaque(true)?),
+        Rival::Missing(why) => (why, load.opaque(false)?),
     };
     eprintln!("a transform, beside nginx, in turn …");
     let (nginx, transform) = match nginx::start(scratch)? {
-        Ok((_running, version)) => (version, load.transform(true)?),
-        Err(why) => (why, load.transform(false)?),
+        Rival::Running(_running, version) => (version, load.transform(true)?),
+        Rival::Missing(why) => (why, load.transform(false)?),
     };
     Ok(EgressFigures { haproxy, nginx, nat, opaque, transform, admission })
 }
@@ -182,7 +183,7 @@ impl Load<'_> {
 fn read<T: serde::de::DeserializeOwned>(netns: &Netns, command: &mut Command) -> Result<T, EgressError> {
     let output = netns.output(command.stdin(Stdio::null()))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    serde_json::from_str(&said).map_err(|_| EgressError::Child { child: "load", said })
+    serde_json::from_str(&said).map_err(|_: serde_json::Error| EgressError::Child { child: "load", said })
 }
 
 /// In turn, so that a drift of the machine falls on both.

@@ -156,7 +156,7 @@ pub(super) fn run() -> Result<EgressFigures, EgressError> {
         .output()
         .map_err(io("running the measurement"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    serde_json::from_str(&said).map_err(|_| EgressError::Child { child: "measuring", said })
+    serde_json::from_str(&said).map_err(|_: serde_json::Error| EgressError::Child { child: "measuring", said })
 }
 
 /// The hidden role `egress`.

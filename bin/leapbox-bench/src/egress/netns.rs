@@ -9,6 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Output};
 use std::sync::Arc;
 
+/// What a thread that panicked leaves.
+type Panic = Box<dyn std::any::Any + Send>;
+
 /// A namespace by its descriptor: it ends with the run.
 #[derive(Clone)]
 pub(super) struct Netns(Arc<OwnedFd>);
@@ -26,7 +29,7 @@ impl Netns {
 
     /// Makes a namespace with nothing but its loopback.
     pub fn fresh() -> Result<Self, EgressError> {
-        std::thread::spawn(Self::enter_fresh).join().map_err(|_| EgressError::Thread)?
+        std::thread::spawn(Self::enter_fresh).join().map_err(|_: Panic| EgressError::Thread)?
     }
 
     /// One that somebody else has made.
@@ -46,7 +49,7 @@ impl Netns {
             entered.map_err(io("entering a network namespace"))?;
             work()
         };
-        std::thread::scope(|scope| scope.spawn(visit).join()).map_err(|_| EgressError::Thread)?
+        std::thread::scope(|scope| scope.spawn(visit).join()).map_err(|_: Panic| EgressError::Thread)?
     }
 
     /// Runs `ip` inside, once for each line of arguments.

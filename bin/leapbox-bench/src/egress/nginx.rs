@@ -9,6 +9,7 @@ use super::netns::Process;
 use super::scratch::Scratch;
 use super::world::{HTTPS_PORT, PLAIN_GATEWAY, SERVER};
 use super::{EgressError, TRANSFORMED, io};
+use crate::rival::Rival;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::ErrorKind;
@@ -37,11 +38,11 @@ impl Drop for Master {
 }
 
 /// Starts nginx in the calling thread's namespace and returns it with its version, or says why there is none.
-pub(super) fn start(scratch: &Scratch) -> Result<Result<(Master, String), String>, EgressError> {
+pub(super) fn start(scratch: &Scratch) -> Result<Rival<Master>, EgressError> {
     let version = match Command::new("nginx").arg("-v").output() {
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Err("nginx is not installed: nothing to compare with".to_owned()));
+            return Ok(Rival::Missing("nginx is not installed: nothing to compare with".to_owned()));
         }
         Err(error) => return Err(io("asking nginx for its version")(error)),
     };
@@ -59,11 +60,11 @@ pub(super) fn start(scratch: &Scratch) -> Result<Result<(Master, String), String
         .spawn()
         .map_err(io("starting nginx"))?;
     let mut master = Master(Process(child));
-    if let Err(why) = wait(&mut master.0, FRESH_PORT) {
+    if let Some(why) = wait(&mut master.0, FRESH_PORT) {
         let log = std::fs::read_to_string(&log).unwrap_or_default();
-        return Ok(Err(format!("{version} did not start: {why}: {}", log.trim())));
+        return Ok(Rival::Missing(format!("{version} did not start: {why}: {}", log.trim())));
     }
-    Ok(Ok((master, version)))
+    Ok(Rival::Running(master, version))
 }
 
 fn server(port: u16, pass: &str, connection: &str, scratch: &Scratch) -> String {

@@ -91,8 +91,8 @@ pub(super) async fn load_once(
         .map_err(ProxyError::io("running the load"))?;
     let used = cpu_us(proxy.pid).saturating_sub(before);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let result: LoadResult =
-        serde_json::from_str(&said).map_err(|_| ProxyError::Child { child: "load", said: said.clone() })?;
+    let result: LoadResult = serde_json::from_str(&said)
+        .map_err(|_: serde_json::Error| ProxyError::Child { child: "load", said: said.clone() })?;
     let requests = result.requests.max(1) as f64;
     let requests_per_s = result.requests as f64 / result.seconds;
     Ok(Figures {

@@ -5,6 +5,7 @@
 use super::ProxyError;
 use super::Scratch;
 use super::children::{Proxy, Running};
+use crate::rival::Rival;
 use leapbox_errors::chain;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -38,11 +39,11 @@ pub(super) async fn start(
     scratch: &Scratch,
     application: SocketAddr,
     gateway: &Proxy,
-) -> Result<Result<(Proxy, String), String>, ProxyError> {
+) -> Result<Rival<Proxy>, ProxyError> {
     let version = match Command::new("nginx").arg("-v").output() {
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Err("nginx is not installed: nothing to compare with".to_owned()));
+            return Ok(Rival::Missing("nginx is not installed: nothing to compare with".to_owned()));
         }
         Err(error) => return Err(ProxyError::io("asking nginx for its version")(error)),
     };
@@ -64,11 +65,11 @@ pub(super) async fn start(
     let mut master = Master(child);
     if let Some(why) = wait(&mut master, address).await {
         let log = std::fs::read_to_string(folder.join("error.log")).unwrap_or_default();
-        return Ok(Err(format!("{version} did not start: {why}: {}", log.trim())));
+        return Ok(Rival::Missing(format!("{version} did not start: {why}: {}", log.trim())));
     }
     let pid = master.0.id();
     let (host, key) = (gateway.host.clone(), gateway.key.clone());
-    Ok(Ok((Proxy { address, host, key, pid, _running: Running::Nginx { _master: master } }, version)))
+    Ok(Rival::Running(Proxy { address, host, key, pid, _running: Running::Nginx { _master: master } }, version))
 }
 
 /// Why nginx does not listen; nothing once it does.

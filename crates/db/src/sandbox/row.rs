@@ -1,164 +1,228 @@
-//! A sandbox's row: its columns, and how they are written.
+//! A sandbox's row, and the way between it and [`Sandbox`]. A row that is no sandbox (a paused one without a checkpoint)
+//! is an error when it is read: nothing is done about a sandbox that is not understood.
 
+use super::status::{Live, Origin, Sandbox, Sealed, Spec, Status, Stored, StoredDisk, StoredMemory, VmRecord};
 use crate::DbError;
-use crate::row::{Columns, bigint};
+use crate::row::{Column, row};
 use leapbox_api_types::sandbox::SandboxState;
-use leapbox_ids::{OrganisationId, SandboxId, TemplateId};
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
-use std::fmt;
+use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, TemplateId};
+use leapbox_vmm::Shape;
+use std::sync::Arc;
 
-/// Every column, in the order in which [`SandboxRow::bind`] binds them.
-pub(super) const COLUMNS: &str = "id, organisation, template, pod_id, vcpu, memory_mib, disk_mib, timeout_s, auto_pause, state, state_reason, \
-     created_at_ms, launched_at_ms, state_changed_at_ms, timeout_at_ms, machine, checkpoint, base, image, environment, \
-     network_policy, network_secrets, egress_ca";
+impl Column for Sealed {
+    type Stored = String;
 
-pub(super) const INSERT: &str =
-    "INSERT INTO sandbox (id, organisation, template, pod_id, vcpu, memory_mib, disk_mib, timeout_s, auto_pause, state,
-        state_reason, created_at_ms, launched_at_ms, state_changed_at_ms, timeout_at_ms, machine, checkpoint, base,
-        image, environment, network_policy, network_secrets, egress_ca)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
+    fn from_stored(stored: &String) -> Option<Self> {
+        Some(Self(stored.clone()))
+    }
 
-pub(super) const UPDATE: &str =
-    "UPDATE sandbox SET organisation = $2, template = $3, pod_id = $4, vcpu = $5, memory_mib = $6,
-        disk_mib = $7, timeout_s = $8, auto_pause = $9, state = $10, state_reason = $11, created_at_ms = $12,
-        launched_at_ms = $13, state_changed_at_ms = $14, timeout_at_ms = $15, machine = $16, checkpoint = $17,
-        base = $18, image = $19, environment = $20,
-        network_policy = $21, network_secrets = $22, egress_ca = $23
-     WHERE id = $1";
-
-/// One sandbox. Times are Unix ms.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SandboxRow {
-    /// Its id.
-    pub id: SandboxId,
-    /// Whose it is.
-    pub organisation: OrganisationId,
-    /// What it was made from.
-    pub template: TemplateId,
-    /// The runner that has it.
-    pub pod_id: String,
-    /// Virtual CPUs.
-    pub vcpu: u8,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-    /// Writable disk in MiB.
-    pub disk_mib: u64,
-    /// Life time in seconds.
-    pub timeout_s: u64,
-    /// Whether the timeout pauses it instead of deleting it.
-    pub auto_pause: bool,
-    /// Where it stands.
-    pub state: SandboxState,
-    /// Why it stands there, when nobody asked for it.
-    pub state_reason: Option<String>,
-    /// When it was asked for.
-    pub created_at_ms: i64,
-    /// When its VM was launched.
-    pub launched_at_ms: Option<i64>,
-    /// When `state` last changed.
-    pub state_changed_at_ms: i64,
-    /// When it times out.
-    pub timeout_at_ms: Option<i64>,
-    /// The lifecycle's record of the living VM, as JSON.
-    pub machine: Option<String>,
-    /// The archive with its stored state, while it has no VM.
-    pub checkpoint: Option<String>,
-    /// The warm snapshot that its living VM, or its checkpoint, differs from: an archive's id.
-    pub base: Option<String>,
-    /// Digest of the guest image under `base`, without a name for the hash before it.
-    pub image: Option<String>,
-    /// Its environment variables, sealed with the server's key. Not in the debug output.
-    pub environment: Option<String>,
-    /// What it may reach, as the API shows it (JSON); `None` is every public address.
-    pub network_policy: Option<String>,
-    /// The whole policy, sealed, if it has secrets. Not in the debug output.
-    pub network_secrets: Option<String>,
-    /// Certificate and key of its own authority, sealed, if its policy has transforms. Not in the debug output.
-    pub egress_ca: Option<String>,
+    fn to_stored(&self) -> String {
+        self.0.clone()
+    }
 }
 
-impl fmt::Debug for SandboxRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SandboxRow")
-            .field("id", &self.id)
-            .field("organisation", &self.organisation)
-            .field("template", &self.template)
-            .field("pod_id", &self.pod_id)
-            .field("vcpu", &self.vcpu)
-            .field("memory_mib", &self.memory_mib)
-            .field("disk_mib", &self.disk_mib)
-            .field("timeout_s", &self.timeout_s)
-            .field("auto_pause", &self.auto_pause)
-            .field("state", &self.state)
-            .field("state_reason", &self.state_reason)
-            .field("created_at_ms", &self.created_at_ms)
-            .field("launched_at_ms", &self.launched_at_ms)
-            .field("state_changed_at_ms", &self.state_changed_at_ms)
-            .field("timeout_at_ms", &self.timeout_at_ms)
-            .field("machine", &self.machine)
-            .field("checkpoint", &self.checkpoint)
-            .field("base", &self.base)
-            .field("image", &self.image)
-            .field("network_policy", &self.network_policy)
-            .finish_non_exhaustive()
+/// As JSON.
+impl Column for VmRecord {
+    type Stored = String;
+
+    fn from_stored(stored: &String) -> Option<Self> {
+        serde_json::from_str(stored).ok()
+    }
+
+    fn to_stored(&self) -> String {
+        serde_json::to_string(self).expect("a structure of texts and numbers is JSON")
+    }
+}
+
+row! {
+    /// One row of the table.
+    pub(super) struct SandboxRow of "sandbox" {
+        id: SandboxId,
+        organisation: OrganisationId,
+        template: TemplateId,
+        pod_id: String,
+        vcpu: u8,
+        memory_mib: u32,
+        disk_mib: u64,
+        timeout_s: u64,
+        auto_pause: bool,
+        state: SandboxState,
+        state_reason: Option<String>,
+        created_at_ms: i64,
+        launched_at_ms: Option<i64>,
+        state_changed_at_ms: i64,
+        timeout_at_ms: Option<i64>,
+        machine: Option<VmRecord>,
+        checkpoint: Option<CheckpointId>,
+        base: Option<BaseId>,
+        image: Option<ImageDigest>,
+        environment: Option<Sealed>,
+        network_policy: Option<String>,
+        network_secrets: Option<Sealed>,
+        egress_ca: Option<Sealed>,
+    }
+}
+
+/// The columns that depend on the state.
+#[derive(Default)]
+struct StatusColumns {
+    timeout_at_ms: Option<i64>,
+    machine: Option<VmRecord>,
+    checkpoint: Option<CheckpointId>,
+    base: Option<BaseId>,
+    image: Option<ImageDigest>,
+}
+
+impl From<&Status> for StatusColumns {
+    fn from(status: &Status) -> Self {
+        match status {
+            Status::Creating(None) | Status::Deleting(None) | Status::Deleted => Self::default(),
+            Status::Creating(Some(origin)) => origin.into(),
+            Status::Running(live) | Status::Snapshotting(live) | Status::Stopping(live) => Self {
+                timeout_at_ms: Some(live.timeout_at_ms),
+                machine: Some(live.vm.clone()),
+                ..Self::from(&live.origin)
+            },
+            Status::Paused(stored) | Status::Unpausing(stored) => stored.into(),
+            Status::Starting(stored) | Status::Stopped(stored) => stored.into(),
+            Status::Deleting(Some(Stored::Memory(stored))) => stored.into(),
+            Status::Deleting(Some(Stored::Disk(stored))) => stored.into(),
+        }
+    }
+}
+
+impl From<&Origin> for StatusColumns {
+    fn from(origin: &Origin) -> Self {
+        Self { base: Some(origin.base.clone()), image: Some(origin.image.clone()), ..Self::default() }
+    }
+}
+
+impl From<&StoredMemory> for StatusColumns {
+    fn from(stored: &StoredMemory) -> Self {
+        Self { checkpoint: Some(stored.checkpoint.clone()), ..Self::from(&stored.origin) }
+    }
+}
+
+impl From<&StoredDisk> for StatusColumns {
+    fn from(stored: &StoredDisk) -> Self {
+        Self { checkpoint: Some(stored.checkpoint.clone()), image: Some(stored.image.clone()), ..Self::default() }
+    }
+}
+
+impl From<&Sandbox> for SandboxRow {
+    fn from(sandbox: &Sandbox) -> Self {
+        let (spec, columns) = (&sandbox.spec, StatusColumns::from(&sandbox.status));
+        // What is secret ends with the sandbox.
+        let kept = |sealed: &Option<Sealed>| sealed.clone().filter(|_| sandbox.status != Status::Deleted);
+        Self {
+            id: spec.id.clone(),
+            organisation: spec.organisation.clone(),
+            template: spec.template.clone(),
+            pod_id: spec.pod_id.clone(),
+            vcpu: spec.shape.vcpus,
+            memory_mib: spec.shape.memory_mib,
+            disk_mib: spec.disk_mib,
+            timeout_s: spec.timeout_s,
+            auto_pause: spec.auto_pause,
+            state: sandbox.state(),
+            state_reason: sandbox.reason.clone(),
+            created_at_ms: spec.created_at_ms,
+            launched_at_ms: sandbox.launched_at_ms,
+            state_changed_at_ms: sandbox.since_ms,
+            timeout_at_ms: columns.timeout_at_ms,
+            machine: columns.machine,
+            checkpoint: columns.checkpoint,
+            base: columns.base,
+            image: columns.image,
+            environment: kept(&spec.environment),
+            network_policy: spec.network_policy.clone(),
+            network_secrets: kept(&spec.network_secrets),
+            egress_ca: kept(&spec.egress_ca),
+        }
+    }
+}
+
+impl TryFrom<SandboxRow> for Sandbox {
+    type Error = DbError;
+
+    fn try_from(mut row: SandboxRow) -> Result<Self, DbError> {
+        let status = row.take_status()?;
+        let spec = Spec {
+            id: row.id,
+            organisation: row.organisation,
+            template: row.template,
+            pod_id: row.pod_id,
+            shape: Shape { vcpus: row.vcpu, memory_mib: row.memory_mib },
+            disk_mib: row.disk_mib,
+            timeout_s: row.timeout_s,
+            auto_pause: row.auto_pause,
+            created_at_ms: row.created_at_ms,
+            environment: row.environment,
+            network_policy: row.network_policy,
+            network_secrets: row.network_secrets,
+            egress_ca: row.egress_ca,
+        };
+        Ok(Self {
+            spec: Arc::new(spec),
+            status,
+            since_ms: row.state_changed_at_ms,
+            launched_at_ms: row.launched_at_ms,
+            reason: row.state_reason,
+        })
     }
 }
 
 impl SandboxRow {
-    pub(super) fn read(row: &SqliteRow) -> Result<Self, DbError> {
-        let columns = Columns::new("sandbox", row);
-        Ok(Self {
-            id: columns.parsed("id")?,
-            organisation: columns.parsed("organisation")?,
-            template: columns.parsed("template")?,
-            pod_id: columns.get("pod_id")?,
-            vcpu: columns.number("vcpu")?,
-            memory_mib: columns.number("memory_mib")?,
-            disk_mib: columns.number("disk_mib")?,
-            timeout_s: columns.number("timeout_s")?,
-            auto_pause: columns.get("auto_pause")?,
-            state: columns.parsed("state")?,
-            state_reason: columns.get("state_reason")?,
-            created_at_ms: columns.get("created_at_ms")?,
-            launched_at_ms: columns.get("launched_at_ms")?,
-            state_changed_at_ms: columns.get("state_changed_at_ms")?,
-            timeout_at_ms: columns.get("timeout_at_ms")?,
-            machine: columns.get("machine")?,
-            checkpoint: columns.get("checkpoint")?,
-            base: columns.get("base")?,
-            image: columns.get("image")?,
-            environment: columns.get("environment")?,
-            network_policy: columns.get("network_policy")?,
-            network_secrets: columns.get("network_secrets")?,
-            egress_ca: columns.get("egress_ca")?,
+    fn take_status(&mut self) -> Result<Status, DbError> {
+        Ok(match self.state {
+            SandboxState::Starting => match self.checkpoint {
+                Some(_) => Status::Starting(self.take_disk()?),
+                None => Status::Creating(self.origin()),
+            },
+            SandboxState::Running => Status::Running(self.take_live()?),
+            SandboxState::Snapshotting => Status::Snapshotting(self.take_live()?),
+            SandboxState::Stopping => Status::Stopping(self.take_live()?),
+            SandboxState::Paused => Status::Paused(self.take_memory()?),
+            SandboxState::Unpausing => Status::Unpausing(self.take_memory()?),
+            SandboxState::Stopped => Status::Stopped(self.take_disk()?),
+            SandboxState::Deleting => Status::Deleting(self.take_stored()?),
+            SandboxState::Deleted => Status::Deleted,
         })
     }
 
-    pub(super) fn bind<'q>(&'q self, sql: &'q str) -> Query<'q, Sqlite, SqliteArguments<'q>> {
-        sqlx::query(sql)
-            .bind(self.id.as_str())
-            .bind(self.organisation.as_str())
-            .bind(self.template.as_str())
-            .bind(&self.pod_id)
-            .bind(i64::from(self.vcpu))
-            .bind(i64::from(self.memory_mib))
-            .bind(bigint(self.disk_mib))
-            .bind(bigint(self.timeout_s))
-            .bind(self.auto_pause)
-            .bind(self.state.as_str())
-            .bind(&self.state_reason)
-            .bind(self.created_at_ms)
-            .bind(self.launched_at_ms)
-            .bind(self.state_changed_at_ms)
-            .bind(self.timeout_at_ms)
-            .bind(&self.machine)
-            .bind(&self.checkpoint)
-            .bind(&self.base)
-            .bind(&self.image)
-            .bind(&self.environment)
-            .bind(&self.network_policy)
-            .bind(&self.network_secrets)
-            .bind(&self.egress_ca)
+    fn take_live(&mut self) -> Result<Live, DbError> {
+        let vm = self.machine.take().ok_or_else(|| self.lacks("machine"))?;
+        let origin = self.origin().ok_or_else(|| self.lacks("base or image"))?;
+        let timeout_at_ms = self.timeout_at_ms.ok_or_else(|| self.lacks("timeout_at_ms"))?;
+        Ok(Live { vm, origin, timeout_at_ms })
+    }
+
+    fn take_memory(&mut self) -> Result<StoredMemory, DbError> {
+        let checkpoint = self.checkpoint.take().ok_or_else(|| self.lacks("checkpoint"))?;
+        let origin = self.origin().ok_or_else(|| self.lacks("base or image"))?;
+        Ok(StoredMemory { checkpoint, origin })
+    }
+
+    /// Earlier servers kept the base of a stopped sandbox's last VM in its row, too.
+    fn take_disk(&mut self) -> Result<StoredDisk, DbError> {
+        let checkpoint = self.checkpoint.take().ok_or_else(|| self.lacks("checkpoint"))?;
+        let image = self.image.clone().ok_or_else(|| self.lacks("image"))?;
+        Ok(StoredDisk { checkpoint, image })
+    }
+
+    fn take_stored(&mut self) -> Result<Option<Stored>, DbError> {
+        match (&self.checkpoint, &self.base) {
+            (None, _) => Ok(None),
+            (Some(_), Some(_)) => self.take_memory().map(|stored| Some(Stored::Memory(stored))),
+            (Some(_), None) => self.take_disk().map(|stored| Some(Stored::Disk(stored))),
+        }
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin { base: self.base.clone()?, image: self.image.clone()? })
+    }
+
+    fn lacks(&self, column: &'static str) -> DbError {
+        DbError::Impossible { id: self.id.clone(), state: self.state, column }
     }
 }

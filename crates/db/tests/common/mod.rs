@@ -2,10 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use leapbox_api_types::sandbox::SandboxState;
-use leapbox_db::{Db, OrganisationRow, SandboxRow, SnapshotRow, TemplateRow};
-use leapbox_ids::{CheckpointId, OrganisationId, SandboxId, SnapshotId, TemplateId};
+use leapbox_db::{
+    Db, Live, OrganisationRow, Origin, Sandbox, SnapshotRow, Spec, Status, Stored, StoredDisk, StoredMemory,
+    TemplateRow, VmRecord,
+};
+use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, SnapshotId, TemplateId};
+use leapbox_vmm::{MachineRecord, Shape};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub struct Fixture {
     pub db: Db,
@@ -39,27 +43,27 @@ impl Fixture {
     }
 }
 
-pub fn sandbox(organisation: &OrganisationId, template: &TemplateId) -> SandboxRow {
-    SandboxRow {
+pub fn sandbox(organisation: &OrganisationId, template: &TemplateId) -> Sandbox {
+    Sandbox {
+        spec: Arc::new(spec(organisation, template)),
+        status: Status::Creating(None),
+        since_ms: 1000,
+        launched_at_ms: None,
+        reason: None,
+    }
+}
+
+pub fn spec(organisation: &OrganisationId, template: &TemplateId) -> Spec {
+    Spec {
         id: SandboxId::generate(),
         organisation: organisation.clone(),
         template: template.clone(),
         pod_id: "runner-1".to_owned(),
-        vcpu: 2,
-        memory_mib: 1024,
+        shape: Shape { vcpus: 2, memory_mib: 1024 },
         disk_mib: 10240,
         timeout_s: 300,
         auto_pause: false,
-        state: SandboxState::Starting,
-        state_reason: None,
         created_at_ms: 1000,
-        launched_at_ms: None,
-        state_changed_at_ms: 1000,
-        timeout_at_ms: None,
-        machine: None,
-        checkpoint: None,
-        base: None,
-        image: None,
         environment: None,
         network_policy: None,
         network_secrets: None,
@@ -67,7 +71,54 @@ pub fn sandbox(organisation: &OrganisationId, template: &TemplateId) -> SandboxR
     }
 }
 
+/// A base and its image, both of this digest.
+pub fn origin(byte: u8) -> Origin {
+    Origin { base: BaseId::from([byte; 32]), image: ImageDigest::from([byte; 32]) }
+}
+
+pub fn live(origin: Origin) -> Live {
+    let machine = MachineRecord {
+        driver: "qemu".to_owned(),
+        pid: 7,
+        start_ticks: 8,
+        host_boot_id: "boot".to_owned(),
+        shape: Shape { vcpus: 2, memory_mib: 1024 },
+        name: "vm-1".to_owned(),
+        uid: 9,
+        dir: "/machines/vm-1".into(),
+    };
+    Live { vm: VmRecord { machine, slot: 3 }, origin, timeout_at_ms: 5000 }
+}
+
+pub fn memory(origin: Origin) -> StoredMemory {
+    StoredMemory { checkpoint: CheckpointId::generate(), origin }
+}
+
+pub fn disk(origin: Origin) -> StoredDisk {
+    StoredDisk { checkpoint: CheckpointId::generate(), image: origin.image }
+}
+
+/// Every state, with all that can be in it.
+pub fn every_status() -> Vec<Status> {
+    vec![
+        Status::Creating(None),
+        Status::Creating(Some(origin(1))),
+        Status::Starting(disk(origin(1))),
+        Status::Running(live(origin(1))),
+        Status::Snapshotting(live(origin(1))),
+        Status::Paused(memory(origin(1))),
+        Status::Unpausing(memory(origin(1))),
+        Status::Stopping(live(origin(1))),
+        Status::Stopped(disk(origin(1))),
+        Status::Deleting(None),
+        Status::Deleting(Some(Stored::Memory(memory(origin(1))))),
+        Status::Deleting(Some(Stored::Disk(disk(origin(1))))),
+        Status::Deleted,
+    ]
+}
+
 pub fn snapshot(organisation: &OrganisationId, template: &TemplateId, name: &str) -> SnapshotRow {
+    let Origin { base, image } = origin(10);
     SnapshotRow {
         id: SnapshotId::generate(),
         organisation: organisation.clone(),
@@ -76,9 +127,9 @@ pub fn snapshot(organisation: &OrganisationId, template: &TemplateId, name: &str
         vcpu: 2,
         memory_mib: 1024,
         disk_mib: 10240,
-        checkpoint: CheckpointId::generate().to_string(),
-        base: "base-1a".to_owned(),
-        image: "2b".to_owned(),
+        checkpoint: CheckpointId::generate(),
+        base,
+        image,
         environment: None,
         network_policy: None,
         network_secrets: None,

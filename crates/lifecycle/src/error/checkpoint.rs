@@ -1,8 +1,9 @@
 //! Why a sandbox could not be stored, or what is stored of it cannot be used.
 
-use super::{FULL_RETRY_S, LaunchError, LifecycleError, chain};
+use super::{FULL_RETRY_S, LaunchError, LifecycleError};
 use leapbox_api_types::ApiError;
 use leapbox_bases::BaseError;
+use leapbox_errors::chain;
 use leapbox_storage::{ArchiveError, StorageError, StoreError};
 use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
@@ -22,7 +23,7 @@ pub enum CheckpointError {
     },
     /// The host has no room for it.
     #[error("the host has no room to store the sandbox; free some space, or delete sandboxes and snapshots")]
-    NoRoom(#[source] Option<StoreError>),
+    NoRoom(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is nothing to store any more.
     #[error("its disk is lost")]
     DiskLost,
@@ -75,8 +76,7 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// What a client reads about it.
     pub(super) fn answer(&self, message: String) -> ApiError {
-        let error = chain(self);
-        tracing::warn!(event = "checkpoint_unusable", %error, "a checkpoint could not be written or used");
+        tracing::warn!(event = "checkpoint_unusable", error = %chain(self), "a checkpoint could not be written or used");
         match self {
             CheckpointError::NoRoom(_) => ApiError::InsufficientStorage(message),
             CheckpointError::Store(_) | CheckpointError::Late { .. } => {
@@ -107,7 +107,12 @@ impl CheckpointError {
 
     /// Of what could not be written.
     pub(crate) fn of_writing(error: StoreError) -> Self {
-        if is_no_space(&error) { Self::NoRoom(Some(error)) } else { Self::Write(error) }
+        if is_no_space(&error) { Self::NoRoom(Box::new(error)) } else { Self::Write(error) }
+    }
+
+    /// Of disk space that is not there for what is to be written.
+    pub(crate) fn of_full_disk(error: LifecycleError) -> Self {
+        Self::NoRoom(Box::new(error))
     }
 
     /// Of a launch that reads what is stored while it runs: damage found then is told as such.

@@ -1,10 +1,12 @@
 //! How much this host takes: a sandbox is admitted or refused before anything is made for it.
 
 use crate::error::LifecycleError;
+use leapbox_errors::chain;
 use leapbox_storage::free_mib;
 use leapbox_vmm::Shape;
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Memory of the host that must stay available, in MiB: an out-of-memory host kills what it likes.
 const AVAILABLE_RESERVE_MIB: u64 = 512;
@@ -54,7 +56,7 @@ pub(crate) struct Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).writing_mib -= self.mib;
+        self.taken.lock().writing_mib -= self.mib;
     }
 }
 
@@ -72,7 +74,7 @@ impl Capacity {
             )));
         }
         drop(self.reserve_disk(0)?);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         let memory_mib = u64::from(shape.memory_mib);
         if taken.machines >= self.limits.sandboxes {
             return Err(full(format!("all {} sandboxes it may run exist", self.limits.sandboxes)));
@@ -87,7 +89,7 @@ impl Capacity {
     /// Room for `mib` that are about to be written to the disk: what running sandboxes still have to write comes first,
     /// and what others are writing.
     pub fn reserve_disk(&self, mib: u64) -> Result<Room, LifecycleError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         match free_mib(&self.disk_dir) {
             Ok(free) if free < DISK_RESERVE_MIB + taken.writing_mib + mib => {
                 let missing =
@@ -95,7 +97,7 @@ impl Capacity {
                 return Err(LifecycleError::HostFull { missing });
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the free disk space is not known"),
+            Err(error) => tracing::warn!(error = %chain(&error), "the free disk space is not known"),
         }
         taken.writing_mib += mib;
         Ok(Room { taken: Arc::clone(&self.taken), mib })
@@ -103,13 +105,13 @@ impl Capacity {
 
     /// Whether a machine would find enough promised memory if `freed_mib` more were given back.
     pub fn would_fit(&self, shape: Shape, freed_mib: u64) -> bool {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.taken.lock();
         taken.memory_mib.saturating_sub(freed_mib) + u64::from(shape.memory_mib) <= self.limits.memory_mib
     }
 
     /// A share for a machine that lives already, whatever the limits are by now.
     pub fn adopt(&self, shape: Shape) -> Permit {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         self.take(&mut taken, u64::from(shape.memory_mib))
     }
 
@@ -122,7 +124,7 @@ impl Capacity {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         taken.machines -= 1;
         taken.memory_mib -= self.memory_mib;
     }

@@ -9,13 +9,15 @@
 
 use super::host::Host;
 use crate::catalog::Template;
-use crate::error::{CheckpointError, chain};
-use leapbox_bases::Base;
-use leapbox_db::SandboxRow;
-use leapbox_ids::{ArchiveId, BaseId, ImageDigest};
+use crate::error::CheckpointError;
+use leapbox_bases::{Base, BaseError};
+use leapbox_errors::chain;
+use leapbox_ids::{ArchiveId, BaseId, ImageDigest, TemplateId};
 use leapbox_storage::{ArchiveWriter, StoreError};
+use leapbox_templates::ArtifactError;
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -31,37 +33,33 @@ pub(super) struct Exports {
 }
 
 impl Exports {
-    /// Notes what is to be exported, of these ids of archives.
-    pub fn want(&self, ids: impl Iterator<Item = ArchiveId>) {
-        self.lock().extend(ids.filter(|id| !matches!(id, ArchiveId::Checkpoint(_))));
+    /// Notes what is to be exported of these archives: a checkpoint is in an archive from the beginning.
+    pub fn want(&self, ids: impl IntoIterator<Item = ArchiveId>) {
+        self.wanted.lock().extend(ids.into_iter().filter(|id| !matches!(id, ArchiveId::Checkpoint(_))));
         self.added.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<ArchiveId>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Host {
     /// Puts into archives what is wanted, one after the other, until `stop`; uploading is the archives' business.
     pub(super) async fn keep_exported(&self, stop: &CancellationToken) {
-        if !self.archives.has_remote() {
+        if !self.storing.archives.has_remote() {
             return;
         }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.exports.added.notified() => {}
-                () = tokio::time::sleep(EXPORT_AGAIN), if !self.exports.lock().is_empty() => {}
+                () = self.storing.exports.added.notified() => {}
+                () = tokio::time::sleep(EXPORT_AGAIN), if !self.storing.exports.wanted.lock().is_empty() => {}
             }
             loop {
-                let next = self.exports.lock().pop_first();
+                let next = self.storing.exports.wanted.lock().pop_first();
                 let Some(id) = next else { break };
                 tokio::select! {
                     () = stop.cancelled() => return,
                     exported = self.export(&id) => if exported.is_err() {
-                        tracing::warn!(id = id.to_string(), "the object store does not answer: bases and images wait");
-                        self.exports.lock().insert(id);
+                        tracing::warn!(%id, "the object store does not answer: bases and images wait");
+                        self.storing.exports.wanted.lock().insert(id);
                         break;
                     },
                 }
@@ -71,58 +69,74 @@ impl Host {
 
     /// An error if the object store cannot be asked.
     async fn export(&self, id: &ArchiveId) -> Result<(), StoreError> {
-        if self.archives.hold(id).await?.is_none()
+        if self.storing.archives.hold(id).await?.is_none()
             && let Err(error) = self.export_one(id).await
         {
             // The next garbage collection wants it again.
-            tracing::warn!(id = id.to_string(), error, "a base or image could not be put into an archive");
+            tracing::warn!(%id, error = %chain(&error), "a base or image could not be put into an archive");
         }
         Ok(())
     }
 
-    async fn export_one(&self, id: &ArchiveId) -> Result<(), String> {
-        let writer = || self.begin(id);
-        if let ArchiveId::Image(digest) = id {
-            let artifacts = self.catalog.artifacts().ok_or("no artifacts")?;
-            let writer = writer().await.map_err(|error| chain(&error))?;
-            return artifacts.export_image(digest, writer).await.map(drop).map_err(|error| chain(&error));
+    /// Nothing keeps the archive from being collected but what names it, which is why it was wanted.
+    async fn export_one(&self, id: &ArchiveId) -> Result<(), ExportError> {
+        match id {
+            // It is in its archive.
+            ArchiveId::Checkpoint(_) => {}
+            ArchiveId::Image(digest) => {
+                let artifacts = self.catalog.artifacts().ok_or(ExportError::NotHere)?;
+                drop(artifacts.export_image(digest, self.begin(id).await?).await?);
+            }
+            ArchiveId::Base(base) => {
+                let base = self.launcher.bases.by_id(base).await?.ok_or(ExportError::NotHere)?;
+                drop(self.launcher.bases.export_base(&base, self.begin(id).await?).await?);
+            }
         }
-        let ArchiveId::Base(base) = id else { return Ok(()) };
-        let base = self.launcher.warm.by_id(base).await.map_err(|error| chain(&error))?;
-        let base = base.ok_or("it is not here")?;
-        let writer = writer().await.map_err(|error| chain(&error))?;
-        self.launcher.warm.export_base(&base, writer).await.map(drop).map_err(|error| chain(&error))
+        Ok(())
     }
 
     async fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
-        let (archives, id) = (self.archives.clone(), id.clone());
+        let (archives, id) = (self.storing.archives.clone(), id.clone());
         tokio::task::spawn_blocking(move || archives.begin(&id)).await.map_err(StoreError::Task)?
     }
 
     /// The base of an archive, made one of this host's.
     pub(super) async fn fetch_base(&self, id: &BaseId) -> Result<Arc<Base>, CheckpointError> {
-        let archive = self.archives.get(&ArchiveId::from(id)).await.map_err(|error| match error {
+        let archive = self.storing.archives.get(&id.into()).await.map_err(|error| match error {
             StoreError::NotFound { .. } => CheckpointError::NoBase(None),
             error => CheckpointError::of_store(error),
         })?;
-        self.launcher.warm.import_base(archive).await.map_err(|error| CheckpointError::NoBase(Some(error)))
+        self.launcher.bases.import_base(archive).await.map_err(|error| CheckpointError::NoBase(Some(error)))
     }
 
-    /// The template of `row` with the image it was made from.
+    /// The template with the image `digest`, which it had when a sandbox was made from it.
     pub(super) async fn image_of(
         &self,
-        row: &SandboxRow,
+        id: &TemplateId,
         digest: &ImageDigest,
     ) -> Result<Arc<Template>, CheckpointError> {
-        let missing = match self.catalog.version(&row.template, digest) {
+        let missing = match self.catalog.version(id, digest) {
             Ok(template) => return Ok(template),
             Err(missing) => CheckpointError::NoImage(missing),
         };
-        let Some(artifacts) = self.catalog.artifacts().filter(|_| self.archives.has_remote()) else {
+        let Some(artifacts) = self.catalog.artifacts().filter(|_| self.storing.archives.has_remote()) else {
             return Err(missing);
         };
-        let archive = self.archives.get(&ArchiveId::from(digest)).await.map_err(CheckpointError::of_store)?;
+        let archive = self.storing.archives.get(&digest.into()).await.map_err(CheckpointError::of_store)?;
         let (image, config) = artifacts.import_image(archive).await.map_err(CheckpointError::NoImage)?;
-        Ok(Arc::new(Template { id: row.template.clone(), image, config: Arc::new(config) }))
+        Ok(Arc::new(Template { id: id.clone(), image, config: Arc::new(config) }))
     }
+}
+
+/// Why a base or image is not in an archive.
+#[derive(Debug, thiserror::Error)]
+enum ExportError {
+    #[error("it is not on this host")]
+    NotHere,
+    #[error("its archive could not be begun")]
+    Store(#[from] StoreError),
+    #[error("the image could not be packed")]
+    Image(#[from] ArtifactError),
+    #[error("the base could not be packed")]
+    Base(#[from] BaseError),
 }

@@ -7,15 +7,15 @@
 //! disk     all data of the disk
 //! ```
 
-use super::Unnamed;
+use super::CheckpointPin;
 use super::launch::Disk;
 use super::vm::Vm;
 use crate::clock::now_ms;
-use crate::create::shape_of;
 use crate::error::CheckpointError;
-use leapbox_db::SandboxRow;
-use leapbox_ids::{ArchiveId, OrganisationId, SandboxId, TemplateId};
-use leapbox_storage::{Archive, ArchiveError, ArchiveStore, ArchiveWriter, Runs, StorageError, StoreError, disk_runs};
+use leapbox_db::{Live, Origin, Spec, Stored};
+use leapbox_errors::FileError;
+use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, TemplateId};
+use leapbox_storage::{Archive, ArchiveError, ArchiveStore, ArchiveWriter, Runs, disk_runs};
 use leapbox_vmm::{DiffSnapshot, Shape};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -36,8 +36,8 @@ pub(super) struct Header {
     template: TemplateId,
     shape: Shape,
     /// Whose difference the memory is; none if there is no memory.
-    pub base: Option<String>,
-    pub image: String,
+    pub base: Option<BaseId>,
+    pub image: ImageDigest,
     /// What VMM, kernel and CPU have to be; none if there is no memory.
     pub compatibility_key: Option<String>,
     driver: String,
@@ -45,60 +45,62 @@ pub(super) struct Header {
 }
 
 impl Header {
-    fn of(row: &SandboxRow, driver: &str) -> Self {
+    fn of_disk(spec: &Spec, image: &ImageDigest, driver: String) -> Self {
         Self {
-            sandbox: row.id.clone(),
-            organisation: row.organisation.clone(),
-            template: row.template.clone(),
-            shape: shape_of(row),
+            sandbox: spec.id.clone(),
+            organisation: spec.organisation.clone(),
+            template: spec.template.clone(),
+            shape: spec.shape,
             base: None,
-            image: row.image.clone().unwrap_or_default(),
+            image: image.clone(),
             compatibility_key: None,
-            driver: driver.to_owned(),
+            driver,
             taken_at_ms: now_ms(),
         }
     }
 
-    /// An error unless this is what the row says it is.
-    fn check(&self, row: &SandboxRow) -> Result<(), CheckpointError> {
+    fn of_memory(spec: &Spec, origin: &Origin, compatibility_key: String, driver: String) -> Self {
+        Self {
+            base: Some(origin.base.clone()),
+            compatibility_key: Some(compatibility_key),
+            ..Self::of_disk(spec, &origin.image, driver)
+        }
+    }
+
+    /// An error unless this is what the database says is stored.
+    fn check(&self, spec: &Spec, stored: &Stored) -> Result<(), CheckpointError> {
         let differs = |what| Err(CheckpointError::Mismatch { what });
-        if self.organisation != row.organisation {
+        if self.organisation != spec.organisation {
             return differs("organisation");
         }
-        if self.template != row.template {
+        if self.template != spec.template {
             return differs("template");
         }
-        if self.shape != shape_of(row) {
+        if self.shape != spec.shape {
             return differs("size");
         }
-        if Some(&self.image) != row.image.as_ref() {
+        if self.image != *stored.image() {
             return differs("image");
         }
-        if self.base.is_some() && self.base != row.base {
+        if self.base.as_ref() != stored.base() {
             return differs("base");
         }
         Ok(())
     }
 }
 
-/// The id of a checkpoint's archive.
-pub(super) fn archive_id(checkpoint: &str) -> Result<ArchiveId, StoreError> {
-    checkpoint.parse().map_err(|_| ArchiveError::Name { name: checkpoint.to_owned() }.into())
-}
-
 /// Stores a suspended machine whole.
 pub(super) async fn store(
     archives: &ArchiveStore,
     vm: &Vm,
-    row: &SandboxRow,
-    checkpoint: &str,
-) -> Result<Unnamed, CheckpointError> {
+    spec: &Spec,
+    checkpoint: &CheckpointId,
+) -> Result<CheckpointPin, CheckpointError> {
     let base = vm.base.as_ref().ok_or(CheckpointError::Mismatch { what: "base (it is not there any more)" })?;
     let changes = vm.machine.snapshot_diff().await.map_err(CheckpointError::Vmm)?;
-    let mut header = Header::of(row, &vm.machine.record().driver);
-    (header.base, header.image) = (Some(base.id.to_string()), vm.image.clone());
-    header.compatibility_key = Some(base.snapshot.compatibility_key.clone());
-    let writer = archive_id(checkpoint).and_then(|id| archives.begin(&id)).map_err(CheckpointError::of_writing)?;
+    let key = base.snapshot.compatibility_key.clone();
+    let header = Header::of_memory(spec, &vm.origin, key, vm.machine.record().driver);
+    let writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
     let disk = vm.disk.clone();
     write(writer, header, Some(changes), disk).await
 }
@@ -106,13 +108,14 @@ pub(super) async fn store(
 /// Stores a disk alone.
 pub(super) async fn store_disk(
     archives: &ArchiveStore,
-    driver: &str,
-    row: &SandboxRow,
+    spec: &Spec,
+    live: &Live,
     disk: &Path,
-    checkpoint: &str,
-) -> Result<Unnamed, CheckpointError> {
-    let writer = archive_id(checkpoint).and_then(|id| archives.begin(&id)).map_err(CheckpointError::of_writing)?;
-    write(writer, Header::of(row, driver), None, disk.to_path_buf()).await
+    checkpoint: &CheckpointId,
+) -> Result<CheckpointPin, CheckpointError> {
+    let header = Header::of_disk(spec, &live.origin.image, live.vm.machine.driver.clone());
+    let writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
+    write(writer, header, None, disk.to_path_buf()).await
 }
 
 async fn write(
@@ -120,7 +123,7 @@ async fn write(
     header: Header,
     changes: Option<DiffSnapshot>,
     disk: PathBuf,
-) -> Result<Unnamed, CheckpointError> {
+) -> Result<CheckpointPin, CheckpointError> {
     // Given up when this future is dropped: the machine goes on then, and what is read of it is nonsense.
     let given_up = GivenUp::default();
     let flag = Arc::clone(&given_up.0);
@@ -129,9 +132,10 @@ async fn write(
             writer.bytes(STATE, &state).map_err(|error| CheckpointError::of_writing(error.into()))?;
             writer.runs(MEMORY, until(&flag, memory)).map_err(|error| CheckpointError::of_writing(error.into()))?;
         }
-        let opened = File::open(&disk).map_err(|source| StorageError::File { step: "opening", path: disk, source });
+        let opened = File::open(&disk).map_err(FileError::of("opening", &disk));
+        let opened = opened.map_err(|error| CheckpointError::Disk(error.into()))?;
         writer
-            .runs(DISK, until(&flag, disk_runs(opened.map_err(CheckpointError::Disk)?)))
+            .runs(DISK, until(&flag, disk_runs(opened)))
             .map_err(|error| CheckpointError::of_writing(error.into()))?;
         if flag.load(Ordering::Relaxed) {
             // Dropped unsealed, nothing of it stays; nobody hears this.
@@ -139,7 +143,7 @@ async fn write(
         }
         let sealed = writer.seal(&header).map_err(CheckpointError::of_writing)?;
         tracing::debug!(plain = sealed.plain_bytes, stored = sealed.stored_bytes, "stored a checkpoint");
-        Ok(Unnamed(Box::new(sealed.pin)))
+        Ok(CheckpointPin::new(sealed.pin))
     });
     writing.await.map_err(CheckpointError::Interrupted)?
 }
@@ -171,10 +175,10 @@ pub(super) struct Contents {
     pub disk: Disk,
 }
 
-/// What `archive` is of; an error unless that is `row`.
-pub(super) fn header_of(archive: &Archive, row: &SandboxRow) -> Result<Header, CheckpointError> {
+/// What `archive` is of; an error unless that is what is `stored` of the sandbox.
+pub(super) fn header_of(archive: &Archive, spec: &Spec, stored: &Stored) -> Result<Header, CheckpointError> {
     let header: Header = archive.header().map_err(damaged)?;
-    header.check(row)?;
+    header.check(spec, stored)?;
     Ok(header)
 }
 

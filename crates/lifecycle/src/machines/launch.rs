@@ -2,11 +2,13 @@
 
 use super::capacity::Permit;
 use super::cleanup::Cleanup;
-use super::vm::{SlotOf, StoredVm, Vm};
+use super::vm::{SlotOf, Storing, Vm};
 use crate::catalog::Template;
-use crate::error::{LaunchError, chain};
+use crate::error::LaunchError;
 use leapbox_api_types::sandbox::DISK_MIB;
 use leapbox_bases::{Base, Bases, attachment, guest_of};
+use leapbox_db::{Live, Origin};
+use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
 use leapbox_ids::SandboxId;
 use leapbox_network::{Admission, Network, Slot};
@@ -31,16 +33,24 @@ pub(super) enum Disk {
 pub(crate) struct Launcher {
     pub vmm: Arc<dyn Vmm>,
     pub network: Arc<Network>,
-    pub warm: Bases,
+    pub bases: Bases,
+    storing: Arc<Storing>,
     io_limits: IoLimits,
     machines_dir: PathBuf,
     disks_dir: PathBuf,
 }
 
 impl Launcher {
-    pub fn new(vmm: Arc<dyn Vmm>, network: Arc<Network>, warm: Bases, io_limits: IoLimits, state_dir: &Path) -> Self {
+    pub fn new(
+        vmm: Arc<dyn Vmm>,
+        network: Arc<Network>,
+        bases: Bases,
+        storing: Arc<Storing>,
+        io_limits: IoLimits,
+        state_dir: &Path,
+    ) -> Self {
         let (machines_dir, disks_dir) = (state_dir.join("machines"), state_dir.join("disks"));
-        Self { vmm, network, warm, io_limits, machines_dir, disks_dir }
+        Self { vmm, network, bases, storing, io_limits, machines_dir, disks_dir }
     }
 
     /// The folders machines and disks live in.
@@ -72,8 +82,9 @@ impl Launcher {
         let name = machine_name();
         match self.start(&name, template, &base, disk, changes, &mut cleanup).await {
             Ok((machine, guest, slot)) => {
-                let image = template.image.digest.to_string();
-                Ok(Vm { machine, guest, slot, disk: self.disk(&name), base: Some(base), image, cleanup, permit })
+                let origin = Origin { base: base.id.clone(), image: template.image.digest.clone() };
+                let (disk, base, storing) = (self.disk(&name), Some(base), Arc::clone(&self.storing));
+                Ok(Vm { machine, guest, slot, disk, origin, base, storing, cleanup, permit })
             }
             Err(error) => {
                 cleanup.run().await;
@@ -132,17 +143,16 @@ impl Launcher {
     /// Takes over a machine that a former server left running. It may be suspended: its CPUs go on.
     pub async fn adopt(
         &self,
-        stored: StoredVm,
+        live: &Live,
         base: Option<Arc<Base>>,
-        image: String,
         admission: Admission,
         permit: Permit,
     ) -> Result<Vm, LaunchError> {
-        let disk = self.disk(&stored.machine.name);
+        let disk = self.disk(&live.vm.machine.name);
         let mut cleanup = Cleanup::default();
-        let machine: Arc<Machine> = self.vmm.adopt(stored.machine).await.map_err(LaunchError::Vmm)?.into();
+        let machine: Arc<Machine> = self.vmm.adopt(live.vm.machine.clone()).await.map_err(LaunchError::Vmm)?.into();
         let netns = machine.netns().map_err(LaunchError::Vmm)?;
-        let slot = self.network.adopt(stored.slot, netns).await.map_err(LaunchError::Network)?;
+        let slot = self.network.adopt(live.vm.slot, netns).await.map_err(LaunchError::Network)?;
         let (guest, held) = (guest_of(&slot), SlotOf::new(&slot));
         held.gatekeeper.admit_again(admission).await.map_err(LaunchError::Network)?;
         let name = machine.record().name;
@@ -156,7 +166,8 @@ impl Launcher {
         give_back_slot(&mut cleanup, slot);
         give_back_disk(&mut cleanup, disk.clone());
         give_back_machine(&mut cleanup, Arc::clone(&machine));
-        Ok(Vm { machine, guest, slot: held, disk, base, image, cleanup, permit })
+        let (origin, storing) = (live.origin.clone(), Arc::clone(&self.storing));
+        Ok(Vm { machine, guest, slot: held, disk, origin, base, storing, cleanup, permit })
     }
 }
 
@@ -168,7 +179,7 @@ fn give_back_disk(cleanup: &mut Cleanup, disk: PathBuf) {
     cleanup.push(super::vm::DISK, || async move {
         match tokio::fs::remove_file(&disk).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(disk = %disk.display(), %error, "a disk could not be removed");
+                tracing::warn!(disk = %disk.display(), error = %chain(&error), "a disk could not be removed");
             }
             _ => {}
         }
@@ -178,7 +189,7 @@ fn give_back_disk(cleanup: &mut Cleanup, disk: PathBuf) {
 fn give_back_machine(cleanup: &mut Cleanup, machine: Arc<Machine>) {
     cleanup.push("machine", || async move {
         if let Err(error) = machine.destroy().await {
-            tracing::warn!(%error, "a machine could not be removed");
+            tracing::warn!(error = %chain(&error), "a machine could not be removed");
         }
     });
 }

@@ -2,15 +2,14 @@
 //!
 //! ```text
 //! Machines ─┬─ fresh:    pool, else base                     ┐
-//!           ├─ restored: base + changes + disk, of a checkpoint├─► Body: told who it is, then a sandbox's
+//!           ├─ restored: base + changes + disk, of a checkpoint├─► SandboxVm: told who it is, then a sandbox's
 //!           │            (bare base + disk, of a stopped one)  │     └─ suspend ─► store ─► checkpoint
 //!           └─ adopt:    what a former server left running    ┘
 //! ```
 //!
 //! The traits are what the sandboxes' tasks see. The host's machines ([`host`]) are the product; the tests' simulated
-//! ones let every order of events be tried.
+//! ones (`leapbox-simulated`) let every order of events be tried.
 
-mod body;
 mod capacity;
 mod carry;
 mod checkpoint;
@@ -18,37 +17,29 @@ mod cleanup;
 mod host;
 mod launch;
 mod pool;
-#[cfg(test)]
-pub(crate) mod sim;
 mod vm;
 
 pub use capacity::CapacityLimits;
-pub(crate) use host::{Host, HostParts, stored_vm};
+pub(crate) use host::{Host, HostParts};
 pub use pool::PoolLimits;
 
 use crate::catalog::Template;
 use crate::error::{CheckpointError, LaunchError, LifecycleError};
-use crate::sealed::Egress;
 use crate::stats::MachineNumbers;
 use async_trait::async_trait;
-use leapbox_db::{Db, SandboxRow};
+use leapbox_db::{Db, Live, Origin, Spec, Stored, VmRecord};
+use leapbox_egress_policy::Policy;
 use leapbox_guest_client::GuestClient;
-use leapbox_ids::SandboxId;
+use leapbox_ids::{CheckpointId, SandboxId};
+use leapbox_network::Authority;
 use leapbox_vmm::{ExitReason, Shape, VmmError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// What a machine's memory is a difference to, and what it booted: both as a row of the database has them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub base: String,
-    pub image: String,
-}
-
 /// Who a machine is to be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Identity<'a> {
+pub enum Identity<'a> {
     /// A sandbox that has just been made, with its environment.
     New(&'a [(String, String)]),
     /// Another sandbox than the one it was stored as; the environment is in its memory.
@@ -57,32 +48,53 @@ pub(crate) enum Identity<'a> {
     Woken,
 }
 
+/// A sandbox's way out.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    /// Where it may go.
+    pub policy: Arc<Policy>,
+    /// Its own certificate authority, if the policy has transforms.
+    pub authority: Option<Arc<Authority>>,
+}
+
 /// A checkpoint that is stored and that no row names yet. While this lives, it is no garbage.
-pub(crate) struct Unnamed(#[expect(dead_code, reason = "protects until it is dropped")] Box<dyn Send>);
+pub struct CheckpointPin(#[expect(dead_code, reason = "protects until it is dropped")] Box<dyn Send>);
+
+impl CheckpointPin {
+    /// Whatever keeps the checkpoint until it is dropped.
+    pub fn new(guard: impl Send + 'static) -> Self {
+        Self(Box::new(guard))
+    }
+}
 
 /// Makes machines.
 #[async_trait]
-pub(crate) trait Machines: Send + Sync {
+pub trait Machines: Send + Sync {
     /// A machine for a new sandbox.
-    async fn fresh(&self, template: &Arc<Template>, shape: Shape) -> Result<Box<dyn Body>, LifecycleError>;
+    async fn fresh(&self, template: &Arc<Template>, shape: Shape) -> Result<Box<dyn SandboxVm>, LifecycleError>;
 
-    /// The machine that is stored in `checkpoint`, which is of `row`'s organisation, base and image; if only a disk is
-    /// stored, one that has just booted with it.
-    async fn restored(&self, row: &SandboxRow, checkpoint: &str) -> Result<Box<dyn Body>, LifecycleError>;
+    /// The machine that is `stored`, of a sandbox of `spec`'s organisation, template and shape; if only a disk is stored,
+    /// one that has just booted with it.
+    async fn restored(&self, spec: &Spec, stored: &Stored) -> Result<Box<dyn SandboxVm>, LifecycleError>;
 
-    /// Takes over what a former server left running for `row`; it goes out as before. The error says why it is lost.
-    async fn adopt(&self, row: &SandboxRow, egress: &Egress) -> Result<Box<dyn Body>, String>;
+    /// Takes over what a former server left running for the sandbox; it goes out as before.
+    async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError>;
 
-    /// Stores the disk of `row`'s machine as `checkpoint`. Ends what may still run of the machine.
-    async fn salvage(&self, row: &SandboxRow, checkpoint: &str) -> Result<Unnamed, CheckpointError>;
+    /// Stores the disk of a machine as `checkpoint`. Ends what may still run of the machine.
+    async fn store_disk(
+        &self,
+        spec: &Spec,
+        live: &Live,
+        checkpoint: &CheckpointId,
+    ) -> Result<CheckpointPin, CheckpointError>;
 
-    /// Removes the disk of `row`'s machine, which is gone.
-    async fn remove_disk(&self, row: &SandboxRow);
+    /// Removes the disk of a machine that is gone.
+    async fn remove_disk(&self, vm: &VmRecord);
 
     /// Removes a checkpoint that nothing names any more. What cannot be removed now is garbage for later.
-    async fn discard(&self, checkpoint: &str);
+    async fn discard(&self, checkpoint: &CheckpointId);
 
-    /// Removes every machine of this installation but `owned`.
+    /// Removes every machine of this installation but those with the names in `owned`.
     async fn remove_leftovers(&self, owned: &BTreeSet<String>) -> Result<(), VmmError>;
 
     /// Removes every archive and base that no row of the database names and no machine needs.
@@ -98,13 +110,13 @@ pub(crate) trait Machines: Send + Sync {
     fn numbers(&self) -> MachineNumbers;
 }
 
-/// One living machine. Ends by [`Body::destroy`] or [`Body::leave`].
+/// One living machine. Ends by [`SandboxVm::destroy`] or [`SandboxVm::leave`].
 #[async_trait]
-pub(crate) trait Body: Send + Sync {
+pub trait SandboxVm: Send + Sync {
     /// What the database keeps, so that the next server finds it.
-    fn record(&self) -> Result<String, LaunchError>;
+    fn record(&self) -> VmRecord;
 
-    /// What it was made from.
+    /// What it was started from.
     fn origin(&self) -> Origin;
 
     /// The way into its guest.
@@ -118,16 +130,17 @@ pub(crate) trait Body: Send + Sync {
     /// Tells the sandbox it already is that it goes on, after it was suspended for a while.
     async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError>;
 
-    /// Freezes its workload and stops its CPUs.
+    /// Freezes its workload and stops its CPUs. A guest that does not freeze (its root can see to that) is suspended as
+    /// it is: then its workload runs for a moment before its clock is right.
     async fn suspend(&self) -> Result<(), CheckpointError>;
 
-    /// Lets its CPUs go on; the workload waits for [`Body::go_on`].
+    /// Lets its CPUs go on; the workload waits for [`SandboxVm::go_on`].
     async fn resume(&self) -> Result<(), LaunchError>;
 
-    /// Stores memory, devices and disk of the suspended machine, durably, as `checkpoint` of `row`.
-    async fn store(&self, row: &SandboxRow, checkpoint: &str) -> Result<Unnamed, CheckpointError>;
+    /// Stores memory, devices and disk of the suspended machine, durably, as `checkpoint`.
+    async fn store(&self, spec: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError>;
 
-    /// Ends its workload and has everything written to its disk. A guest that does not do it is told in the log.
+    /// Ends its workload and has everything written to its disk. A guest that does not do that is logged.
     async fn shut_down(&self);
 
     /// Waits until it has ended, and tells why.

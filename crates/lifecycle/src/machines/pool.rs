@@ -4,20 +4,22 @@
 //! demand: every create counts, and a count fades by half in a minute; of the default shape one is always kept. A pooled clone holds a share of the host's
 //! capacity like any other and is given up when a create needs that share.
 
-use super::Identity;
 use super::capacity::Capacity;
 use super::launch::{Disk, Launcher};
 use super::vm::Vm;
+use super::{Identity, SandboxVm};
 use crate::catalog::Template;
-use crate::error::{LaunchError, chain};
+use crate::error::LaunchError;
 
 use futures::FutureExt;
 use leapbox_bases::BaseKind;
+use leapbox_errors::chain;
 use leapbox_ids::{SandboxId, TemplateId};
 use leapbox_vmm::Shape;
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -99,21 +101,17 @@ impl Pool {
         }
     }
 
-    fn shelves(&self) -> MutexGuard<'_, HashMap<Key, Shelf>> {
-        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Keeps one clone of this shape ready whatever the demand.
     pub fn keep_one(&self, template: &Arc<Template>, shape: Shape) {
         let now = Instant::now();
-        self.shelves().entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now)).least = 1;
+        self.shelves.lock().entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now)).least = 1;
         self.changed.notify_one();
     }
 
     /// Counts a create.
     pub fn count(&self, template: &Arc<Template>, shape: Shape) {
         let now = Instant::now();
-        let mut shelves = self.shelves();
+        let mut shelves = self.shelves.lock();
         let shelf = shelves.entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now));
         shelf.fade(now);
         shelf.demand += 1.0;
@@ -123,7 +121,7 @@ impl Pool {
 
     /// A ready clone, if there is one.
     pub fn take(&self, template: &Template, shape: Shape) -> Option<Vm> {
-        let mut shelves = self.shelves();
+        let mut shelves = self.shelves.lock();
         let shelf = shelves.get_mut(&(template.id.clone(), shape))?;
         let index = shelf.ready.iter().position(is_alive)?;
         Some(shelf.ready.remove(index))
@@ -140,17 +138,21 @@ impl Pool {
 
     /// Gives up one ready clone, if there is any, so that a create has its share.
     pub fn give_up_one(&self) -> Option<Vm> {
-        self.shelves().values_mut().find_map(|shelf| shelf.ready.pop())
+        self.shelves.lock().values_mut().find_map(|shelf| shelf.ready.pop())
     }
 
     /// Memory promised to the clones ready now, in MiB.
     pub fn promised_mib(&self) -> u64 {
-        self.shelves().iter().map(|((_, shape), shelf)| shelf.ready.len() as u64 * u64::from(shape.memory_mib)).sum()
+        self.shelves
+            .lock()
+            .iter()
+            .map(|((_, shape), shelf)| shelf.ready.len() as u64 * u64::from(shape.memory_mib))
+            .sum()
     }
 
     /// Clones ready now.
     pub fn ready(&self) -> usize {
-        self.shelves().values().map(|shelf| shelf.ready.len()).sum()
+        self.shelves.lock().values().map(|shelf| shelf.ready.len()).sum()
     }
 
     /// Refilling waits while the guard lives.
@@ -163,7 +165,7 @@ impl Pool {
     pub async fn run(&self, launcher: &Launcher, capacity: &Capacity, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             for vm in self.surplus() {
-                vm.destroy().await;
+                Box::new(vm).destroy().await;
             }
             let next = if self.busy.load(Ordering::Relaxed) == 0 { self.most_wanted() } else { None };
             match next {
@@ -179,16 +181,16 @@ impl Pool {
                 },
             }
         }
-        let left: Vec<Vm> = self.shelves().values_mut().flat_map(|shelf| shelf.ready.drain(..)).collect();
+        let left: Vec<Vm> = self.shelves.lock().values_mut().flat_map(|shelf| shelf.ready.drain(..)).collect();
         for vm in left {
-            vm.destroy().await;
+            Box::new(vm).destroy().await;
         }
     }
 
     async fn add_one(&self, template: &Arc<Template>, shape: Shape, launcher: &Launcher, capacity: &Capacity) {
         let key = (template.id.clone(), shape);
         let launched = async {
-            let base = launcher.warm.get(&template.image, shape, BaseKind::Ready).await.map_err(LaunchError::Warm)?;
+            let base = launcher.bases.get(&template.image, shape, BaseKind::Ready).await.map_err(LaunchError::Warm)?;
             match capacity.admit(shape) {
                 Ok(permit) => launcher.launch(template, base, Disk::OfBase, None, permit).await.map(Some),
                 Err(_) => Ok(None),
@@ -200,7 +202,7 @@ impl Pool {
                 Ok(()) => self.put(&key, vm),
                 Err(error) => {
                     tracing::warn!(%shape, error = %chain(&error), "a pooled clone did not warm up");
-                    vm.destroy().await;
+                    Box::new(vm).destroy().await;
                     self.back_off(&key);
                 }
             },
@@ -212,13 +214,13 @@ impl Pool {
     }
 
     fn put(&self, key: &Key, vm: Vm) {
-        if let Some(shelf) = self.shelves().get_mut(key) {
+        if let Some(shelf) = self.shelves.lock().get_mut(key) {
             shelf.ready.push(vm);
         }
     }
 
     fn back_off(&self, key: &Key) {
-        if let Some(shelf) = self.shelves().get_mut(key) {
+        if let Some(shelf) = self.shelves.lock().get_mut(key) {
             shelf.not_before = Some(Instant::now() + BACKOFF);
         }
     }
@@ -226,7 +228,7 @@ impl Pool {
     /// Takes out what is dead or no longer wanted.
     fn surplus(&self) -> Vec<Vm> {
         let now = Instant::now();
-        let mut shelves = self.shelves();
+        let mut shelves = self.shelves.lock();
         let mut surplus = Vec::new();
         for shelf in shelves.values_mut() {
             shelf.fade(now);
@@ -245,7 +247,7 @@ impl Pool {
     /// The shape that lacks most, if one more fits the memory bound.
     fn most_wanted(&self) -> Option<(Arc<Template>, Shape)> {
         let now = Instant::now();
-        let shelves = self.shelves();
+        let shelves = self.shelves.lock();
         let held: u64 = shelves.iter().map(|((_, shape), s)| s.ready.len() as u64 * u64::from(shape.memory_mib)).sum();
         let room = self.limits.memory_mib.saturating_sub(held);
         let lacking = |shelf: &Shelf| shelf.wanted(self.limits.per_shape).saturating_sub(shelf.ready.len());
@@ -264,7 +266,7 @@ impl Pool {
 /// Lets the clone do once what handing it over and a first command will make it do: under emulation the first time is
 /// several times slower. The identity is thrown away: the clone gets its own when it is handed over.
 async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
-    vm.become_sandbox(&SandboxId::generate(), Identity::New(&[]), None).await?;
+    vm.take_identity(&SandboxId::generate(), Identity::New(&[]), None).await?;
     vm.guest.warm().await.map_err(|source| LaunchError::Agent { stage: "warming up", source })
 }
 

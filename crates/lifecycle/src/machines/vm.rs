@@ -1,18 +1,22 @@
 //! A running clone, and everything that has to be given back when it ends.
 
-use super::capacity::Permit;
+use super::capacity::{Capacity, Permit};
+use super::carry::Exports;
+use super::checkpoint;
 use super::cleanup::Cleanup;
-use super::{Identity, Origin};
+use super::{CheckpointPin, Egress, Identity, SandboxVm};
 use crate::clock::now_ns;
-use crate::error::{CheckpointError, LaunchError, chain};
-use crate::sealed::Egress;
+use crate::error::{CheckpointError, LaunchError};
+use async_trait::async_trait;
 use leapbox_bases::Base;
+use leapbox_db::{Origin, Spec, VmRecord};
+use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
 use leapbox_guest_protocol::{Configure, Entropy, Identity as Names, Trust};
-use leapbox_ids::SandboxId;
+use leapbox_ids::{ArchiveId, CheckpointId, SandboxId};
 use leapbox_network::{Admission, Gatekeeper, Slot};
-use leapbox_vmm::{Machine, MachineRecord};
-use serde::{Deserialize, Serialize};
+use leapbox_storage::ArchiveStore;
+use leapbox_vmm::{ExitReason, Machine};
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -27,11 +31,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// The name of the clean-up step that removes the disk.
 pub(super) const DISK: &str = "disk";
 
-/// What the database keeps of a machine, so that the next server finds it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StoredVm {
-    pub machine: MachineRecord,
-    pub slot: u32,
+/// What machines are stored with.
+pub(crate) struct Storing {
+    pub archives: ArchiveStore,
+    pub capacity: Capacity,
+    pub exports: Exports,
 }
 
 /// What a machine knows of its slot, which is on its clean-up stack.
@@ -55,58 +59,42 @@ pub(super) fn admission(id: &SandboxId, egress: &Egress) -> Admission {
     }
 }
 
-/// One clone. Ends by [`Vm::destroy`].
+/// One clone.
 pub(crate) struct Vm {
     pub machine: Arc<Machine>,
     pub guest: GuestClient,
     pub(super) slot: SlotOf,
     pub(super) disk: PathBuf,
+    pub(super) origin: Origin,
     /// What its memory is a difference to, held as long as it lives; an adopted machine may have lost it.
     pub(super) base: Option<Arc<Base>>,
-    pub(super) image: String,
+    pub(super) storing: Arc<Storing>,
     pub(super) cleanup: Cleanup,
     #[expect(dead_code, reason = "gives its share of the host back when it is dropped")]
     pub(super) permit: Permit,
 }
 
 impl Vm {
-    /// What the database keeps.
-    pub fn stored(&self) -> StoredVm {
-        StoredVm { machine: self.machine.record(), slot: self.slot.index }
-    }
-
-    /// What it was made from.
-    pub fn origin(&self) -> Origin {
-        let base = self.base.as_ref().map(|base| base.id.to_string()).unwrap_or_default();
-        Origin { base, image: self.image.clone() }
-    }
-
     /// Memory and disk that are its own, in MiB: about what storing it takes at the most.
-    pub fn own_mib(&self) -> u64 {
+    fn own_mib(&self) -> u64 {
         let memory = self.machine.private_bytes().unwrap_or_default();
         let disk = std::fs::metadata(&self.disk).map_or(0, |meta| meta.blocks() * 512);
         (memory + disk) >> 20
     }
 
     /// Lets it out as far as its policy goes.
-    pub async fn admit(&self, id: &SandboxId, egress: &Egress) -> Result<(), LaunchError> {
+    async fn admit(&self, id: &SandboxId, egress: &Egress) -> Result<(), LaunchError> {
         self.slot.gatekeeper.admit(admission(id, egress)).await.map_err(LaunchError::Network)
     }
 
-    /// Tells it who it is, and which authority's certificate it trusts besides those of its image. See
-    /// [`super::Body::become_sandbox`].
-    pub async fn become_sandbox(
+    /// Tells it who it is, and which authority's certificate (PEM) it trusts besides those of its image.
+    pub async fn take_identity(
         &self,
         id: &SandboxId,
         who: Identity<'_>,
         authority: Option<String>,
     ) -> Result<(), LaunchError> {
         self.configure(configure(id, Some(who), authority)?).await
-    }
-
-    /// See [`super::Body::go_on`].
-    pub async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
-        self.configure(configure(id, None, None)?).await
     }
 
     async fn configure(&self, mut configure: Configure) -> Result<(), LaunchError> {
@@ -122,10 +110,38 @@ impl Vm {
         }
         Err(LaunchError::NotConfirmed { what: "the right time" })
     }
+}
 
-    /// Freezes the workload and stops the CPUs. A guest that does not freeze (its root can see to that) is stored as it
-    /// is: then its workload runs for a moment before its clock is right.
-    pub async fn suspend(&self) -> Result<(), CheckpointError> {
+#[async_trait]
+impl SandboxVm for Vm {
+    fn record(&self) -> VmRecord {
+        VmRecord { machine: self.machine.record(), slot: self.slot.index }
+    }
+
+    fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    fn guest(&self) -> GuestClient {
+        self.guest.clone()
+    }
+
+    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>, egress: &Egress) -> Result<(), LaunchError> {
+        let trust = egress.authority.as_ref().map(|authority| authority.certificate_pem().to_owned());
+        if let Identity::New(_) = who {
+            // Nothing of the workload's is in it yet: what closes the slot and what fills it need not wait for each other.
+            let (admitted, told) = tokio::join!(self.admit(id, egress), self.take_identity(id, who, trust));
+            return admitted.and(told);
+        }
+        self.admit(id, egress).await?;
+        self.take_identity(id, who, trust).await
+    }
+
+    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
+        self.configure(configure(id, None, None)?).await
+    }
+
+    async fn suspend(&self) -> Result<(), CheckpointError> {
         match self.guest.suspend().await {
             Ok(suspended) if suspended.frozen => {}
             Ok(_) => tracing::warn!(machine = self.machine.record().name, "a workload did not freeze in time"),
@@ -136,21 +152,39 @@ impl Vm {
         self.machine.pause().await.map_err(CheckpointError::Vmm)
     }
 
-    /// Ends its workload and has everything written to its disk.
-    pub async fn shut_down(&self) {
+    async fn resume(&self) -> Result<(), LaunchError> {
+        self.machine.resume().await.map_err(LaunchError::Vmm)
+    }
+
+    async fn store(&self, spec: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError> {
+        let Storing { archives, capacity, exports } = self.storing.as_ref();
+        // Before it is written, that is: what is stored is no larger, and compresses.
+        let _room = capacity.reserve_disk(self.own_mib()).map_err(CheckpointError::of_full_disk)?;
+        let stored = checkpoint::store(archives, self, spec, checkpoint).await?;
+        exports.want([ArchiveId::from(&self.origin.base), ArchiveId::from(&self.origin.image)]);
+        Ok(stored)
+    }
+
+    async fn shut_down(&self) {
         if let Err(error) = self.guest.shutdown(SHUTDOWN_GRACE).await {
             let machine = self.machine.record().name;
             tracing::warn!(machine, error = %chain(&error), "a guest did not shut down: its disk is as a power cut leaves it");
         }
     }
 
-    /// Ends it and gives everything back.
-    pub async fn destroy(self) {
+    async fn exited(&self) -> ExitReason {
+        self.machine.exited().await
+    }
+
+    async fn console_tail(&self) -> String {
+        self.machine.console_tail().await
+    }
+
+    async fn destroy(self: Box<Self>) {
         self.cleanup.run().await;
     }
 
-    /// Ends it and gives everything back but its disk.
-    pub async fn end_but_disk(mut self) {
+    async fn end_but_disk(mut self: Box<Self>) {
         // Lets writes on their way come to an end; one that cannot be paused is killed all the same.
         if let Err(error) = self.machine.pause().await {
             tracing::warn!(error = %chain(&error), "a machine to be ended could not be paused");
@@ -159,8 +193,7 @@ impl Vm {
         self.cleanup.run().await;
     }
 
-    /// Leaves it running for the next server.
-    pub fn leave(self) {
+    fn leave(self: Box<Self>) {
         self.cleanup.disown();
     }
 }
@@ -168,7 +201,7 @@ impl Vm {
 fn configure(id: &SandboxId, who: Option<Identity<'_>>, authority: Option<String>) -> Result<Configure, LaunchError> {
     let (mut entropy, mut boot_id) = ([0; 64], [0; 16]);
     for bytes in [&mut entropy[..], &mut boot_id] {
-        getrandom::fill(bytes).map_err(|_| LaunchError::NotConfirmed { what: "randomness of the host's own" })?;
+        getrandom::fill(bytes).map_err(LaunchError::Random)?;
     }
     let names = Names { machine_id: machine_id(id), boot_id: as_uuid(boot_id) };
     let (identity, env, restored, trust) = match who {
@@ -200,11 +233,9 @@ fn machine_id(id: &SandboxId) -> [u8; 16] {
     as_uuid(bytes)
 }
 
-/// A random UUID (RFC 9562, version 4), as machine ids and boot ids are.
-fn as_uuid(mut bytes: [u8; 16]) -> [u8; 16] {
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    bytes
+/// A UUID as random ones are (RFC 9562, version 4): machine ids and boot ids are such.
+fn as_uuid(bytes: [u8; 16]) -> [u8; 16] {
+    uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()
 }
 
 #[cfg(test)]

@@ -1,171 +1,155 @@
 //! A sandbox without a machine: paused, until a request wakes it; stopped, until its owner starts it.
 
-use super::handle::{Reply, Request, refused};
-use super::{Driver, Life, Obtain};
-use crate::error::{LifecycleError, WakeFailure, chain};
-use crate::machines::{Body, Identity};
-use crate::policy::{Action, Decision, decide};
-use leapbox_api_types::sandbox::SandboxState;
+use super::handle::answer;
+use super::{MachineSource, NextState, Reply, StateDriver};
+use crate::error::{LifecycleError, WakeFailure};
+use crate::machines::Identity;
+use crate::policy::{self, PausedOperation, StoppedOperation, Verdict};
 use leapbox_api_types::snapshot::NewSnapshot;
-use leapbox_db::{SandboxRow, SnapshotRow};
+use leapbox_db::{Sandbox, SnapshotRow, Status, Stored, StoredDisk, StoredMemory};
+use leapbox_errors::chain;
 use std::sync::Arc;
 use std::time::Instant;
 
-impl Driver {
-    /// Sleeps until somebody needs the sandbox.
-    pub(super) async fn paused(&mut self) -> Life {
+impl StateDriver {
+    /// Waits until somebody needs the sandbox.
+    pub(super) async fn paused(&mut self, stored: StoredMemory) -> NextState {
         loop {
-            let next = match self.next_request().await {
-                None => return Life::Over,
-                Some(Request::Wake(sleep)) if sleep == self.publish.borrow().sleep() => self.wake().await,
-                // The wish of one who saw an earlier sleep.
-                Some(Request::Wake(_)) => None,
-                Some(Request::Do(Action::Delete, reply)) => self.answer_deleted(reply).await,
-                Some(Request::Do(action, reply)) => {
-                    self.refuse(action, reply);
+            let Some(request) = self.next_request().await else { return NextState::Ended };
+            let epoch = self.publish.borrow().epoch();
+            let next = match policy::paused(request, epoch) {
+                Verdict::Do(PausedOperation::Wake) => self.wake(&stored).await,
+                Verdict::Do(PausedOperation::Snapshot(new, reply)) => self.snapshot_paused(&stored, new, reply).await,
+                Verdict::Do(PausedOperation::Delete(reply)) => {
+                    self.answer_deleted(Some(Stored::Memory(stored.clone())), reply).await
+                }
+                Verdict::Refuse(request, refusal) => {
+                    self.refuse(request, refusal);
                     None
                 }
-                Some(Request::Snapshot(new, reply)) => self.asked_while_paused(new, reply).await,
+                Verdict::Ignore => None,
             };
-            if let Some(life) = next {
-                return life;
+            if let Some(next) = next {
+                return next;
             }
         }
     }
 
     /// Waits until the sandbox is started or deleted.
-    pub(super) async fn stopped(&mut self) -> Life {
+    pub(super) async fn stopped(&mut self, stored: StoredDisk) -> NextState {
         loop {
-            match self.next_request().await {
-                None => return Life::Over,
-                Some(Request::Do(Action::Start, reply)) => match self.start().await {
-                    Ok(machine) => {
-                        let _ = reply.send(Ok(self.row()));
-                        return Life::Running(machine);
-                    }
-                    Err(error) => drop(reply.send(Err(error))),
-                },
-                Some(Request::Do(Action::Delete, reply)) => {
-                    if let Some(life) = self.answer_deleted(reply).await {
-                        return life;
-                    }
+            let Some(request) = self.next_request().await else { return NextState::Ended };
+            let next = match policy::stopped(request) {
+                Verdict::Do(StoppedOperation::Start(reply)) => self.start(&stored, reply).await,
+                Verdict::Do(StoppedOperation::Delete(reply)) => {
+                    self.answer_deleted(Some(Stored::Disk(stored.clone())), reply).await
                 }
-                Some(Request::Do(action, reply)) => self.refuse(action, reply),
-                Some(Request::Snapshot(_, reply)) => self.refuse(Action::Snapshot, reply),
-                Some(Request::Wake(_)) => {}
+                Verdict::Refuse(request, refusal) => {
+                    self.refuse(request, refusal);
+                    None
+                }
+                Verdict::Ignore => None,
+            };
+            if let Some(next) = next {
+                return next;
             }
         }
     }
 
-    async fn next_request(&mut self) -> Option<Request> {
-        let stop = self.inner.stop.clone();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            request = self.requests.recv() => request,
-        }
-    }
-
-    /// Answers what cannot be done to a sandbox in this state.
-    fn refuse<T>(&self, action: Action, reply: Reply<T>) {
-        let row = self.row();
-        let error = match decide(row.state, action) {
-            Decision::Refuse(refusal) => refused(&row, refusal),
-            // Only what the callers do not handle comes here, and that is refused in every state they are for.
-            Decision::Proceed | Decision::Wake | Decision::Wait => {
-                LifecycleError::InTransition { id: row.id.clone(), state: row.state }
-            }
-        };
-        let _ = reply.send(Err(error));
-    }
-
-    pub(super) async fn answer_deleted(&mut self, reply: Reply<SandboxRow>) -> Option<Life> {
-        match self.delete_stored().await {
-            Ok(life) => {
-                let _ = reply.send(Ok(self.row()));
-                Some(life)
+    /// Deletes a sandbox that has no machine; none if that failed, and it is as it was.
+    pub(super) async fn answer_deleted(&mut self, stored: Option<Stored>, reply: Reply<Sandbox>) -> Option<NextState> {
+        match self.delete_stored(stored).await {
+            Ok(next) => {
+                answer(reply, Ok(self.sandbox()));
+                Some(next)
             }
             Err(error) => {
-                let _ = reply.send(Err(error));
+                answer(reply, Err(error));
                 None
             }
         }
     }
 
-    async fn asked_while_paused(&mut self, new: NewSnapshot, reply: Reply<SnapshotRow>) -> Option<Life> {
+    async fn snapshot_paused(
+        &mut self,
+        stored: &StoredMemory,
+        new: NewSnapshot,
+        reply: Reply<SnapshotRow>,
+    ) -> Option<NextState> {
         let kill = new.kill_sandbox_after;
-        let mut answer = self.snapshot_of_stored(new).await;
-        let mut life = None;
-        if kill && answer.is_ok() {
-            match self.delete_stored().await {
-                Ok(over) => life = Some(over),
-                Err(error) => answer = Err(error),
+        let mut taken = self.snapshot_of_stored(stored, new).await;
+        let mut next = None;
+        if kill && taken.is_ok() {
+            match self.delete_stored(Some(Stored::Memory(stored.clone()))).await {
+                Ok(ended) => next = Some(ended),
+                Err(error) => taken = Err(error),
             }
         }
-        let _ = reply.send(answer);
-        life
+        answer(reply, taken);
+        next
     }
 
     /// Brings a paused sandbox back. On failure it is as it was, and whoever waits is told why.
-    async fn wake(&mut self) -> Option<Life> {
+    async fn wake(&mut self, stored: &StoredMemory) -> Option<NextState> {
         let begun = Instant::now();
-        let asleep = self.row();
-        let woken = match self.enter(self.row_in(SandboxState::Unpausing)).await {
-            Ok(()) => self.come_to_life(&self.stored_machine(), Identity::Woken).await,
+        let since_ms = self.publish.borrow().sandbox.since_ms;
+        let source = MachineSource::Stored(Stored::Memory(stored.clone()));
+        let woken = match self.commit(Status::Unpausing(stored.clone())).await {
+            Ok(()) => self.obtain_machine(&source, Identity::Woken).await,
             Err(error) => Err(error),
         };
         match woken {
-            Ok(machine) => {
+            Ok((live, machine)) => {
+                self.drop_in_background(stored.checkpoint.clone());
                 self.inner.stats.woken(begun.elapsed());
-                Some(Life::Running(machine))
+                Some(NextState::Running(live, machine))
             }
             Err(error) => {
                 self.inner.stats.wake_failed();
-                let cause = chain(&error);
-                tracing::warn!(event = "wake_failed", sandbox = %asleep.id, error = %cause, "a paused sandbox could not be woken");
+                let sandbox = &self.spec.id;
+                tracing::warn!(event = "wake_failed", %sandbox, error = %chain(&error), "a paused sandbox could not be woken");
                 let failure = WakeFailure::new(self.publish.borrow().failed_wakes() + 1, error);
-                let row = SandboxRow {
-                    state_reason: Some(failure.reason()),
-                    state_changed_at_ms: asleep.state_changed_at_ms,
-                    ..self.row_in(SandboxState::Paused)
-                };
-                self.fall_asleep(row, failure).await;
+                let reason = Some(failure.reason());
+                let paused = Sandbox { since_ms, reason, ..self.next(Status::Paused(stored.clone())) };
+                self.back_to_paused(paused, failure).await;
                 None
             }
         }
     }
 
-    /// Back to a pause that did not end. State and failure are told at once: who hears of one may ask for the other.
-    async fn fall_asleep(&mut self, row: SandboxRow, failure: WakeFailure) {
-        self.write(&row).await;
-        self.tell_step(&row);
+    /// Back to a pause that did not end. State and failure are published at once: who hears of one may ask for the other.
+    async fn back_to_paused(&mut self, paused: Sandbox, failure: WakeFailure) {
+        self.write(&paused).await;
+        self.log_step(&paused);
         self.publish.send_modify(|published| {
-            published.row = row;
+            published.sandbox = paused;
             published.failed_wake = Some(Arc::new(failure));
         });
     }
 
-    /// What makes a machine of the sandbox's checkpoint.
-    fn stored_machine(&self) -> Obtain {
-        let machines = Arc::clone(&self.inner.machines);
-        Box::new(move |row| {
-            let machines = Arc::clone(&machines);
-            Box::pin(async move {
-                let checkpoint = row.checkpoint.clone().unwrap_or_default();
-                machines.restored(&row, &checkpoint).await
-            })
-        })
+    /// Boots a stopped sandbox; none if that failed, and it is stopped again.
+    async fn start(&mut self, stored: &StoredDisk, reply: Reply<Sandbox>) -> Option<NextState> {
+        match self.try_to_start(stored).await {
+            Ok(next) => {
+                self.drop_in_background(stored.checkpoint.clone());
+                answer(reply, Ok(self.sandbox()));
+                Some(next)
+            }
+            Err(error) => {
+                answer(reply, Err(error));
+                None
+            }
+        }
     }
 
-    /// Boots a stopped sandbox. On failure it is stopped again.
-    async fn start(&mut self) -> Result<Box<dyn Body>, LifecycleError> {
-        let environment = self.inner.environment_of(&self.row())?;
-        self.enter(self.row_in(SandboxState::Starting)).await?;
-        match self.come_to_life(&self.stored_machine(), Identity::New(&environment)).await {
-            Ok(machine) => Ok(machine),
+    async fn try_to_start(&mut self, stored: &StoredDisk) -> Result<NextState, LifecycleError> {
+        let environment = self.inner.environment_of(&self.spec)?;
+        self.commit(Status::Starting(stored.clone())).await?;
+        let source = MachineSource::Stored(Stored::Disk(stored.clone()));
+        match self.obtain_machine(&source, Identity::New(&environment)).await {
+            Ok((live, machine)) => Ok(NextState::Running(live, machine)),
             Err(error) => {
-                let row = self.row_in(SandboxState::Stopped);
-                self.fall(row).await;
+                self.commit_best_effort(self.next(Status::Stopped(stored.clone()))).await;
                 Err(error)
             }
         }

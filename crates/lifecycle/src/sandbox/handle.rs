@@ -2,10 +2,10 @@
 
 use super::Published;
 use crate::error::LifecycleError;
-use crate::policy::{Action, Decision, Refusal, decide};
+use crate::policy::{Refusal, Use, can_use, while_busy};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
-use leapbox_db::{SandboxRow, SnapshotRow};
+use leapbox_db::{Sandbox, SnapshotRow};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
@@ -15,19 +15,39 @@ const WAITING_MAX: usize = 256;
 /// Where the answer to a request goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LifecycleError>>;
 
-/// What a sandbox can be asked to do.
+/// What a sandbox can be asked to do. Answered when it is done, but for [`Request::Wake`], whose outcome is published.
+#[derive(Debug)]
 pub(crate) enum Request {
-    /// Wake, if it is still asleep as it was seen: wishes are many, and a late one must not wake it again.
-    Wake(Sleep),
-    /// Pause, stop, start or be deleted; answered when it is done.
-    Do(Action, Reply<SandboxRow>),
-    /// Have a snapshot taken.
+    /// Wake, if it has not been woken since this pause: everybody who waits for the sandbox sends one.
+    Wake(PauseEpoch),
+    Pause(Reply<Sandbox>),
+    Stop(Reply<Sandbox>),
+    Start(Reply<Sandbox>),
     Snapshot(NewSnapshot, Reply<SnapshotRow>),
+    Delete(Reply<Sandbox>),
 }
 
-/// One sleep and how often waking from it was tried.
+impl Request {
+    /// Answers that it is not done.
+    pub fn refuse(self, error: LifecycleError) {
+        match self {
+            Request::Wake(_) => {}
+            Request::Pause(reply) | Request::Stop(reply) | Request::Start(reply) | Request::Delete(reply) => {
+                answer(reply, Err(error));
+            }
+            Request::Snapshot(_, reply) => answer(reply, Err(error)),
+        }
+    }
+}
+
+/// Answers a request. Whoever asked may have given up waiting.
+pub(super) fn answer<T>(reply: Reply<T>, answer: Result<T, LifecycleError>) {
+    let _ = reply.send(answer);
+}
+
+/// One pause, and how often waking from it was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sleep {
+pub(crate) struct PauseEpoch {
     pub runs: u64,
     pub failed_wakes: u64,
 }
@@ -45,21 +65,13 @@ impl Handle {
         Self { published, requests, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
-    /// Asks the sandbox to do something and waits until it has.
-    pub async fn ask(&self, action: Action) -> Result<SandboxRow, LifecycleError> {
-        // Decided here for states in which the task is busy and would answer late; decided again by the task.
-        self.check(action)?;
+    /// Asks the sandbox to do something (`request` makes the request of where to answer) and waits until it has.
+    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LifecycleError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Do(action, reply)).await.map_err(|_| self.gone())?;
-        answer.await.map_err(|_| self.gone())?
-    }
-
-    /// Asks for a snapshot and waits until it is stored.
-    pub async fn snapshot(&self, new: NewSnapshot) -> Result<SnapshotRow, LifecycleError> {
-        self.check(Action::Snapshot)?;
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Snapshot(new, reply)).await.map_err(|_| self.gone())?;
-        answer.await.map_err(|_| self.gone())?
+        let request = request(reply);
+        self.check(&request)?;
+        self.requests.send(request).await.map_err(|_: mpsc::error::SendError<Request>| self.ended_task())?;
+        answer.await.map_err(|_: oneshot::error::RecvError| self.ended_task())?
     }
 
     /// What is published once the sandbox can be used. Wakes it if it sleeps.
@@ -69,26 +81,26 @@ impl Handle {
         let mut place = None;
         loop {
             let now = published.borrow_and_update().clone();
-            let decision = decide(now.row.state, Action::Use);
-            match decision {
-                Decision::Proceed => return Ok(now),
-                Decision::Refuse(refusal) => return Err(refused(&now.row, refusal)),
-                Decision::Wake | Decision::Wait => {}
-            }
+            let wakes = match can_use(now.sandbox.state()) {
+                Use::Now => return Ok(now),
+                Use::Refuse(refusal) => return Err(refused(&now.sandbox, refusal)),
+                Use::Wake => true,
+                Use::Wait => false,
+            };
             if let Some(failure) = now.failed_wake.as_ref().filter(|failure| failure.count > failed_before) {
-                return Err(failure.error(&now.row.id));
+                return Err(failure.error(now.sandbox.id()));
             }
             if place.is_none() {
                 place = Some(Arc::clone(&self.waiting).try_acquire_owned().map_err(|error| self.full(error))?);
             }
-            let changed = async { published.changed().await.map_err(|_| self.gone()) };
-            if decision == Decision::Wait {
+            let changed = async { published.changed().await.map_err(|_: watch::error::RecvError| self.ended_task()) };
+            if !wakes {
                 changed.await?;
                 continue;
             }
             let wake = async {
                 // A task that is gone shows as a closed channel of `published`.
-                let _ = self.requests.send(Request::Wake(now.sleep())).await;
+                let _ = self.requests.send(Request::Wake(now.epoch())).await;
                 std::future::pending().await
             };
             tokio::select! {
@@ -104,50 +116,48 @@ impl Handle {
         let mut published = self.published.clone();
         let gone = |now: &Published| now.runs != runs || now.guest.is_none();
         match published.wait_for(gone).await {
-            Ok(now) => match decide(now.row.state, Action::Use) {
-                Decision::Refuse(refusal) => refused(&now.row, refusal),
-                Decision::Proceed | Decision::Wake | Decision::Wait => {
-                    LifecycleError::Interrupted { id: now.row.id.clone() }
-                }
+            Ok(now) => match can_use(now.sandbox.state()) {
+                Use::Refuse(refusal) => refused(&now.sandbox, refusal),
+                Use::Now | Use::Wake | Use::Wait => LifecycleError::Interrupted { id: now.sandbox.id().clone() },
             },
-            Err(_) => self.gone(),
+            Err(_) => self.ended_task(),
         }
     }
 
     /// Waits until it does not run in the machine that was published as number `runs`.
     pub async fn left(&self, runs: u64) {
         let mut published = self.published.clone();
-        let left = |now: &Published| now.runs != runs || decide(now.row.state, Action::Use) != Decision::Proceed;
+        let left = |now: &Published| now.runs != runs || can_use(now.sandbox.state()) != Use::Now;
         // Its task is gone, and so is it.
         let _ = published.wait_for(left).await;
     }
 
-    fn check(&self, action: Action) -> Result<(), LifecycleError> {
+    fn check(&self, request: &Request) -> Result<(), LifecycleError> {
         let published = self.published.borrow();
-        match decide(published.row.state, action) {
-            Decision::Proceed | Decision::Wake | Decision::Wait => Ok(()),
-            Decision::Refuse(refusal) => Err(refused(&published.row, refusal)),
+        match while_busy(published.sandbox.state(), request) {
+            None => Ok(()),
+            Some(refusal) => Err(refused(&published.sandbox, refusal)),
         }
     }
 
     fn full(&self, _: TryAcquireError) -> LifecycleError {
-        LifecycleError::TooManyWaiting { id: self.published.borrow().row.id.clone() }
+        LifecycleError::TooManyWaiting { id: self.published.borrow().sandbox.id().clone() }
     }
 
     /// Its task has ended: with the sandbox, or with the server.
-    fn gone(&self) -> LifecycleError {
+    fn ended_task(&self) -> LifecycleError {
         let published = self.published.borrow();
-        match published.row.state {
-            SandboxState::Deleted => refused(&published.row, Refusal::Gone),
+        match published.sandbox.state() {
+            SandboxState::Deleted => refused(&published.sandbox, Refusal::Gone),
             _ => LifecycleError::ShuttingDown,
         }
     }
 }
 
 /// A refusal as an error.
-pub(crate) fn refused(row: &SandboxRow, refusal: Refusal) -> LifecycleError {
-    let (id, state) = (row.id.clone(), row.state);
-    match (refusal, &row.state_reason) {
+pub(crate) fn refused(sandbox: &Sandbox, refusal: Refusal) -> LifecycleError {
+    let (id, state) = (sandbox.id().clone(), sandbox.state());
+    match (refusal, &sandbox.reason) {
         (Refusal::Gone, Some(reason)) => LifecycleError::Failed { id, reason: reason.clone() },
         (Refusal::Gone, None) => LifecycleError::NotFound { id },
         (Refusal::InTransition, _) => LifecycleError::InTransition { id, state },

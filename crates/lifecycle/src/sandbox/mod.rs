@@ -1,10 +1,11 @@
 //! One sandbox: the task that owns its state, and the handle everybody else holds.
 //!
 //! ```text
-//! Handle ──request──► Driver ─┬─ running: pause, stop, snapshot, delete, timeout, death   (running.rs; store.rs,
-//!    ▲                        │                                                            snapshot.rs, stop.rs)
-//!    │                        ├─ paused:  wake, snapshot, delete                          (asleep.rs)
-//!    └───── published ────────┴─ stopped: start, delete                                   (asleep.rs)
+//! Handle ──request──► StateDriver ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; store.rs,
+//!    ▲                             │                                                          snapshot.rs, stop.rs)
+//!    │                             ├─ paused:   wake, snapshot, delete                         (asleep.rs)
+//!    │                             ├─ stopping: delete                                         (stop.rs)
+//!    └──────── published ──────────┴─ stopped:  start, delete                                  (asleep.rs)
 //! ```
 //!
 //! What may be done when is in [`crate::policy`]. Every change is written to the database first and published after;
@@ -13,26 +14,22 @@
 mod asleep;
 mod begin;
 mod handle;
-#[cfg(test)]
-mod model;
 mod running;
 mod snapshot;
 mod stop;
 mod store;
-#[cfg(test)]
-mod waiting;
 
-pub(crate) use begin::{Beginning, Obtain};
-pub(crate) use handle::{Handle, refused};
+pub(crate) use begin::{CreateRequest, MachineSource};
+pub(crate) use handle::{Handle, PauseEpoch, Reply, Request, refused};
 
 use crate::clock::now_ms;
-use crate::error::{LifecycleError, WakeFailure, chain};
+use crate::error::{LifecycleError, WakeFailure};
 use crate::inner::Inner;
-use crate::machines::Body;
-use handle::{Reply, Request, Sleep};
-use leapbox_api_types::sandbox::SandboxState;
-use leapbox_db::SandboxRow;
+use crate::machines::SandboxVm;
+use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
+use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
+use leapbox_ids::CheckpointId;
 use leapbox_templates::ImageConfig;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -43,7 +40,7 @@ const REQUESTS_MAX: usize = 32;
 /// What everybody may know of a sandbox.
 #[derive(Clone)]
 pub(crate) struct Published {
-    pub row: SandboxRow,
+    pub sandbox: Sandbox,
     /// The way inside, while there is a machine.
     pub guest: Option<GuestClient>,
     pub image: Arc<ImageConfig>,
@@ -55,36 +52,40 @@ pub(crate) struct Published {
 
 impl Published {
     /// Of a sandbox that has no machine yet.
-    pub fn new(row: SandboxRow, image: Arc<ImageConfig>) -> Self {
-        Self { row, guest: None, image, runs: 0, failed_wake: None }
+    pub fn new(sandbox: Sandbox, image: Arc<ImageConfig>) -> Self {
+        Self { sandbox, guest: None, image, runs: 0, failed_wake: None }
     }
 
     fn failed_wakes(&self) -> u64 {
         self.failed_wake.as_ref().map_or(0, |failure| failure.count)
     }
 
-    fn sleep(&self) -> Sleep {
-        Sleep { runs: self.runs, failed_wakes: self.failed_wakes() }
+    fn epoch(&self) -> PauseEpoch {
+        PauseEpoch { runs: self.runs, failed_wakes: self.failed_wakes() }
     }
 }
 
-/// What a sandbox's task does next.
-pub(crate) enum Life {
-    /// It has a machine.
-    Running(Box<dyn Body>),
-    /// Its disk is left, and is being stored; somebody may wait for that.
-    Stopping(Option<Reply<SandboxRow>>),
+/// Where a sandbox's task goes on.
+pub(crate) enum NextState {
+    /// With a machine.
+    Running(Live, Box<dyn SandboxVm>),
+    /// The machine's disk is left and is being stored; somebody may wait for that.
+    Stopping(Live, Option<Reply<Sandbox>>),
     /// All of it is stored.
-    Paused,
+    Paused(StoredMemory),
     /// Its disk is stored.
-    Stopped,
-    /// It is gone, or is the next server's.
-    Over,
+    Stopped(StoredDisk),
+    /// The sandbox is gone, or is the next server's.
+    Ended,
 }
 
+/// What was tried: where the task goes on, also if it failed.
+type Tried = Result<NextState, (NextState, LifecycleError)>;
+
 /// The task's own side.
-pub(crate) struct Driver {
+pub(crate) struct StateDriver {
     inner: Arc<Inner>,
+    spec: Arc<Spec>,
     publish: watch::Sender<Published>,
     requests: mpsc::Receiver<Request>,
     /// Its guest has been let go on and has not confirmed it: its workload may still be frozen, its clock wrong.
@@ -92,83 +93,111 @@ pub(crate) struct Driver {
 }
 
 /// Makes handle and task of a sandbox.
-pub(crate) fn sandbox(inner: Arc<Inner>, published: Published) -> (Handle, Driver) {
+pub(crate) fn sandbox(inner: Arc<Inner>, published: Published) -> (Handle, StateDriver) {
+    let spec = Arc::clone(&published.sandbox.spec);
     let (publish, published) = watch::channel(published);
     let (send, requests) = mpsc::channel(REQUESTS_MAX);
-    (Handle::new(published, send), Driver { inner, publish, requests, unconfirmed: false })
+    (Handle::new(published, send), StateDriver { inner, spec, publish, requests, unconfirmed: false })
 }
 
-impl Driver {
+impl StateDriver {
     /// Goes on with a sandbox that a former server had.
-    pub async fn go_on(mut self, life: Life) {
-        if let Life::Running(machine) = &life {
-            self.publish_machine(self.row(), machine.as_ref());
+    pub async fn resume(mut self, state: NextState) {
+        if let NextState::Running(_, machine) = &state {
+            self.publish_machine(self.sandbox(), machine.as_ref());
             // The former server may have died while it was suspended.
             self.unconfirmed = true;
         }
-        self.live(life).await;
+        self.run(state).await;
     }
 
-    async fn live(&mut self, mut life: Life) {
+    async fn run(&mut self, mut state: NextState) {
         loop {
-            life = match life {
-                Life::Running(machine) => self.running(machine).await,
-                Life::Stopping(reply) => self.stopping(reply).await,
-                Life::Paused => self.paused().await,
-                Life::Stopped => self.stopped().await,
-                Life::Over => return,
+            state = match state {
+                NextState::Running(live, machine) => self.running(live, machine).await,
+                NextState::Stopping(live, reply) => self.stopping(live, reply).await,
+                NextState::Paused(stored) => self.paused(stored).await,
+                NextState::Stopped(stored) => self.stopped(stored).await,
+                NextState::Ended => return,
             };
         }
     }
 
-    fn row(&self) -> SandboxRow {
-        self.publish.borrow().row.clone()
+    /// The next request; none once the server stops.
+    async fn next_request(&mut self) -> Option<Request> {
+        let stop = self.inner.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            request = self.requests.recv() => request,
+        }
     }
 
-    /// The row as it is to be in `state`, from now on.
-    fn row_in(&self, state: SandboxState) -> SandboxRow {
-        SandboxRow { state, state_reason: None, state_changed_at_ms: now_ms(), ..self.row() }
+    /// Answers with what was tried.
+    fn answer(&self, reply: Reply<Sandbox>, tried: Tried) -> NextState {
+        let (state, answer) = match tried {
+            Ok(state) => (state, Ok(self.sandbox())),
+            Err((state, error)) => (state, Err(error)),
+        };
+        handle::answer(reply, answer);
+        state
+    }
+
+    fn refuse(&self, request: Request, refusal: crate::policy::Refusal) {
+        request.refuse(refused(&self.publish.borrow().sandbox, refusal));
+    }
+
+    /// As it is published.
+    fn sandbox(&self) -> Sandbox {
+        self.publish.borrow().sandbox.clone()
+    }
+
+    /// The sandbox as it is to be from now on.
+    fn next(&self, status: Status) -> Sandbox {
+        self.publish.borrow().sandbox.in_status(status, now_ms())
     }
 
     /// Writes a state and publishes it. On failure everything is as it was.
-    async fn enter(&mut self, row: SandboxRow) -> Result<(), LifecycleError> {
-        self.inner.db.sandbox_update(&row).await?;
-        self.publish_row(row);
+    async fn commit(&mut self, status: Status) -> Result<(), LifecycleError> {
+        let sandbox = self.next(status);
+        self.inner.db.sandbox_update(&sandbox).await?;
+        self.publish(sandbox);
         Ok(())
     }
 
-    /// Goes where there is no choice left about going. A database that fails here is logged; what is published then is
+    /// Commits a state that there is no way around. A database that fails here is logged; what is published then is
     /// what the next start of the server makes of the row that is still there.
-    async fn fall(&mut self, row: SandboxRow) {
-        self.write(&row).await;
-        self.publish_row(row);
+    async fn commit_best_effort(&mut self, sandbox: Sandbox) {
+        self.write(&sandbox).await;
+        self.publish(sandbox);
     }
 
-    async fn write(&self, row: &SandboxRow) {
-        if let Err(error) = self.inner.db.sandbox_update(row).await {
-            tracing::error!(sandbox = %row.id, state = %row.state, error = %chain(&error), "a state could not be written");
+    async fn write(&self, sandbox: &Sandbox) {
+        if let Err(error) = self.inner.db.sandbox_update(sandbox).await {
+            let (id, state) = (sandbox.id(), sandbox.state());
+            tracing::error!(sandbox = %id, %state, error = %chain(&error), "a state could not be written");
         }
     }
 
-    /// Logs the step to the state of `row`, before it is published: the log has every step of a sandbox whose id was told
-    /// to anybody, in order.
-    fn tell_step(&self, row: &SandboxRow) {
-        let from = self.publish.borrow().row.state;
-        if from != row.state {
-            tracing::info!(event = "state_changed", sandbox = %row.id, %from, to = %row.state, "a state has changed");
+    /// Logs the step to the state of `sandbox`, before it is published: the log has every step of a sandbox whose id was
+    /// told to anybody, in order.
+    fn log_step(&self, sandbox: &Sandbox) {
+        let (from, to) = (self.publish.borrow().sandbox.state(), sandbox.state());
+        if from != to {
+            tracing::info!(event = "state_changed", sandbox = %sandbox.id(), %from, %to, "a state has changed");
         }
     }
 
-    fn publish_row(&self, row: SandboxRow) {
-        self.tell_step(&row);
-        self.publish.send_modify(|published| published.row = row);
+    fn publish(&self, sandbox: Sandbox) {
+        self.log_step(&sandbox);
+        self.publish.send_modify(|published| published.sandbox = sandbox);
     }
 
     /// Publishes that the sandbox runs, in this machine.
-    fn publish_machine(&self, row: SandboxRow, machine: &dyn Body) {
-        self.tell_step(&row);
+    fn publish_machine(&self, sandbox: Sandbox, machine: &dyn SandboxVm) {
+        self.log_step(&sandbox);
         self.publish.send_modify(|published| {
-            published.row = row;
+            published.sandbox = sandbox;
             published.guest = Some(machine.guest());
             published.runs += 1;
             published.failed_wake = None;
@@ -176,39 +205,26 @@ impl Driver {
     }
 
     /// Cuts off whoever uses the machine, because it is about to go.
-    fn cut_off(&self) {
+    fn disconnect_clients(&self) {
         self.publish.send_modify(|published| published.guest = None);
-        self.inner.tell_ending(&self.row().id);
+        self.inner.tell_ending(&self.spec.id);
     }
 
-    /// The sandbox's last state: deleted, or failed for `reason`.
-    async fn gone(&mut self, reason: Option<String>) -> Life {
-        let stored = self.row().checkpoint;
-        let row = SandboxRow {
-            state_reason: reason,
-            machine: None,
-            timeout_at_ms: None,
-            checkpoint: None,
-            base: None,
-            image: None,
-            environment: None,
-            network_secrets: None,
-            egress_ca: None,
-            ..self.row_in(SandboxState::Deleted)
-        };
-        let id = row.id.clone();
-        self.fall(row).await;
-        self.cut_off();
-        self.inner.forget(&id);
+    /// The sandbox's last state: deleted, or failed for `reason`. What was `stored` of it goes.
+    async fn finish_deleted(&mut self, reason: Option<String>, stored: Option<&CheckpointId>) -> NextState {
+        let deleted = Sandbox { reason, ..self.next(Status::Deleted) };
+        self.commit_best_effort(deleted).await;
+        self.disconnect_clients();
+        self.inner.forget(&self.spec.id);
         if let Some(checkpoint) = stored {
-            self.inner.drop_checkpoint(&checkpoint).await;
+            self.inner.drop_checkpoint(checkpoint).await;
         }
-        Life::Over
+        NextState::Ended
     }
 
     /// Deletes a sandbox that has no machine. On failure it is as it was.
-    async fn delete_stored(&mut self) -> Result<Life, LifecycleError> {
-        self.enter(self.row_in(SandboxState::Deleting)).await?;
-        Ok(self.gone(None).await)
+    async fn delete_stored(&mut self, stored: Option<Stored>) -> Result<NextState, LifecycleError> {
+        self.commit(Status::Deleting(stored.clone())).await?;
+        Ok(self.finish_deleted(None, stored.as_ref().map(Stored::checkpoint)).await)
     }
 }

@@ -1,55 +1,62 @@
 //! Snapshots of a sandbox: taken of what runs, or named of what is stored.
 
-use super::{Driver, Life};
+use super::{NextState, StateDriver};
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
-use crate::machines::Body;
+use crate::machines::SandboxVm;
 use crate::names::Reserved;
-use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
-use leapbox_db::{SandboxRow, SnapshotRow};
+use leapbox_db::{Live, SnapshotRow, Spec, Status, StoredMemory};
 use leapbox_ids::{CheckpointId, SnapshotId};
 
-impl Driver {
+impl StateDriver {
     /// Stores the whole sandbox under a name. Then it goes on; or, if it is to be killed, it does not even wake.
     pub(super) async fn snapshot(
         &mut self,
-        machine: Box<dyn Body>,
+        live: Live,
+        machine: Box<dyn SandboxVm>,
         new: NewSnapshot,
-    ) -> (Result<SnapshotRow, LifecycleError>, Life) {
+    ) -> (Result<SnapshotRow, LifecycleError>, NextState) {
         let kill = new.kill_sandbox_after;
-        match self.take_snapshot(machine.as_ref(), new).await {
+        match self.take_snapshot(&live, machine.as_ref(), new).await {
             Ok(snapshot) if kill => (Ok(snapshot), self.delete(machine).await),
             Ok(snapshot) => {
-                self.wake_up(machine.as_ref()).await;
-                self.fall(self.row_in(SandboxState::Running)).await;
-                (Ok(snapshot), Life::Running(machine))
+                self.go_on(&live, machine.as_ref()).await;
+                (Ok(snapshot), NextState::Running(live, machine))
             }
-            Err(error) => (Err(error), Life::Running(machine)),
+            Err(error) => (Err(error), NextState::Running(live, machine)),
         }
     }
 
     /// Leaves the machine suspended; on failure it goes on.
-    async fn take_snapshot(&mut self, machine: &dyn Body, new: NewSnapshot) -> Result<SnapshotRow, LifecycleError> {
+    async fn take_snapshot(
+        &mut self,
+        live: &Live,
+        machine: &dyn SandboxVm,
+        new: NewSnapshot,
+    ) -> Result<SnapshotRow, LifecycleError> {
         let (id, name) = self.reserve(new.name).await?;
         let _turn = self.storing_turn().await?;
-        self.enter(self.row_in(SandboxState::Snapshotting)).await?;
+        self.commit(Status::Snapshotting(live.clone())).await?;
         let checkpoint = CheckpointId::generate();
-        let _unnamed = self.store_whole(machine, &checkpoint).await?;
-        let snapshot = snapshot_row(&self.row(), id, &name.name, checkpoint.as_str());
+        let _pin = self.store_whole(live, machine, &checkpoint).await?;
+        let stored = StoredMemory { checkpoint, origin: live.origin.clone() };
+        let snapshot = snapshot_row(&self.spec, id, &name.name, &stored);
         if let Err(error) = self.inner.db.snapshot_insert(&snapshot).await {
-            self.undo(machine, &checkpoint).await;
+            self.undo(live, machine, &stored.checkpoint).await;
             return Err(error.into());
         }
         Ok(snapshot)
     }
 
     /// A snapshot of a sandbox that is paused: another name for what is stored.
-    pub(super) async fn snapshot_of_stored(&mut self, new: NewSnapshot) -> Result<SnapshotRow, LifecycleError> {
-        let row = self.row();
-        let checkpoint = row.checkpoint.clone().ok_or_else(|| LifecycleError::NotFound { id: row.id.clone() })?;
+    pub(super) async fn snapshot_of_stored(
+        &mut self,
+        stored: &StoredMemory,
+        new: NewSnapshot,
+    ) -> Result<SnapshotRow, LifecycleError> {
         let (id, name) = self.reserve(new.name).await?;
-        let snapshot = snapshot_row(&row, id, &name.name, &checkpoint);
+        let snapshot = snapshot_row(&self.spec, id, &name.name, stored);
         self.inner.db.snapshot_insert(&snapshot).await?;
         Ok(snapshot)
     }
@@ -58,31 +65,31 @@ impl Driver {
     async fn reserve(&self, name: Option<String>) -> Result<(SnapshotId, Reserved), LifecycleError> {
         let id = SnapshotId::generate();
         let name = name.unwrap_or_else(|| id.as_str().to_owned());
-        let organisation = self.row().organisation;
+        let organisation = &self.spec.organisation;
         let taken = || LifecycleError::NameTaken { name: name.clone() };
-        let reserved = self.inner.names.reserve(&organisation, &name).ok_or_else(taken)?;
-        match self.inner.db.snapshot_by_name(&organisation, &name).await? {
+        let reserved = self.inner.names.reserve(organisation, &name).ok_or_else(taken)?;
+        match self.inner.db.snapshot_by_name(organisation, &name).await? {
             Some(_) => Err(taken()),
             None => Ok((id, reserved)),
         }
     }
 }
 
-fn snapshot_row(row: &SandboxRow, id: SnapshotId, name: &str, checkpoint: &str) -> SnapshotRow {
+fn snapshot_row(spec: &Spec, id: SnapshotId, name: &str, stored: &StoredMemory) -> SnapshotRow {
     SnapshotRow {
         id,
-        organisation: row.organisation.clone(),
+        organisation: spec.organisation.clone(),
         name: name.to_owned(),
-        template: row.template.clone(),
-        vcpu: row.vcpu,
-        memory_mib: row.memory_mib,
-        disk_mib: row.disk_mib,
-        checkpoint: checkpoint.to_owned(),
-        base: row.base.clone().unwrap_or_default(),
-        image: row.image.clone().unwrap_or_default(),
-        environment: row.environment.clone(),
-        network_policy: row.network_policy.clone(),
-        network_secrets: row.network_secrets.clone(),
+        template: spec.template.clone(),
+        vcpu: spec.shape.vcpus,
+        memory_mib: spec.shape.memory_mib,
+        disk_mib: spec.disk_mib,
+        checkpoint: stored.checkpoint.clone(),
+        base: stored.origin.base.clone(),
+        image: stored.origin.image.clone(),
+        environment: spec.environment.clone(),
+        network_policy: spec.network_policy.clone(),
+        network_secrets: spec.network_secrets.clone(),
         created_at_ms: now_ms(),
     }
 }

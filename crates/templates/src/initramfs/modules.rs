@@ -16,7 +16,7 @@ pub(super) fn in_load_order(kernel: &str, dir: &Path, wanted: &[&str]) -> Result
         std::fs::read_to_string(&path).map_err(ArtifactError::file("read the kernel's module index", &path))
     };
     let index = Index::parse(&read("modules.dep")?, &read("modules.softdep")?, &read("modules.builtin")?);
-    index.order(wanted).map_err(|module| ArtifactError::ModuleMissing { kernel: kernel.to_owned(), module })
+    index.order(wanted).map_err(|Missing { module }| ArtifactError::ModuleMissing { kernel: kernel.to_owned(), module })
 }
 
 /// `kernel/drivers/char/hw_random/virtio-rng.ko` → `virtio_rng`: dash and underscore are the same to the kernel.
@@ -30,6 +30,12 @@ struct Index {
     paths: HashMap<String, String>,
     needs: HashMap<String, Vec<String>>,
     builtin: HashSet<String>,
+}
+
+/// A module that the kernel neither has built in nor as a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Missing {
+    module: String,
 }
 
 impl Index {
@@ -49,7 +55,8 @@ impl Index {
         index
     }
 
-    fn order(&self, wanted: &[&str]) -> Result<Vec<String>, String> {
+    /// The module that is missing is the error.
+    fn order(&self, wanted: &[&str]) -> Result<Vec<String>, Missing> {
         let (mut order, mut seen) = (Vec::new(), HashSet::new());
         for module in wanted {
             self.visit(module, &mut seen, &mut order)?;
@@ -58,12 +65,12 @@ impl Index {
     }
 
     /// Depth first; `seen` also ends a circle, which only soft dependencies can form.
-    fn visit(&self, module: &str, seen: &mut HashSet<String>, order: &mut Vec<String>) -> Result<(), String> {
+    fn visit(&self, module: &str, seen: &mut HashSet<String>, order: &mut Vec<String>) -> Result<(), Missing> {
         if !seen.insert(module.to_owned()) {
             return Ok(());
         }
         let Some(path) = self.paths.get(module) else {
-            return if self.builtin.contains(module) { Ok(()) } else { Err(module.to_owned()) };
+            return if self.builtin.contains(module) { Ok(()) } else { Err(Missing { module: module.to_owned() }) };
         };
         for need in self.needs.get(module).into_iter().flatten() {
             self.visit(need, seen, order)?;
@@ -84,7 +91,7 @@ mod tests {
                        k/fs/erofs.ko: k/lib/libcrc32c.ko\nk/lib/libcrc32c.ko:\nk/crypto/crc32c.ko:\n";
     const SOFT: &str = "# comment\nsoftdep libcrc32c pre: crc32c missing post: virtio\n";
 
-    fn names(wanted: &[&str]) -> Result<Vec<String>, String> {
+    fn names(wanted: &[&str]) -> Result<Vec<String>, Missing> {
         let order = Index::parse(DEP, SOFT, "kernel/fs/ext4/ext4.ko\n").order(wanted)?;
         Ok(order.iter().map(|p| name_of(p)).collect())
     }
@@ -103,6 +110,6 @@ mod tests {
     #[test]
     fn a_built_in_module_is_skipped_and_an_unknown_one_is_named() {
         assert_eq!(names(&["ext4"]).expect("an order"), Vec::<String>::new());
-        assert_eq!(names(&["nope"]), Err("nope".to_owned()));
+        assert_eq!(names(&["nope"]), Err(Missing { module: "nope".to_owned() }));
     }
 }

@@ -7,6 +7,7 @@ use crate::error::ArtifactError;
 use leapbox_guest_protocol::ImageConfig;
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
+use std::num::ParseIntError;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -154,7 +155,8 @@ fn image_config(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, ArtifactErr
         .map(|l| l.split(':').collect::<Vec<_>>())
         .find(|f| f.len() >= 7 && f[0] == recipe.user)
         .ok_or_else(|| missing(format!("user {}", recipe.user)))?;
-    let number = |text: &str| text.parse().map_err(|_| missing(format!("numeric ids for {}", recipe.user)));
+    let number =
+        |text: &str| text.parse().map_err(|_: ParseIntError| missing(format!("numeric ids for {}", recipe.user)));
     let (uid, gid) = (number(user[2])?, number(user[3])?);
     for dir in [user[5], recipe.workdir] {
         if !tree.join(dir.trim_start_matches('/')).is_dir() {

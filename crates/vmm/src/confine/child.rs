@@ -7,6 +7,7 @@
 
 use super::spec::{ConfineSpec, Report};
 use super::tap::open_tap;
+use leapbox_errors::chain;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -70,7 +71,8 @@ fn run(socket: &mut UnixStream) -> Step<()> {
         step(&format!("joining {}", procs.display()), std::fs::write(procs, "0"))?;
     }
     step("entering the network namespace", setns(&netns, CloneFlags::CLONE_NEWNET))?;
-    let taps = spec.taps.iter().map(|tap| open_tap(&tap.name)).collect::<Result<Vec<_>, _>>().map_err(Failed)?;
+    let taps = spec.taps.iter().map(|tap| open_tap(&tap.name)).collect::<Result<Vec<_>, _>>();
+    let taps = taps.map_err(|error| Failed(chain(&error)))?;
     // Parked like the received ones: they may have got a target's number.
     let taps = park(taps)?;
     let new = CloneFlags::CLONE_NEWNS

@@ -7,14 +7,28 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Attaches to an existing, persistent tap in the calling thread's network namespace. The error says what failed.
-pub(crate) fn open_tap(name: &str) -> Result<OwnedFd, String> {
-    let tun = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| format!("opening /dev/net/tun: {errno}"))?;
+/// Why a tap could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TapError {
+    #[error("opening /dev/net/tun")]
+    Open(#[source] Errno),
+    #[error("{name} is too long for an interface name")]
+    Name { name: String },
+    #[error("attaching to {name}")]
+    Attach {
+        name: String,
+        #[source]
+        source: Errno,
+    },
+}
+
+/// Attaches to an existing, persistent tap in the calling thread's network namespace.
+pub(crate) fn open_tap(name: &str) -> Result<OwnedFd, TapError> {
+    let tun = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(TapError::Open)?;
     // SAFETY: ifreq is plain data for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
-        return Err(format!("{name} is too long for an interface name"));
+        return Err(TapError::Name { name: name.to_owned() });
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
@@ -22,6 +36,6 @@ pub(crate) fn open_tap(name: &str) -> Result<OwnedFd, String> {
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes the ifreq it is given, which lives over the call.
     let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    Errno::result(result).map_err(|errno| format!("attaching to {name}: {errno}"))?;
+    Errno::result(result).map_err(|source| TapError::Attach { name: name.to_owned(), source })?;
     Ok(tun)
 }

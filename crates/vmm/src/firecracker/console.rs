@@ -10,12 +10,13 @@
 
 use crate::error::VmmError;
 use nix::fcntl::OFlag;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -84,7 +85,7 @@ impl Console {
 
     /// Its end.
     pub fn text(&self) -> String {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = self.tail.lock();
         let (first, second) = tail.as_slices();
         String::from_utf8_lossy(&[first, second].concat()).trim().to_owned()
     }
@@ -120,7 +121,7 @@ async fn keep_tail(mut from: pipe::Receiver, tail: Arc<Mutex<VecDeque<u8>>>, tol
 
 /// Appends to the tail. Whether the kernel's last words are in what is new.
 fn keep(tail: &Mutex<VecDeque<u8>>, new: &[u8]) -> bool {
-    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tail = tail.lock();
     tail.extend(new);
     let excess = tail.len().saturating_sub(KEPT);
     tail.drain(..excess);

@@ -27,10 +27,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::ParseIntError;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 
 /// Bytes kept of the VMM's standard error.
 const LOG_BYTES: u64 = 64 * 1024;
@@ -111,7 +113,7 @@ pub(super) async fn wait_for_api(process: &Process, dir: &Path, logs: &Logs) -> 
             return Err(VmmError::Died { stage: "starting", reason: logs.explain(reason).await });
         }
     };
-    waited.map_err(|_| VmmError::Hung { command: "its start".to_owned(), seconds: API_DEADLINE.as_secs() })?;
+    waited.map_err(|_: Elapsed| VmmError::Hung { command: "its start".to_owned(), seconds: API_DEADLINE.as_secs() })?;
     Ok(api)
 }
 
@@ -174,7 +176,7 @@ fn read_pid(path: &Path) -> Result<i32, VmmError> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(16).read_to_string(&mut text));
     read.map_err(|source| VmmError::File { step: "reading", path: path.to_path_buf(), source })?;
-    text.trim()
-        .parse()
-        .map_err(|_| VmmError::Launch { message: format!("the jailer wrote {text:?} as the process id") })
+    text.trim().parse().map_err(|_: ParseIntError| VmmError::Launch {
+        message: format!("the jailer wrote {text:?} as the process id"),
+    })
 }

@@ -33,7 +33,7 @@ pub(super) fn of(binaries: &Binaries, host: &str, shape: Shape, image: &GuestIma
     let mut hash = Sha256::new();
     hash.update(format!("firecracker {MACHINE} {} {}\n", binaries.digest, image.digest));
     hash.update(format!("{KERNEL_COMMAND_LINE}\n{shape}\n{host}\n"));
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 #[cfg(test)]

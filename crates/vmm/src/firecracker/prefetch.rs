@@ -6,10 +6,11 @@
 use crate::memory::{Mapping, WorkingSet};
 use crate::spec::Snapshot;
 use leapbox_errors::chain;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A clone has answered its first request by then, and does what its workload does afterwards.
@@ -30,11 +31,11 @@ impl Prefetch {
         let (notes, note, memory, shape) =
             (Arc::clone(&self.notes), note_of(snapshot), snapshot.memory.clone(), snapshot.shape);
         tokio::task::spawn_blocking(move || {
-            let known = lock(&notes).get(&note).cloned();
+            let known = notes.lock().get(&note).cloned();
             let set = match known {
                 Some(set) => set,
                 None => match WorkingSet::load(&note, shape) {
-                    Ok(Some(set)) => Arc::clone(lock(&notes).entry(note).or_insert(Arc::new(set))),
+                    Ok(Some(set)) => Arc::clone(notes.lock().entry(note).or_insert(Arc::new(set))),
                     Ok(None) => return,
                     Err(error) => return tracing::warn!(error = %chain(&error), "what clones touch is not known"),
                 },
@@ -47,7 +48,7 @@ impl Prefetch {
 
     /// Forgets a snapshot that is going.
     pub fn forget(&self, snapshot: &Snapshot) {
-        lock(&self.notes).remove(&note_of(snapshot));
+        self.notes.lock().remove(&note_of(snapshot));
     }
 
     /// Notes what the clone in process `pid` has touched of `mapping` once it has been awake for a moment, unless enough clones were looked at.
@@ -72,15 +73,11 @@ impl Prefetch {
                 return;
             }
             match set.save(&note) {
-                Ok(()) => drop(lock(&notes).insert(note, Arc::new(set))),
+                Ok(()) => drop(notes.lock().insert(note, Arc::new(set))),
                 Err(error) => tracing::warn!(error = %chain(&error), "what clones touch could not be noted"),
             }
         });
     }
-}
-
-fn lock(notes: &Mutex<HashMap<PathBuf, Arc<WorkingSet>>>) -> MutexGuard<'_, HashMap<PathBuf, Arc<WorkingSet>>> {
-    notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn note_of(snapshot: &Snapshot) -> PathBuf {

@@ -66,7 +66,7 @@ fn parse(text: &str, bytes: u64) -> Option<Inherited> {
 }
 
 fn checksum(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text))
 }
 
 #[cfg(test)]

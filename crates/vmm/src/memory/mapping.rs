@@ -1,6 +1,7 @@
 //! Where in a VMM's address space its guest's RAM lies.
 
 use crate::error::VmmError;
+use crate::process::not_alive;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -54,7 +55,8 @@ const MAPS_MAX: u64 = 16 << 20;
 
 impl Proc {
     pub fn open(pid: i32) -> Result<Self, VmmError> {
-        let dir = File::open(format!("/proc/{pid}")).map_err(|_| VmmError::NotAlive { pid })?;
+        let dir = File::open(format!("/proc/{pid}"))
+            .map_err(|source| not_alive(pid, "opening its folder in /proc", source))?;
         Ok(Self { dir, pid })
     }
 

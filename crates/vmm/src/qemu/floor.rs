@@ -4,6 +4,7 @@
 
 use crate::confine::{PassedFd, TapFd, open_tap};
 use crate::error::VmmError;
+use leapbox_errors::chain;
 use nix::sched::{CloneFlags, setns};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,7 @@ pub(super) fn spawn(
         setns(netns, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| VmmError::System { step: "entering the network namespace", source: errno.into() })?;
         let opened = taps.iter().map(|tap| open_tap(&tap.name)).collect::<Result<Vec<_>, _>>();
-        let opened = opened.map_err(|message| VmmError::Launch { message })?;
+        let opened = opened.map_err(|error| VmmError::Launch { message: chain(&error) })?;
         let mut places: Vec<(RawFd, RawFd)> = passed.iter().map(|p| (p.fd.as_raw_fd(), p.number)).collect();
         places.extend(opened.iter().zip(taps).map(|(fd, tap)| (fd.as_raw_fd(), tap.fd)));
         let mut command = Command::new(program);

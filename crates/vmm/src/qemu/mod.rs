@@ -157,7 +157,7 @@ impl Vmm for Qemu {
             hash.update(argument);
             hash.update("\n");
         }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex::encode(hash.finalize())
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<Machine, VmmError> {

@@ -106,7 +106,7 @@ fn digest(version: &str, parts: &[Part]) -> Result<String, VmmError> {
         let meta = fs::metadata(&part.source).map_err(|source| file("reading", &part.source, source))?;
         hash.update(format!("{} {} {}\n", part.place, meta.size(), meta.mtime()));
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(hash.finalize()))
 }
 
 fn build(dir: &Path, root: &Path, parts: &[Part]) -> Result<(), VmmError> {

@@ -3,17 +3,17 @@
 //! A [`World`] is the host: it goes on when a server of it dies. A machine is two counters, one in its memory and one on
 //! its disk. Everything takes a moment, anything may fail, and what must never happen panics.
 
-use super::vm::StoredVm;
-use super::{Body, Identity, Machines, Origin, Unnamed};
-use crate::catalog::Template;
-use crate::error::{CheckpointError, LaunchError, LifecycleError};
-use crate::sealed::Egress;
-use crate::stats::MachineNumbers;
 use async_trait::async_trait;
-use leapbox_db::{Db, SandboxRow};
+use leapbox_api_types::sandbox::DEFAULT_TEMPLATE;
+use leapbox_db::{Db, Live, Origin, Spec, Stored, VmRecord};
 use leapbox_guest_client::{Dial, GuestClient};
-use leapbox_ids::SandboxId;
-use leapbox_vmm::{ExitReason, MachineRecord, Shape, VmmError};
+use leapbox_ids::{ArchiveId, BaseId, CheckpointId, ImageDigest, SandboxId};
+use leapbox_lifecycle::{
+    Catalog, CheckpointError, CheckpointPin, Egress, Identity, LaunchError, LifecycleError, MachineNumbers, Machines,
+    SandboxVm, Template,
+};
+use leapbox_templates::ImageConfig;
+use leapbox_vmm::{ExitReason, GuestImage, MachineRecord, Shape, VmmError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -25,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 /// What a sandbox has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counted {
+pub struct Counted {
     /// Lost when it is stopped.
     pub memory: u64,
+    /// Kept as long as the sandbox is.
     pub disk: u64,
 }
 
@@ -44,8 +45,11 @@ struct Vm {
 #[derive(Debug, Default)]
 struct Things {
     machines: BTreeMap<String, Vm>,
-    checkpoints: BTreeMap<String, Counted>,
-    unnamed: BTreeSet<String>,
+    checkpoints: BTreeMap<CheckpointId, Counted>,
+    /// Who stored each checkpoint, also of those that are gone.
+    stored_by: BTreeMap<CheckpointId, SandboxId>,
+    /// Stored, and in no row yet.
+    pinned: BTreeSet<CheckpointId>,
     names: u64,
     restored: usize,
     random: u64,
@@ -55,9 +59,23 @@ struct Things {
 
 /// The host.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct World(Arc<Mutex<Things>>);
+pub struct World(Arc<Mutex<Things>>);
+
+/// A catalog with the default template, for a server over simulated machines.
+pub async fn catalog(db: &Db) -> Arc<Catalog> {
+    let image = GuestImage {
+        kernel: "kernel".into(),
+        initramfs: "initramfs".into(),
+        rootfs: "rootfs".into(),
+        digest: ImageDigest::from([0; 32]),
+    };
+    let (user, home, workdir) = ("user".to_owned(), "/home/user".to_owned(), "/".to_owned());
+    let config = ImageConfig { user, uid: 1000, gid: 1000, groups: vec![], home, workdir, env: vec![], port: None };
+    Arc::new(Catalog::of_one(db, DEFAULT_TEMPLATE, image, config).await.expect("a template"))
+}
 
 impl World {
+    /// A host whose moments follow from `seed`. One of `failing` operations fails; 0: none.
     pub fn new(seed: u64, failing: u64) -> Self {
         let world = Self::default();
         world.lock().random = seed | 1;
@@ -123,47 +141,51 @@ impl World {
         Ok(())
     }
 
-    fn make(&self, counted: Counted) -> Box<dyn Body> {
+    fn make(&self, counted: Counted) -> Box<dyn SandboxVm> {
         let mut things = self.lock();
         things.names += 1;
         let name = format!("vm-{}", things.names);
         let vm = Vm { sandbox: None, counted, suspended: false, ended: false, died: watch::Sender::new(false) };
         let died = vm.died.subscribe();
         things.machines.insert(name.clone(), vm);
-        Box::new(SimBody { world: self.clone(), name, died })
+        Box::new(SimVm { world: self.clone(), name, died })
     }
 
     /// What is stored. A sandbox's own checkpoint is there; a snapshot's may have been deleted just now.
-    fn stored(&self, row: &SandboxRow, checkpoint: &str) -> Result<Counted, CheckpointError> {
+    fn stored(&self, spec: &Spec, stored: &Stored) -> Result<Counted, CheckpointError> {
         let things = self.lock();
-        let alive = things.machines.values().filter(|vm| vm.sandbox.as_ref() == Some(&row.id)).count();
-        assert_eq!(alive, 0, "two machines of {}", row.id);
-        let stored = things.checkpoints.get(checkpoint).copied();
-        assert!(stored.is_some() || row.checkpoint.is_none(), "{checkpoint} of {} is lost", row.id);
-        stored.ok_or(CheckpointError::Mismatch { what: "nothing" })
+        let alive = things.machines.values().filter(|vm| vm.sandbox.as_ref() == Some(&spec.id)).count();
+        assert_eq!(alive, 0, "two machines of {}", spec.id);
+        let checkpoint = stored.checkpoint();
+        let found = things.checkpoints.get(checkpoint).copied();
+        let is_own = things.stored_by.get(checkpoint) == Some(&spec.id);
+        assert!(found.is_some() || !is_own, "{checkpoint} of {} is lost", spec.id);
+        found.ok_or(CheckpointError::Mismatch { what: "nothing" })
     }
 
-    fn store(&self, name: &str, checkpoint: &str, has_memory: bool) -> Unnamed {
+    fn store(&self, name: &str, checkpoint: &CheckpointId, has_memory: bool) -> CheckpointPin {
         let mut things = self.lock();
         let vm = things.machines.get(name).expect("stored machines are there");
         assert!(vm.suspended || !has_memory, "stored while it runs");
         let memory = if has_memory { vm.counted.memory } else { 0 };
         let counted = Counted { memory, disk: vm.counted.disk };
-        things.checkpoints.insert(checkpoint.to_owned(), counted);
-        things.unnamed.insert(checkpoint.to_owned());
-        Unnamed(Box::new(Pinned { world: self.clone(), checkpoint: checkpoint.to_owned() }))
+        let sandbox = vm.sandbox.clone().expect("a sandbox's machine is stored");
+        things.stored_by.insert(checkpoint.clone(), sandbox);
+        things.checkpoints.insert(checkpoint.clone(), counted);
+        things.pinned.insert(checkpoint.clone());
+        CheckpointPin::new(Pinned { world: self.clone(), checkpoint: checkpoint.clone() })
     }
 }
 
 /// Keeps a checkpoint from being collected.
 struct Pinned {
     world: World,
-    checkpoint: String,
+    checkpoint: CheckpointId,
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.world.lock().unnamed.remove(&self.checkpoint);
+        self.world.lock().pinned.remove(&self.checkpoint);
     }
 }
 
@@ -185,45 +207,50 @@ impl Vm {
 
 #[async_trait]
 impl Machines for World {
-    async fn fresh(&self, _: &Arc<Template>, _: Shape) -> Result<Box<dyn Body>, LifecycleError> {
+    async fn fresh(&self, _: &Arc<Template>, _: Shape) -> Result<Box<dyn SandboxVm>, LifecycleError> {
         self.moment_or_failure().await?;
         Ok(self.make(Counted::default()))
     }
 
-    async fn restored(&self, row: &SandboxRow, checkpoint: &str) -> Result<Box<dyn Body>, LifecycleError> {
+    async fn restored(&self, spec: &Spec, stored: &Stored) -> Result<Box<dyn SandboxVm>, LifecycleError> {
         self.lock().restored += 1;
         self.moment_or_failure().await?;
-        Ok(self.make(self.stored(row, checkpoint)?))
+        Ok(self.make(self.stored(spec, stored)?))
     }
 
-    async fn adopt(&self, row: &SandboxRow, _: &Egress) -> Result<Box<dyn Body>, String> {
+    async fn adopt(&self, _: &Spec, live: &Live, _: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
         self.moment().await;
-        let name = row.machine.as_deref().and_then(super::stored_vm).ok_or("no record")?.name;
+        let name = live.vm.machine.name.clone();
         let mut things = self.lock();
-        let vm = things.machines.get_mut(&name).filter(|vm| !*vm.died.borrow()).ok_or("it died")?;
+        let vm = things.machines.get_mut(&name).filter(|vm| !*vm.died.borrow());
+        let vm = vm.ok_or(LaunchError::Vmm(VmmError::NotAlive { pid: 0 }))?;
         vm.suspended = false;
         let died = vm.died.subscribe();
-        Ok(Box::new(SimBody { world: self.clone(), name, died }))
+        Ok(Box::new(SimVm { world: self.clone(), name, died }))
     }
 
-    async fn salvage(&self, row: &SandboxRow, checkpoint: &str) -> Result<Unnamed, CheckpointError> {
-        let name = row.machine.as_deref().and_then(super::stored_vm).expect("a record").name;
-        if let Some(vm) = self.lock().machines.get_mut(&name) {
+    async fn store_disk(
+        &self,
+        _: &Spec,
+        live: &Live,
+        checkpoint: &CheckpointId,
+    ) -> Result<CheckpointPin, CheckpointError> {
+        let name = &live.vm.machine.name;
+        if let Some(vm) = self.lock().machines.get_mut(name) {
             vm.ended = true;
         }
         self.moment_or_failure().await?;
-        let unnamed = self.store(&name, checkpoint, false);
+        let pin = self.store(name, checkpoint, false);
         self.moment().await;
-        Ok(unnamed)
+        Ok(pin)
     }
 
-    async fn remove_disk(&self, row: &SandboxRow) {
+    async fn remove_disk(&self, vm: &VmRecord) {
         self.moment().await;
-        let record = row.machine.as_deref().and_then(super::stored_vm).expect("a record");
-        self.lock().machines.remove(&record.name);
+        self.lock().machines.remove(&vm.machine.name);
     }
 
-    async fn discard(&self, checkpoint: &str) {
+    async fn discard(&self, checkpoint: &CheckpointId) {
         self.moment().await;
         self.lock().checkpoints.remove(checkpoint);
     }
@@ -235,13 +262,13 @@ impl Machines for World {
     }
 
     async fn collect_garbage(&self, db: &Db) {
-        let there: BTreeSet<String> = {
+        let there: BTreeSet<CheckpointId> = {
             let things = self.lock();
-            things.checkpoints.keys().filter(|id| !things.unnamed.contains(*id)).cloned().collect()
+            things.checkpoints.keys().filter(|id| !things.pinned.contains(*id)).cloned().collect()
         };
         let named = db.archives_referenced().await.expect("read");
         self.moment().await;
-        self.lock().checkpoints.retain(|id, _| named.contains(id) || !there.contains(id));
+        self.lock().checkpoints.retain(|id, _| named.contains(&ArchiveId::from(id)) || !there.contains(id));
     }
 
     async fn crowded(&self) {
@@ -257,13 +284,13 @@ impl Machines for World {
     }
 }
 
-struct SimBody {
+struct SimVm {
     world: World,
     name: String,
     died: watch::Receiver<bool>,
 }
 
-impl SimBody {
+impl SimVm {
     fn with<T>(&self, change: impl FnOnce(&mut Vm) -> T) -> Option<T> {
         self.world.lock().machines.get_mut(&self.name).map(change)
     }
@@ -274,8 +301,8 @@ impl SimBody {
 }
 
 #[async_trait]
-impl Body for SimBody {
-    fn record(&self) -> Result<String, LaunchError> {
+impl SandboxVm for SimVm {
+    fn record(&self) -> VmRecord {
         let machine = MachineRecord {
             driver: "sim".to_owned(),
             pid: 0,
@@ -286,11 +313,11 @@ impl Body for SimBody {
             uid: 0,
             dir: PathBuf::new(),
         };
-        serde_json::to_string(&StoredVm { machine, slot: 0 }).map_err(LaunchError::Record)
+        VmRecord { machine, slot: 0 }
     }
 
     fn origin(&self) -> Origin {
-        Origin { base: "base-0".to_owned(), image: "0".to_owned() }
+        Origin { base: BaseId::from([0; 32]), image: ImageDigest::from([0; 32]) }
     }
 
     fn guest(&self) -> GuestClient {
@@ -303,7 +330,7 @@ impl Body for SimBody {
 
     async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
         self.world.moment().await;
-        self.alive().map_err(|_| LaunchError::NotConfirmed { what: "life" })?;
+        self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "life" })?;
         self.with(|vm| vm.sandbox = Some(id.clone()));
         Ok(())
     }
@@ -316,17 +343,17 @@ impl Body for SimBody {
     }
 
     async fn resume(&self) -> Result<(), LaunchError> {
-        self.alive().map_err(|_| LaunchError::NotConfirmed { what: "life" })?;
+        self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "life" })?;
         self.with(|vm| vm.suspended = false);
         Ok(())
     }
 
-    async fn store(&self, _: &SandboxRow, checkpoint: &str) -> Result<Unnamed, CheckpointError> {
+    async fn store(&self, _: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError> {
         self.world.moment_or_failure().await?;
         self.alive()?;
-        let unnamed = self.world.store(&self.name, checkpoint, true);
+        let pin = self.world.store(&self.name, checkpoint, true);
         self.world.moment_or_failure().await?;
-        Ok(unnamed)
+        Ok(pin)
     }
 
     async fn shut_down(&self) {

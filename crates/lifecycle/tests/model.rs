@@ -1,25 +1,20 @@
 //! The sandboxes' tasks against a model: clients race, machines die, operations fail, the server is killed at any moment,
 //! and still every history is legal, nothing acknowledged is lost, and nothing is left at the end.
 //!
-//! Real: policy, tasks, service, recovery, garbage, the database. Simulated: the machines ([`crate::machines::sim`]).
+//! Real: policy, tasks, service, recovery, garbage, the database. Simulated: the machines (`leapbox-simulated`).
 
-use crate::catalog::Catalog;
-use crate::error::{CheckpointError, LifecycleError};
-use crate::inner::Inner;
-use crate::machines::sim::{Counted, World};
-use crate::policy::may_follow;
-use crate::service::Lifecycle;
-use crate::{garbage, recovery};
+mod common;
+
+use common::Stage;
 use leapbox_api_types::sandbox::{DEFAULT_TEMPLATE, NewSandbox, SandboxState};
 use leapbox_api_types::snapshot::{NewSnapshot, RestoreSnapshot};
-use leapbox_db::{Db, OrganisationRow};
 use leapbox_egress_policy::Policy;
 use leapbox_ids::{OrganisationId, SandboxId, SnapshotId};
-use leapbox_storage::ServerKey;
+use leapbox_lifecycle::{CheckpointError, Lifecycle, LifecycleError};
+use leapbox_simulated::{Counted, World};
 use proptest::prelude::*;
 use sqlx::Row;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,34 +67,16 @@ struct Facts {
     snapshots: BTreeMap<SnapshotId, (String, Counted)>,
 }
 
+/// A stage, and what clients know of what happened on it.
 #[derive(Clone)]
-pub(super) struct Stage {
-    pub path: PathBuf,
-    pub world: World,
-    pub org: OrganisationId,
+struct Play {
+    stage: Stage,
     facts: Arc<Mutex<Facts>>,
 }
 
-impl Stage {
-    /// An empty one in `dir`.
-    pub fn new(dir: &Path, world: World) -> Self {
-        Self { path: dir.to_owned(), world, org: OrganisationId::generate(), facts: Arc::default() }
-    }
-
+impl Play {
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A server on what the last one left.
-    pub async fn server(&self) -> Lifecycle {
-        let db = Db::open(&self.path.join("leapbox.db")).await.expect("opened");
-        let key = ServerKey::load_or_create(&self.path.join("key")).expect("a key");
-        let catalog = Arc::new(Catalog::made_up(&db).await);
-        let inner = Inner::new("pod-test".to_owned(), db, Arc::new(self.world.clone()), catalog, key);
-        let inner = Arc::new(inner);
-        recovery::recover(&inner).await.expect("recovered");
-        garbage::collect(&inner).await;
-        Lifecycle { inner }
     }
 
     fn pick(&self, number: usize) -> Option<(SandboxId, Known)> {
@@ -135,18 +112,18 @@ impl Stage {
             Op::Use(number) => self.count(server, number).await,
             Op::Pause(number) => {
                 if let Some((id, _)) = self.pick(number) {
-                    self.allowed(&id, server.pause(&self.org, &id).await.map(drop));
+                    self.allowed(&id, server.pause(&self.stage.org, &id).await.map(drop));
                 }
             }
             Op::Stop(number) => {
                 if let Some((id, _)) = self.pick(number) {
                     self.note(&id, |known| known.may_be_stopped = true);
-                    self.allowed(&id, server.stop_sandbox(&self.org, &id).await.map(drop));
+                    self.allowed(&id, server.stop_sandbox(&self.stage.org, &id).await.map(drop));
                 }
             }
             Op::Start(number) => {
                 if let Some((id, _)) = self.pick(number) {
-                    self.allowed(&id, server.start_sandbox(&self.org, &id).await.map(drop));
+                    self.allowed(&id, server.start_sandbox(&self.stage.org, &id).await.map(drop));
                 }
             }
             Op::Snapshot { of, kill } => self.snapshot(server, of, kill).await,
@@ -154,20 +131,20 @@ impl Stage {
             Op::Delete(number) => {
                 if let Some((id, _)) = self.pick(number) {
                     self.note(&id, |known| known.may_be_gone = true);
-                    self.allowed(&id, server.delete(&self.org, &id).await);
+                    self.allowed(&id, server.delete(&self.stage.org, &id).await);
                 }
             }
             Op::DeleteSnapshot(number) => {
                 if let Some((id, ..)) = self.pick_snapshot(number) {
                     self.facts().snapshots.remove(&id);
                     // Of two who delete it, one is told that it is gone.
-                    let _ = server.delete_snapshot(&self.org, &id).await;
+                    let _ = server.delete_snapshot(&self.stage.org, &id).await;
                 }
             }
             Op::KillMachine(number) => {
                 if let Some((id, _)) = self.pick(number) {
                     self.note(&id, |known| known.may_be_gone = true);
-                    self.world.kill(&id);
+                    self.stage.world.kill(&id);
                 }
             }
         }
@@ -184,19 +161,19 @@ impl Stage {
             env_vars: vec![("A".to_owned(), "b".to_owned())],
             network_policy: Policy::DenyAll,
         };
-        if let Ok(created) = server.create(&self.org, new).await {
+        if let Ok(created) = server.create(&self.stage.org, new).await {
             self.facts().sandboxes.insert(created.id, Known::default());
         }
     }
 
     async fn count(&self, server: &Lifecycle, number: usize) {
         let Some((id, before)) = self.pick(number) else { return };
-        let used = server.ensure_running(&self.org, &id).await;
+        let used = server.ensure_running(&self.stage.org, &id).await;
         if used.is_err() {
             return self.allowed(&id, used.map(drop));
         }
         // Paused again before it was used: nothing was acknowledged.
-        let Some(now) = self.world.count(&id) else { return };
+        let Some(now) = self.stage.world.count(&id) else { return };
         assert!(now.disk > before.counted.disk, "{id} lost what was on its disk: {before:?} {now:?}");
         let stopped = self.facts().sandboxes.get(&id).is_some_and(|known| known.may_be_stopped);
         assert!(stopped || now.memory > before.counted.memory, "{id} lost its memory: {before:?} {now:?}");
@@ -212,7 +189,7 @@ impl Stage {
             self.note(&id, |known| known.may_be_gone = true);
         }
         let new = NewSnapshot { name: None, kill_sandbox_after: kill };
-        match server.snapshot(&self.org, &id, new).await {
+        match server.snapshot(&self.stage.org, &id, new).await {
             Ok(taken) => {
                 let memory = if before.may_be_stopped { 0 } else { before.counted.memory };
                 let counted = Counted { memory, disk: before.counted.disk };
@@ -225,7 +202,7 @@ impl Stage {
     async fn restore(&self, server: &Lifecycle, number: usize) {
         let Some((id, name, counted)) = self.pick_snapshot(number) else { return };
         let restore = RestoreSnapshot { snapshot_name: name, timeout_s: 3600, auto_pause: true, network_policy: None };
-        match server.restore(&self.org, restore).await {
+        match server.restore(&self.stage.org, restore).await {
             Ok(restored) => {
                 let known = Known { counted, ..Known::default() };
                 self.facts().sandboxes.insert(restored.id, known);
@@ -240,17 +217,17 @@ impl Stage {
 
 fn run(clients: Vec<Vec<Op>>, crashes: Vec<u64>, seed: u64, failing: u64) {
     let dir = tempfile::tempdir().expect("a folder");
-    let stage = Stage::new(dir.path(), World::new(seed, failing));
-    in_a_server(|| prepare(stage.clone()));
+    let play = Play { stage: Stage::new(dir.path(), World::new(seed, failing)), facts: Arc::default() };
+    in_a_server(|| prepare(play.stage.clone()));
     let mut left = clients;
     for crash in crashes {
         let later = Arc::new(Mutex::new(left));
-        in_a_server(|| race(stage.clone(), Arc::clone(&later), Duration::from_micros(crash)));
+        in_a_server(|| race(play.clone(), Arc::clone(&later), Duration::from_micros(crash)));
         left = later.lock().unwrap_or_else(PoisonError::into_inner).clone();
     }
     let later = Arc::new(Mutex::new(left));
-    in_a_server(|| race(stage.clone(), later, Duration::from_secs(60)));
-    in_a_server(|| check(stage.clone()));
+    in_a_server(|| race(play.clone(), later, Duration::from_secs(60)));
+    in_a_server(|| check(play.clone()));
 }
 
 /// Runs a server's life and then kills it: whatever it was doing is dropped where it stands.
@@ -272,11 +249,8 @@ fn database_threads() -> usize {
 }
 
 /// Makes the database, with a memory of every state.
-pub(super) async fn prepare(stage: Stage) {
-    let path = stage.path.join("leapbox.db");
-    let db = Db::open(&path).await.expect("opened");
-    let organisation = OrganisationRow { id: stage.org.clone(), name: "test".to_owned(), created_at_ms: 0 };
-    db.organisation_insert(&organisation).await.expect("inserted");
+async fn prepare(stage: Stage) {
+    stage.prepare().await;
     for sql in [
         "CREATE TABLE history (id TEXT, state TEXT)",
         "CREATE TRIGGER born AFTER INSERT ON sandbox BEGIN INSERT INTO history VALUES (NEW.id, NEW.state); END",
@@ -287,16 +261,16 @@ pub(super) async fn prepare(stage: Stage) {
 }
 
 async fn history(stage: &Stage) -> sqlx::SqlitePool {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(stage.path.join("leapbox.db"));
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(stage.folder.join("leapbox.db"));
     sqlx::SqlitePool::connect_with(options).await.expect("connected")
 }
 
 /// Clients race until the crash; what they have not begun is left for later.
-async fn race(stage: Stage, left: Arc<Mutex<Vec<Vec<Op>>>>, crash: Duration) {
-    let server = stage.server().await;
+async fn race(play: Play, left: Arc<Mutex<Vec<Vec<Op>>>>, crash: Duration) {
+    let server = play.stage.server().await;
     let clients = left.lock().unwrap_or_else(PoisonError::into_inner).len();
     let racing = (0..clients).map(|client| {
-        let (stage, server, left) = (stage.clone(), server.clone(), Arc::clone(&left));
+        let (play, server, left) = (play.clone(), server.clone(), Arc::clone(&left));
         async move {
             loop {
                 let op = {
@@ -306,7 +280,7 @@ async fn race(stage: Stage, left: Arc<Mutex<Vec<Vec<Op>>>>, crash: Duration) {
                     }
                     left[client].remove(0)
                 };
-                stage.perform(&server, op).await;
+                play.perform(&server, op).await;
             }
         }
     });
@@ -314,30 +288,39 @@ async fn race(stage: Stage, left: Arc<Mutex<Vec<Vec<Op>>>>, crash: Duration) {
 }
 
 /// Everything is looked at and removed.
-async fn check(stage: Stage) {
+async fn check(play: Play) {
+    let stage = &play.stage;
     stage.world.heal();
     let server = stage.server().await;
-    let sandboxes: Vec<_> = stage.facts().sandboxes.iter().map(|(id, known)| (id.clone(), *known)).collect();
+    let sandboxes: Vec<_> = play.facts().sandboxes.iter().map(|(id, known)| (id.clone(), *known)).collect();
     for (id, known) in sandboxes {
         match rested(&server, &stage.org, &id).await {
             Some(SandboxState::Deleted) | None => assert!(known.may_be_gone, "{id} is lost"),
             Some(_) => server.delete(&stage.org, &id).await.expect("deleted"),
         }
     }
-    let snapshots: Vec<_> = stage.facts().snapshots.keys().cloned().collect();
+    let snapshots: Vec<_> = play.facts().snapshots.keys().cloned().collect();
     for id in snapshots {
         server.delete_snapshot(&stage.org, &id).await.expect("an acknowledged snapshot is there");
     }
     // What was made but never acknowledged, because the server died, is known to nobody but the server.
-    for row in server.inner.db.sandbox_unfinished().await.expect("listed") {
-        rested(&server, &stage.org, &row.id).await;
-        server.delete(&stage.org, &row.id).await.expect("deleted");
+    for sandbox in stage.db().await.sandbox_unfinished().await.expect("listed") {
+        rested(&server, &stage.org, sandbox.id()).await;
+        server.delete(&stage.org, sandbox.id()).await.expect("deleted");
     }
-    forget_unacknowledged_snapshots(&stage, &server).await;
+    forget_unacknowledged_snapshots(stage, &server).await;
     server.stop().await;
-    garbage::collect(&server.inner).await;
-    assert_eq!(stage.world.left(), (0, 0), "machines and checkpoints are left");
-    check_history(&stage).await;
+    // Another server collects what is left; this one may have begun to collect before the last of it was given up.
+    let collecting = stage.server().await;
+    let empty = async {
+        while stage.world.left() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let collected = tokio::time::timeout(Duration::from_secs(30), empty).await;
+    assert!(collected.is_ok(), "machines and checkpoints are left: {:?}", stage.world.left());
+    collecting.stop().await;
+    check_history(stage).await;
 }
 
 async fn forget_unacknowledged_snapshots(stage: &Stage, server: &Lifecycle) {
@@ -371,6 +354,23 @@ async fn check_history(stage: &Stage) {
             None => assert_eq!(state, SandboxState::Starting, "{id}"),
             Some(before) => assert!(before == state || may_follow(before, state), "{id}: {before} to {state}"),
         }
+    }
+}
+
+/// Whether a sandbox may go from one state to another: what a history may look like.
+fn may_follow(from: SandboxState, to: SandboxState) -> bool {
+    use SandboxState::{Deleted, Deleting, Paused, Running, Snapshotting, Starting, Stopped, Stopping, Unpausing};
+    match from {
+        // `deleted` without `deleting`: it failed. `stopped`: it could not be started again.
+        Starting => matches!(to, Running | Deleted | Stopped),
+        Running => matches!(to, Snapshotting | Stopping | Deleting | Deleted),
+        Snapshotting => matches!(to, Running | Paused | Deleting | Deleted),
+        Paused => matches!(to, Unpausing | Deleting),
+        Unpausing => matches!(to, Running | Paused),
+        Stopping => matches!(to, Stopped | Deleting | Deleted),
+        Stopped => matches!(to, Starting | Deleting),
+        Deleting => matches!(to, Deleted),
+        Deleted => false,
     }
 }
 

@@ -1,18 +1,19 @@
 //! Many requests for one paused sandbox, on simulated machines.
 
-use super::model::{Stage, prepare};
-use crate::error::LifecycleError;
-use crate::machines::sim::World;
-use crate::service::Lifecycle;
+mod common;
+
+use common::Stage;
 use futures::future::join_all;
 use leapbox_api_types::sandbox::{DEFAULT_TEMPLATE, NewSandbox, SandboxState};
 use leapbox_egress_policy::Policy;
 use leapbox_ids::SandboxId;
+use leapbox_lifecycle::{Lifecycle, LifecycleError};
+use leapbox_simulated::World;
 use std::path::Path;
 
 async fn paused(dir: &Path) -> (Stage, Lifecycle, SandboxId) {
     let stage = Stage::new(dir, World::new(1, 0));
-    prepare(stage.clone()).await;
+    stage.prepare().await;
     let server = stage.server().await;
     let new = NewSandbox {
         template_name: DEFAULT_TEMPLATE.to_owned(),
