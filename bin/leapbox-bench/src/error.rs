@@ -1,6 +1,6 @@
 //! Why nothing was measured.
 
-use std::path::PathBuf;
+use leapbox_errors::FileError;
 
 /// One variant per failing step.
 #[derive(Debug, thiserror::Error)]
@@ -15,16 +15,8 @@ pub enum BenchError {
     #[error("encoding the report")]
     Encode(#[source] serde_json::Error),
     /// A file or folder operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The measured server ended.
     #[error("the measured server ended with {status}; its log:\n{log}")]
     ServerEnded {
@@ -84,9 +76,4 @@ pub enum BenchError {
     /// Nothing has been built yet.
     #[error(transparent)]
     Artifacts(#[from] leapbox_templates::ArtifactError),
-}
-
-pub fn file(step: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BenchError {
-    let path = path.to_path_buf();
-    move |source| BenchError::File { step, path, source }
 }

@@ -6,6 +6,7 @@ use crate::server::Server;
 use leapbox::config::Config;
 use leapbox::verbs::driver::{Driver, DriverFacts, choose};
 use leapbox_bases::{attachment, guest_of};
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::{Configure, Entropy, ExecRequest, Identity};
 use leapbox_network::{HostTable, Network, NetworkConfig};
 use leapbox_storage::copy_sparse;
@@ -49,7 +50,7 @@ impl Floor {
         network.start_pool();
         let snapshot = server.warm_snapshot()?;
         let dir = server.state_dir().join("floor");
-        std::fs::create_dir_all(&dir).map_err(crate::error::file("creating", &dir))?;
+        std::fs::create_dir_all(&dir).map_err(FileError::of("creating", &dir))?;
         Ok(Self { vmm, network, image, snapshot, dir })
     }
 
@@ -84,7 +85,7 @@ impl Floor {
         let answered = answered.await;
         machine.destroy().await?;
         slot.close().await;
-        std::fs::remove_file(&disk).map_err(crate::error::file("removing", &disk))?;
+        std::fs::remove_file(&disk).map_err(FileError::of("removing", &disk))?;
         answered
     }
 

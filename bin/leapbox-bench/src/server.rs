@@ -3,10 +3,10 @@
 
 use crate::client::Client;
 use crate::error::BenchError;
-use crate::error::file;
 use leapbox::config::Config;
 use leapbox::state::State;
 use leapbox::verbs::setup::{first_key, local_ca};
+use leapbox_errors::FileError;
 use leapbox_vmm::{Cgroups, Snapshot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,7 +53,7 @@ impl Server {
         let made = tokio::task::spawn_blocking(move || first_key::ensure(&own).map_err(|e| e.to_string())).await;
         made.map_err(BenchError::Task)?.map_err(prepare)?;
         let key = state.read_default_key().map_err(|e| prepare(e.to_string()))?.unwrap_or_default();
-        let [api, gateway, metrics] = free_addresses().map_err(file("finding a free port on", "127.0.0.1".as_ref()))?;
+        let [api, gateway, metrics] = free_addresses().map_err(FileError::of("finding a free port on", "127.0.0.1"))?;
         let process = spawn(config, &dir, pool, [api, gateway, metrics])?;
         let mut server = Self { process, dir, api, metrics, key };
         match server.answers().await {
@@ -99,12 +99,12 @@ impl Server {
     /// Bytes of the one checkpoint there is, before and after compression, as its manifest has them.
     pub fn only_checkpoint(&self) -> Result<(u64, u64), BenchError> {
         let dir = State::at(self.state_dir()).archives_dir();
-        let entries = std::fs::read_dir(&dir).map_err(file("listing", &dir))?.flatten();
+        let entries = std::fs::read_dir(&dir).map_err(FileError::of("listing", &dir))?.flatten();
         let checkpoint = entries
             .map(|entry| entry.path())
             .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ckp-")));
         let path = checkpoint.ok_or(BenchError::NotReady { what: "its checkpoint" })?.join("manifest.json");
-        let text = std::fs::read(&path).map_err(file("reading", &path))?;
+        let text = std::fs::read(&path).map_err(FileError::of("reading", &path))?;
         let manifest: serde_json::Value = serde_json::from_slice(&text).map_err(BenchError::Encode)?;
         let parts = manifest["content"]["parts"].as_object().into_iter().flatten().map(|(_, part)| part);
         let bytes = |part: &serde_json::Value, name: &str| part["stats"][name].as_u64().unwrap_or(0);
@@ -160,7 +160,7 @@ impl Server {
             let _ = self.process.start_kill();
         }
         self.end_machines().await;
-        std::fs::remove_dir_all(&self.dir).map_err(file("removing", &self.dir))
+        Ok(std::fs::remove_dir_all(&self.dir).map_err(FileError::of("removing", &self.dir))?)
     }
 }
 
@@ -169,12 +169,12 @@ fn log_path(dir: &Path) -> PathBuf {
 }
 
 fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> Result<Child, BenchError> {
-    let own = std::env::current_exe().map_err(file("finding", "our own program".as_ref()))?;
+    let own = std::env::current_exe().map_err(FileError::of("finding", "our own program"))?;
     let program = own.with_file_name("leapbox");
     let log = log_path(dir);
-    let output = File::create(&log).map_err(file("creating", &log))?;
+    let output = File::create(&log).map_err(FileError::of("creating", &log))?;
     let [api, gateway, metrics] = addresses.map(|address| address.to_string());
-    Command::new(&program)
+    let started = Command::new(&program)
         .args(["serve", "--data-dir"])
         .arg(dir)
         .arg("--artifacts-dir")
@@ -187,8 +187,8 @@ fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> 
         .stdout(Stdio::null())
         .stderr(output)
         .kill_on_drop(true)
-        .spawn()
-        .map_err(file("starting", &program))
+        .spawn();
+    Ok(started.map_err(FileError::of("starting", &program))?)
 }
 
 /// Three ports that are free now on 127.0.0.1.

@@ -3,10 +3,10 @@
 
 use crate::attach::{attachment, guest_of};
 use crate::base::{Base, BaseKind, Header};
-use crate::error::{BaseError, file};
+use crate::error::BaseError;
 use crate::folder;
 use crate::store::Bases;
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_storage::{create_pristine_disk, private_dir};
 use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, VmmError};
@@ -46,11 +46,11 @@ impl Bases {
         let (path, size) = (disk.clone(), self.disk_mib);
         tokio::task::spawn_blocking(move || create_pristine_disk(&path, size))
             .await
-            .map_err(|e| file("making", &disk, e.into()))?
+            .map_err(FileError::of("making", &disk))?
             .map_err(|source| BaseError::Disk { shape, source })?;
         let slot = self.network.take().await.map_err(|source| BaseError::Network { shape, source })?;
         let given = std::os::unix::fs::chown(&disk, Some(slot.uid()), Some(slot.uid()))
-            .map_err(|source| file("giving away", &disk, source));
+            .map_err(FileError::of("giving away", &disk));
         let spec = BootSpec {
             shape,
             image: image.clone(),
@@ -61,7 +61,7 @@ impl Bases {
         };
         let booted = match given {
             Ok(()) => self.vmm.boot(spec).await.map_err(|source| BaseError::Vmm { shape, source }),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         let taken = match booted {
             Ok(machine) => snapshot_when_prepared(machine, &guest_of(&slot), shape, kind).await,
@@ -82,7 +82,7 @@ impl Bases {
         let header = header_of(snapshot, &unfinished, image, kind);
         tokio::task::spawn_blocking(move || folder::seal(&header, &from, &bases))
             .await
-            .map_err(|e| file("sealing", &unfinished, e.into()))?
+            .map_err(FileError::of("sealing", &unfinished))?
             .map_err(|reason| BaseError::seal(shape, reason))
     }
 }

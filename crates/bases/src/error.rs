@@ -1,12 +1,12 @@
 //! Why a base could not be created, found, exported or imported.
 
 use crate::folder::Refused;
+use leapbox_errors::FileError;
 use leapbox_guest_client::GuestError;
 use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::NetworkError;
 use leapbox_storage::{PackError, PrivateError, StorageError};
 use leapbox_vmm::{Shape, VmmError};
-use std::path::{Path, PathBuf};
 
 /// One variant per failing step.
 #[derive(Debug, thiserror::Error)]
@@ -81,16 +81,8 @@ pub enum BaseError {
         archive: ArchiveId,
     },
     /// A file operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// Why a folder did not become a base.
@@ -102,8 +94,4 @@ impl BaseError {
     pub(crate) fn seal(shape: Shape, reason: Refused) -> Self {
         BaseError::Seal { what: format!("of {shape}"), source: SealFailed(reason) }
     }
-}
-
-pub(crate) fn file(step: &'static str, path: &Path, source: std::io::Error) -> BaseError {
-    BaseError::File { step, path: path.to_path_buf(), source }
 }

@@ -1,9 +1,10 @@
 //! The store of bases: finds them, creates the missing, verifies each once, and removes what nothing needs.
 
 use crate::base::{Base, BaseKind};
-use crate::error::{BaseError, file};
+use crate::error::BaseError;
 use crate::folder;
 use crate::index::{BaseIndex, Found};
+use leapbox_errors::FileError;
 use leapbox_ids::{ArchiveId, BaseId};
 use leapbox_network::Network;
 use leapbox_storage::private_dir;
@@ -33,7 +34,7 @@ impl Bases {
     pub fn open(dir: &Path, disk_mib: u64, vmm: Arc<dyn Vmm>, network: Arc<Network>) -> Result<Self, BaseError> {
         private_dir(dir).map_err(|source| BaseError::Folder { source })?;
         let mut index = BaseIndex::default();
-        for entry in std::fs::read_dir(dir).map_err(|source| file("listing", dir, source))?.flatten() {
+        for entry in std::fs::read_dir(dir).map_err(FileError::of("listing", dir))?.flatten() {
             let path = entry.path();
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if !is_folder || entry.file_name().to_string_lossy().starts_with('.') {
@@ -130,10 +131,10 @@ impl Bases {
         let dir = self.dir.join(base.id.as_str());
         match verified.get_or_try_init(|| verify(&base, &dir)).await {
             Ok(()) => return Ok(Some(base)),
-            Err(Unsound::Interrupted(source)) => return Err(file("verifying", &dir, source)),
+            Err(Unsound::Interrupted(source)) => return Err(FileError::of("verifying", &dir)(source).into()),
             Err(Unsound::Refused(reason)) if !reason.is_damage() => {
                 let source = std::io::Error::other(reason);
-                return Err(file("verifying", &dir, source));
+                return Err(FileError::of("verifying", &dir)(source).into());
             }
             Err(Unsound::Refused(reason)) => folder::log_refused(&dir, &reason),
         }

@@ -23,6 +23,7 @@ pub use workshop::Workshop;
 
 use crate::error::ArtifactError;
 use images::ImageParts;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::ImageConfig;
 use leapbox_vmm::GuestImage;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ impl Artifacts {
         let manifest = Manifest::read(dir)?
             .ok_or_else(|| ArtifactError::NotBuilt { what: "anything".to_owned(), dir: dir.to_owned() })?;
         // An absolute path, because machines are started with another working folder.
-        let dir = dir.canonicalize().map_err(ArtifactError::file("open the artifacts folder", dir))?;
+        let dir = dir.canonicalize().map_err(FileError::of("open the artifacts folder", dir))?;
         Ok(Self { dir, manifest })
     }
 

@@ -9,6 +9,7 @@ mod sources;
 use crate::error::ArtifactError;
 use crate::host_command::HostCommand;
 use crate::progress::Step;
+use leapbox_errors::FileError;
 use std::path::{Path, PathBuf};
 
 /// The Debian release kernel and system template come from.
@@ -42,11 +43,11 @@ impl DebianArchive {
         let archive = Self { dir: dir.to_owned() };
         for sub in ["lists/partial", "cache/archives/partial"] {
             let path = dir.join(sub);
-            std::fs::create_dir_all(&path).map_err(ArtifactError::file("create a folder for apt", &path))?;
+            std::fs::create_dir_all(&path).map_err(FileError::of("create a folder for apt", &path))?;
         }
         let text = sources::of_host(Path::new("/etc/apt")).unwrap_or_else(|| PUBLIC_SOURCES.to_owned());
         for (path, text) in [(archive.sources(), text.as_str()), (dir.join("status"), "")] {
-            std::fs::write(&path, text).map_err(ArtifactError::file("write apt's files", &path))?;
+            std::fs::write(&path, text).map_err(FileError::of("write apt's files", &path))?;
         }
         Ok(archive)
     }
@@ -77,7 +78,7 @@ impl DebianArchive {
     pub(crate) fn download(&self, package: &str, dir: &Path, step: &Step) -> Result<PathBuf, ArtifactError> {
         let command = self.apt("apt-get").args(["download", package]).dir(dir).in_namespaces();
         command.run(step).map_err(ArtifactError::command("download a package"))?;
-        let entries = std::fs::read_dir(dir).map_err(ArtifactError::file("list downloads", dir))?;
+        let entries = std::fs::read_dir(dir).map_err(FileError::of("list downloads", dir))?;
         let mut files = entries.flatten().map(|e| e.path());
         files
             .find(|p| p.extension().is_some_and(|e| e == "deb"))

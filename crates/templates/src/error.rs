@@ -1,24 +1,17 @@
 //! Why an artifact could not be built or read.
 
 use crate::host_command::CommandError;
+use leapbox_errors::FileError;
 use leapbox_ids::{ArchiveId, ImageDigest};
 use leapbox_storage::PackError;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// One variant per failing step.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// A file or folder operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A command of the host failed.
     #[error("{step}")]
     Command {
@@ -131,11 +124,6 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
-    pub(crate) fn file(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| ArtifactError::File { step, path, source }
-    }
-
     pub(crate) fn command(step: &'static str) -> impl FnOnce(CommandError) -> Self {
         move |source| ArtifactError::Command { step, source }
     }

@@ -15,6 +15,7 @@ use crate::artifacts::{Artifacts, INITRAMFS_FILE, KernelArtifact, Manifest, NewA
 use crate::error::ArtifactError;
 use crate::progress::Step;
 use cpio::Archive;
+use leapbox_errors::FileError;
 use leapbox_storage::digest;
 use std::path::Path;
 
@@ -48,7 +49,7 @@ pub fn ensure_initramfs(
     agent: &Path,
     kernel: &KernelArtifact,
 ) -> Result<StoredArtifact, ArtifactError> {
-    let binary = std::fs::read(agent).map_err(ArtifactError::file("read the agent", agent))?;
+    let binary = std::fs::read(agent).map_err(FileError::of("read the agent", agent))?;
     let inputs = inputs(&binary, kernel);
     let current = workshop.manifest().initramfs.clone();
     if let Some(stored) = current.filter(|s| workshop.is_current(Some(s), &inputs)) {
@@ -59,7 +60,7 @@ pub fn ensure_initramfs(
     let archive = pack(binary, &kernel.version, &workshop.dir().join(&kernel.stored.dir).join("modules"))?;
     let scratch = workshop.scratch("initramfs")?;
     let file = scratch.join(INITRAMFS_FILE);
-    std::fs::write(&file, archive).map_err(ArtifactError::file("write the initramfs", &file))?;
+    std::fs::write(&file, archive).map_err(FileError::of("write the initramfs", &file))?;
     let new = NewArtifact { kind: "initramfs", prefix: "", file: INITRAMFS_FILE, inputs: &inputs };
     let stored = workshop.publish(&scratch, new)?;
     workshop.record(|m| m.initramfs = Some(stored.clone()))?;
@@ -70,7 +71,7 @@ pub fn ensure_initramfs(
 
 /// True when the initramfs in use has this agent in it, and was made for the kernel in use.
 pub fn initramfs_is_current(artifacts: &Artifacts, agent: &Path) -> Result<bool, ArtifactError> {
-    let binary = std::fs::read(agent).map_err(ArtifactError::file("read the agent", agent))?;
+    let binary = std::fs::read(agent).map_err(FileError::of("read the agent", agent))?;
     let Manifest { kernel: Some(kernel), initramfs: Some(stored), .. } = artifacts.manifest() else {
         return Ok(false);
     };
@@ -97,7 +98,7 @@ fn pack(agent: Vec<u8>, kernel: &str, modules_dir: &Path) -> Result<Vec<u8>, Art
     let mut order = String::new();
     for path in modules::in_load_order(kernel, modules_dir, &WANTED)? {
         let full = modules_dir.join(&path);
-        let content = std::fs::read(&full).map_err(ArtifactError::file("read a kernel module", &full))?;
+        let content = std::fs::read(&full).map_err(FileError::of("read a kernel module", &full))?;
         let name = path.rsplit('/').next().unwrap_or(&path);
         archive.file(&format!("modules/{name}"), 0o644, content);
         order.push_str(name);

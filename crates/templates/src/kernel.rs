@@ -17,6 +17,7 @@ use crate::error::ArtifactError;
 use crate::host_command::HostCommand;
 use crate::progress::Step;
 use bzimage::{Compression, Payload};
+use leapbox_errors::FileError;
 use leapbox_storage::digest;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ fn fetch(scratch: &Path, step: &Step) -> Result<PathBuf, ArtifactError> {
     let package = archive.dependency(METAPACKAGE, "linux-image-")?;
     step.note(&format!("downloading {package}"));
     let dir = scratch.join("deb");
-    std::fs::create_dir(&dir).map_err(ArtifactError::file("create", &dir))?;
+    std::fs::create_dir(&dir).map_err(FileError::of("create", &dir))?;
     archive.download(&package, &dir, step)
 }
 
@@ -78,7 +79,7 @@ fn unpack(
 ) -> Result<KernelArtifact, ArtifactError> {
     step.note("unpacking the kernel");
     let (tree, out) = (scratch.join("tree"), scratch.join("out"));
-    std::fs::create_dir(&out).map_err(ArtifactError::file("create", &out))?;
+    std::fs::create_dir(&out).map_err(FileError::of("create", &out))?;
     let unpacking = HostCommand::new("dpkg-deb").arg("-x").arg(package).arg(&tree).in_namespaces();
     unpacking.run(step).map_err(ArtifactError::command("unpack the kernel package"))?;
 
@@ -88,7 +89,7 @@ fn unpack(
     indexing.run(step).map_err(ArtifactError::command("index the kernel's modules"))?;
     for (from, to) in [(format!("boot/config-{version}"), "config"), (format!("lib/modules/{version}"), "modules")] {
         let from = tree.join(from);
-        std::fs::rename(&from, out.join(to)).map_err(ArtifactError::file("take out of the package", &from))?;
+        std::fs::rename(&from, out.join(to)).map_err(FileError::of("take out of the package", &from))?;
     }
     let prefix = format!("{version}-");
     let new = NewArtifact { kind: "kernel", prefix: &prefix, file: KERNEL_FILE, inputs };
@@ -100,7 +101,7 @@ fn unpack(
 /// The package's one kernel image, and its version.
 fn find_vmlinuz(tree: &Path) -> Result<(PathBuf, String), ArtifactError> {
     let boot = tree.join("boot");
-    let entries = std::fs::read_dir(&boot).map_err(ArtifactError::file("list", &boot))?;
+    let entries = std::fs::read_dir(&boot).map_err(FileError::of("list", &boot))?;
     let found = entries.flatten().find_map(|e| {
         let version = e.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned();
         Some((e.path(), version))
@@ -114,18 +115,18 @@ fn find_vmlinuz(tree: &Path) -> Result<(PathBuf, String), ArtifactError> {
 /// Takes the ELF file out of a bzImage and checks its length and magic.
 fn extract_vmlinux(vmlinuz: &Path, scratch: &Path, to: &Path) -> Result<(), ArtifactError> {
     let wrong = |reason| ArtifactError::KernelImage { path: vmlinuz.to_owned(), reason };
-    let image = std::fs::read(vmlinuz).map_err(ArtifactError::file("read the kernel image", vmlinuz))?;
+    let image = std::fs::read(vmlinuz).map_err(FileError::of("read the kernel image", vmlinuz))?;
     let Payload { compression, stream, length } = bzimage::payload(&image).map_err(wrong)?;
     let packed = scratch.join("payload");
-    std::fs::write(&packed, stream).map_err(ArtifactError::file("write the packed kernel", &packed))?;
-    let out = File::create(to).map_err(ArtifactError::file("create", to))?;
+    std::fs::write(&packed, stream).map_err(FileError::of("write the packed kernel", &packed))?;
+    let out = File::create(to).map_err(FileError::of("create", to))?;
     decompressor(compression)
         .arg(&packed)
         .tied()
         .run_into(out)
         .map_err(ArtifactError::command("decompress the kernel"))?;
 
-    let vmlinux = std::fs::read(to).map_err(ArtifactError::file("read the unpacked kernel", to))?;
+    let vmlinux = std::fs::read(to).map_err(FileError::of("read the unpacked kernel", to))?;
     if vmlinux.len() as u64 != u64::from(length) {
         return Err(wrong("its payload has not the length its trailer says"));
     }

@@ -17,6 +17,7 @@ use crate::debian_archive::{self, DebianArchive, SUITE};
 use crate::error::ArtifactError;
 use crate::host_command::HostCommand;
 use crate::progress::Step;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::ImageConfig;
 use std::path::Path;
 use std::time::SystemTime;
@@ -34,7 +35,7 @@ pub fn ensure_rootfs(workshop: &mut Workshop, step: Step, recipe: &Recipe) -> Re
     }
     let scratch = workshop.scratch("rootfs")?;
     let (tree, out) = (scratch.join("tree"), scratch.join("out"));
-    std::fs::create_dir(&out).map_err(ArtifactError::file("create", &out))?;
+    std::fs::create_dir(&out).map_err(FileError::of("create", &out))?;
     let started = SystemTime::now();
     step.note("installing Debian's packages into a new root, the longest step");
     bootstrap(recipe, &scratch, &tree, &step)?;
@@ -81,7 +82,7 @@ fn bootstrap(recipe: &Recipe, scratch: &Path, tree: &Path, step: &Step) -> Resul
 fn write_image_config(image: &ImageConfig, path: &Path) -> Result<(), ArtifactError> {
     let text = serde_json::to_vec_pretty(image)
         .map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
-    std::fs::write(path, text).map_err(ArtifactError::file("write the image configuration", path))
+    Ok(std::fs::write(path, text).map_err(FileError::of("write the image configuration", path))?)
 }
 
 fn pack(tree: &Path, image: &Path, started: SystemTime, step: &Step) -> Result<(), ArtifactError> {

@@ -1,6 +1,7 @@
 //! Why a VMM did not do what was asked, and why one ended.
 
 use crate::spec::Shape;
+use leapbox_errors::FileError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -109,16 +110,8 @@ pub enum VmmError {
         hint: String,
     },
     /// A file or folder operation failed.
-    #[error("{step}: {path}")]
-    File {
-        /// What was done.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// An operating system call failed.
     #[error("{step}")]
     System {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{ExitReason, VmmError};
+use leapbox_errors::FileError;
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -125,7 +126,7 @@ pub fn become_subreaper() -> Result<(), VmmError> {
 pub fn private_bytes(pid: i32) -> Result<u64, VmmError> {
     let path = std::path::PathBuf::from(format!("/proc/{pid}/smaps"));
     let read = std::fs::read_to_string(&path);
-    let text = read.map_err(|source| VmmError::File { step: "reading the memory use", path, source })?;
+    let text = read.map_err(FileError::of("reading the memory use", path))?;
     let program = std::fs::metadata(format!("/proc/{pid}/exe")).map_or(0, |meta| meta.ino());
     Ok(own_kib(&text, program) * 1024)
 }

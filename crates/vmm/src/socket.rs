@@ -1,6 +1,7 @@
 //! Control sockets, found through a descriptor of the folder they are in.
 
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ impl SocketPath {
     /// The socket `name` in `dir`, which must exist.
     pub fn new(dir: &Path, name: &'static str) -> Result<Self, VmmError> {
         let opened = File::open(dir);
-        let dir = opened.map_err(|source| VmmError::File { step: "opening", path: dir.to_path_buf(), source })?;
+        let dir = opened.map_err(FileError::of("opening", dir))?;
         Ok(Self { dir, name })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::blocking::blocking;
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use leapbox_ids::ImageDigest;
 use leapbox_storage::Runs;
 use serde::{Deserialize, Serialize};
@@ -132,11 +133,12 @@ impl Snapshot {
     /// An error unless its memory is as long as its machine's. A VMM would notice late, or not at all: its guest would
     /// die when it touches what is missing.
     pub(crate) fn check_memory(&self) -> Result<(), VmmError> {
-        let path = || self.memory.clone();
-        let meta = std::fs::metadata(&self.memory);
-        let found = meta.map_err(|source| VmmError::File { step: "looking at", path: path(), source })?.len();
-        let expected = self.shape.memory_bytes();
-        if found == expected { Ok(()) } else { Err(VmmError::MemoryLength { path: path(), found, expected }) }
+        let meta = std::fs::metadata(&self.memory).map_err(FileError::of("looking at", &self.memory))?;
+        let (found, expected) = (meta.len(), self.shape.memory_bytes());
+        if found == expected {
+            return Ok(());
+        }
+        Err(VmmError::MemoryLength { path: self.memory.clone(), found, expected })
     }
 
     /// Makes it read-only, root's, and durable. World-readable, because VMMs under uids of their own open it; the
@@ -147,11 +149,10 @@ impl Snapshot {
 
     fn protect(&self) -> Result<(), VmmError> {
         for path in [&self.memory, &self.state, &self.disk] {
-            let fail = |step| move |source| VmmError::File { step, path: path.clone(), source };
-            std::os::unix::fs::chown(path, Some(0), Some(0)).map_err(fail("taking back"))?;
-            let file = File::open(path).map_err(fail("opening"))?;
-            file.set_permissions(Permissions::from_mode(0o444)).map_err(fail("protecting"))?;
-            file.sync_all().map_err(fail("writing to disk"))?;
+            std::os::unix::fs::chown(path, Some(0), Some(0)).map_err(FileError::of("taking back", path))?;
+            let file = File::open(path).map_err(FileError::of("opening", path))?;
+            file.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("protecting", path))?;
+            file.sync_all().map_err(FileError::of("writing to disk", path))?;
         }
         Ok(())
     }

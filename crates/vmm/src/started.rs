@@ -4,7 +4,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{ExitReason, VmmError};
 use crate::process::Process;
 use crate::record::MachineRecord;
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -62,7 +62,7 @@ pub(crate) fn with_memory(reason: ExitReason, group: &Cgroup) -> ExitReason {
 /// Makes a machine's folder: new, and root's alone.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), VmmError> {
     let made = std::fs::DirBuilder::new().mode(0o700).create(dir);
-    made.map_err(|source| VmmError::File { step: "creating", path: dir.to_path_buf(), source })
+    Ok(made.map_err(FileError::of("creating", dir))?)
 }
 
 /// Kills what is left in the group, and removes it and the machine's folder. What cannot be removed is logged and

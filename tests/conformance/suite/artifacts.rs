@@ -121,7 +121,7 @@ fn case_39_a_snapshot_with_a_file_missing_is_refused_and_the_file_named() {
         let without_state = Snapshot { state: nowhere.clone(), ..(*warm).clone() };
         for snapshot in [without_memory, without_state] {
             let error = refused(rig, snapshot, "a file is missing").await;
-            assert!(matches!(&error, VmmError::File { path, .. } if *path == nowhere), "{error:?}");
+            assert!(matches!(&error, VmmError::File(file) if file.path == nowhere), "{error:?}");
         }
         assert_eq!(rig.sandbox().await.sh("echo unharmed").await, "unharmed\n");
     });
@@ -134,7 +134,7 @@ fn a_machine_without_its_disk_is_refused() {
         let place = rig.place(Some(&warm.disk)).await;
         std::fs::remove_file(&place.disk).expect("removed");
         let error = refusal(rig.restore_at(&place, &warm).await);
-        assert!(matches!(&error, VmmError::File { path, .. } if *path == place.disk), "{error:?}");
+        assert!(matches!(&error, VmmError::File(file) if file.path == place.disk), "{error:?}");
         rig.assert_nothing_left_of(&place.confinement).await;
     });
 }

@@ -10,6 +10,7 @@
 use super::manifest::{Manifest, StoredArtifact};
 use super::{Artifacts, IMAGE_FILE};
 use crate::error::ArtifactError;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::ImageConfig;
 use leapbox_ids::ImageDigest;
 use leapbox_storage::digest;
@@ -68,7 +69,7 @@ impl ImageParts {
     /// User, folders, environment and port of its processes.
     pub fn config(&self, artifacts: &Path) -> Result<ImageConfig, ArtifactError> {
         let path = self.config_file(artifacts);
-        let text = std::fs::read(&path).map_err(ArtifactError::file("read the image configuration", &path))?;
+        let text = std::fs::read(&path).map_err(FileError::of("read the image configuration", &path))?;
         serde_json::from_slice(&text).map_err(|source| ArtifactError::Unreadable { path, source })
     }
 
@@ -91,7 +92,7 @@ impl ImageParts {
             std::fs::rename(&temporary, &path)?;
             File::open(&folder)?.sync_all()
         };
-        write().map_err(ArtifactError::file("write", &path))
+        Ok(write().map_err(FileError::of("write", &path))?)
     }
 }
 
@@ -126,7 +127,7 @@ fn read(path: &Path, digest: &ImageDigest) -> Result<Option<ImageParts>, Artifac
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(ArtifactError::file("read", path)(e)),
+        Err(e) => return Err(FileError::of("read", path)(e).into()),
     };
     let parts: ImageParts =
         serde_json::from_slice(&text).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;

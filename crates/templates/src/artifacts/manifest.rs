@@ -1,6 +1,7 @@
 //! `current.json`: which artifacts are in use.
 
 use crate::error::ArtifactError;
+use leapbox_errors::FileError;
 use leapbox_storage::digest;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,7 @@ impl Manifest {
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(ArtifactError::file("read", &path)(e)),
+            Err(e) => return Err(FileError::of("read", &path)(e).into()),
         };
         let unreadable = |source| ArtifactError::Unreadable { path: path.clone(), source };
         #[derive(Deserialize)]
@@ -94,7 +95,7 @@ impl Manifest {
             std::fs::rename(&temporary, &path)?;
             File::open(dir)?.sync_all()
         };
-        write().map_err(ArtifactError::file("write", &path))
+        Ok(write().map_err(FileError::of("write", &path))?)
     }
 }
 
@@ -107,7 +108,7 @@ impl StoredArtifact {
     /// Path of the main file if it is there in full length, and nobody else could have put it there or change it.
     pub(crate) fn checked_file(&self, artifacts: &Path) -> Result<PathBuf, ArtifactError> {
         let path = self.path(artifacts);
-        let meta = std::fs::symlink_metadata(&path).map_err(ArtifactError::file("look at an artifact", &path))?;
+        let meta = std::fs::symlink_metadata(&path).map_err(FileError::of("look at an artifact", &path))?;
         if let Some(found) = foreign(&meta) {
             return Err(ArtifactError::Foreign { path, found });
         }
@@ -122,7 +123,7 @@ impl StoredArtifact {
     /// Compares content and digest.
     pub(crate) fn verify(&self, artifacts: &Path) -> Result<(), ArtifactError> {
         let path = self.checked_file(artifacts)?;
-        let found = digest::of_file(&path).map(hex::encode).map_err(ArtifactError::file("read an artifact", &path))?;
+        let found = digest::of_file(&path).map(hex::encode).map_err(FileError::of("read an artifact", &path))?;
         if found != self.sha256 {
             let expected = format!("sha256 {}", self.sha256);
             return Err(ArtifactError::Damaged { path, found: format!("sha256 {found}"), expected });

@@ -143,7 +143,7 @@ fn what_is_missing_of_an_older_image_is_named() {
     let artifacts = Artifacts::open(dir.path()).expect("open");
     fs::remove_file(&old.initramfs).expect("removed");
     match artifacts.image_of(&old.digest).expect_err("incomplete") {
-        ArtifactError::File { path, .. } => assert_eq!(path, old.initramfs),
+        ArtifactError::File(error) => assert_eq!(error.path, old.initramfs),
         other => panic!("{other}"),
     }
     let error = artifacts.image_of(&ImageDigest::from([0; 32])).expect_err("never built");

@@ -9,6 +9,7 @@
 use super::images;
 use super::manifest::{Manifest, StoredArtifact};
 use crate::error::ArtifactError;
+use leapbox_errors::FileError;
 use leapbox_storage::digest;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -31,8 +32,8 @@ impl Workshop {
     /// Makes the folder when it is missing, waits for another builder to finish (`waiting` is called once if there
     /// is one), and clears away what an interrupted one has left.
     pub fn open(dir: &Path, waiting: impl FnOnce()) -> Result<Self, ArtifactError> {
-        std::fs::create_dir_all(dir).map_err(ArtifactError::file("create the artifacts folder", dir))?;
-        let dir = dir.canonicalize().map_err(ArtifactError::file("open the artifacts folder", dir))?;
+        std::fs::create_dir_all(dir).map_err(FileError::of("create the artifacts folder", dir))?;
+        let dir = dir.canonicalize().map_err(FileError::of("open the artifacts folder", dir))?;
         let lock = lock(&dir.join("lock"), waiting)?;
         let manifest = match Manifest::read(&dir) {
             Ok(manifest) => manifest.unwrap_or_default(),
@@ -61,7 +62,7 @@ impl Workshop {
     pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf, ArtifactError> {
         let path = self.dir.join("tmp").join(name);
         remove_tree(&path)?;
-        std::fs::create_dir_all(&path).map_err(ArtifactError::file("create a folder to build in", &path))?;
+        std::fs::create_dir_all(&path).map_err(FileError::of("create a folder to build in", &path))?;
         Ok(path)
     }
 
@@ -73,9 +74,8 @@ impl Workshop {
     /// Moves a finished folder to `<kind>/<prefix><digest of its main file>`, durably.
     pub(crate) fn publish(&self, built: &Path, new: NewArtifact<'_>) -> Result<StoredArtifact, ArtifactError> {
         let main = built.join(new.file);
-        let sha256 =
-            digest::of_file(&main).map(hex::encode).map_err(ArtifactError::file("read what was built", &main))?;
-        let bytes = std::fs::metadata(&main).map_err(ArtifactError::file("look at what was built", &main))?.len();
+        let sha256 = digest::of_file(&main).map(hex::encode).map_err(FileError::of("read what was built", &main))?;
+        let bytes = std::fs::metadata(&main).map_err(FileError::of("look at what was built", &main))?.len();
         let dir = Path::new(new.kind).join(format!("{}{}", new.prefix, &sha256[..FOLDER_DIGITS]));
         let stored = StoredArtifact { dir, file: new.file.to_owned(), sha256, bytes, inputs: new.inputs.to_owned() };
         let target = self.dir.join(&stored.dir);
@@ -89,12 +89,12 @@ impl Workshop {
 
     fn put(&self, built: &Path, target: &Path) -> Result<(), ArtifactError> {
         let parent = target.parent().unwrap_or(&self.dir);
-        std::fs::create_dir_all(parent).map_err(ArtifactError::file("create", parent))?;
+        std::fs::create_dir_all(parent).map_err(FileError::of("create", parent))?;
         if target.exists() {
             let damaged = self.scratch("damaged")?.join("artifact");
-            std::fs::rename(target, &damaged).map_err(ArtifactError::file("set a damaged artifact aside", target))?;
+            std::fs::rename(target, &damaged).map_err(FileError::of("set a damaged artifact aside", target))?;
         }
-        std::fs::rename(built, target).map_err(ArtifactError::file("publish", target))?;
+        std::fs::rename(built, target).map_err(FileError::of("publish", target))?;
         sync_file_system(parent)
     }
 
@@ -129,19 +129,19 @@ pub(crate) struct NewArtifact<'a> {
 
 fn lock(path: &Path, waiting: impl FnOnce()) -> Result<File, ArtifactError> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(ArtifactError::file("open the builders' lock", path))?;
+    let file = file.map_err(FileError::of("open the builders' lock", path))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::WouldBlock) => waiting(),
-        Err(TryLockError::Error(source)) => return Err(ArtifactError::file("lock", path)(source)),
+        Err(TryLockError::Error(source)) => return Err(FileError::of("lock", path)(source).into()),
     }
-    file.lock().map_err(ArtifactError::file("wait for the builders' lock", path))?;
+    file.lock().map_err(FileError::of("wait for the builders' lock", path))?;
     Ok(file)
 }
 
 fn sync_file_system(path: &Path) -> Result<(), ArtifactError> {
     let sync = || -> std::io::Result<()> { Ok(nix::unistd::syncfs(File::open(path)?)?) };
-    sync().map_err(ArtifactError::file("write to the disk", path))
+    Ok(sync().map_err(FileError::of("write to the disk", path))?)
 }
 
 /// Removes a folder and all in it. Processes of an interrupted builder may take a moment to die, and may still
@@ -152,7 +152,7 @@ fn remove_tree(path: &Path) -> Result<(), ArtifactError> {
         match std::fs::remove_dir_all(path) {
             Ok(()) => break,
             Err(e) if e.kind() == ErrorKind::NotFound => break,
-            Err(e) if attempt == TRIES => return Err(ArtifactError::file("remove an unfinished build", path)(e)),
+            Err(e) if attempt == TRIES => return Err(FileError::of("remove an unfinished build", path)(e).into()),
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }

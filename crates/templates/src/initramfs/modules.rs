@@ -3,6 +3,7 @@
 //! Read from what `depmod` wrote for exactly this kernel, because dependencies change between point releases.
 
 use crate::error::ArtifactError;
+use leapbox_errors::FileError;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use std::path::Path;
 pub(super) fn in_load_order(kernel: &str, dir: &Path, wanted: &[&str]) -> Result<Vec<String>, ArtifactError> {
     let read = |name: &str| {
         let path = dir.join(name);
-        std::fs::read_to_string(&path).map_err(ArtifactError::file("read the kernel's module index", &path))
+        std::fs::read_to_string(&path).map_err(FileError::of("read the kernel's module index", &path))
     };
     let index = Index::parse(&read("modules.dep")?, &read("modules.softdep")?, &read("modules.builtin")?);
     index.order(wanted).map_err(|Missing { module }| ArtifactError::ModuleMissing { kernel: kernel.to_owned(), module })

@@ -4,6 +4,7 @@
 use super::recipe::Recipe;
 use crate::debian_archive::PUBLIC_SOURCES;
 use crate::error::ArtifactError;
+use leapbox_errors::FileError;
 use leapbox_guest_protocol::ImageConfig;
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -63,7 +64,7 @@ pub(super) fn finish(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, Artifa
     for folder in recipe.folders {
         let path = tree.join(folder);
         make_dir(&path, 0o755)?;
-        chown(&path, Some(image.uid), Some(image.gid)).map_err(ArtifactError::file("give away", &path))?;
+        chown(&path, Some(image.uid), Some(image.gid)).map_err(FileError::of("give away", &path))?;
     }
     make_dir(&tree.join(CONFIG_DIR), 0o755)?;
     super::write_image_config(&image, &tree.join(CONFIG_DIR).join("image.json"))?;
@@ -74,7 +75,7 @@ fn clean(tree: &Path) -> Result<(), ArtifactError> {
     for name in REMOVED {
         let path = tree.join(name);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(ArtifactError::file("remove", &path)(e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(FileError::of("remove", &path)(e).into()),
             _ => {}
         }
     }
@@ -96,19 +97,19 @@ fn empty(dir: &Path) -> Result<(), ArtifactError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(ArtifactError::file("list", dir)(e)),
+        Err(e) => return Err(FileError::of("list", dir)(e).into()),
     };
     for entry in entries.flatten() {
         let (path, is_dir) = (entry.path(), entry.file_type().is_ok_and(|t| t.is_dir()));
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(ArtifactError::file("remove", &path))?;
+        removed.map_err(FileError::of("remove", &path))?;
     }
     Ok(())
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), ArtifactError> {
     let make = || fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
-    make().map_err(ArtifactError::file("create in the image", path))
+    Ok(make().map_err(FileError::of("create in the image", path))?)
 }
 
 fn write(tree: &Path, name: &str, text: &str, mode: u32) -> Result<(), ArtifactError> {
@@ -116,13 +117,13 @@ fn write(tree: &Path, name: &str, text: &str, mode: u32) -> Result<(), ArtifactE
     // Removed first: it may be a symbolic link, and writing through it would leave the tree.
     let _ = fs::remove_file(&path);
     let write = || fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)));
-    write().map_err(ArtifactError::file("write into the image", &path))
+    Ok(write().map_err(FileError::of("write into the image", &path))?)
 }
 
 fn rename_if_there(tree: &Path, from: &str, to: &str) -> Result<(), ArtifactError> {
     let from = tree.join(from);
     match fs::rename(&from, tree.join(to)) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(ArtifactError::file("rename in the image", &from)(e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(FileError::of("rename in the image", &from)(e).into()),
         _ => Ok(()),
     }
 }
@@ -130,7 +131,7 @@ fn rename_if_there(tree: &Path, from: &str, to: &str) -> Result<(), ArtifactErro
 /// Days of last password change are today's: the same packages would give another image tomorrow.
 fn fix_password_dates(tree: &Path) -> Result<(), ArtifactError> {
     let path = tree.join("etc/shadow");
-    let text = fs::read_to_string(&path).map_err(ArtifactError::file("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
     let fixed = |line: &str| {
         let mut fields: Vec<&str> = line.split(':').collect();
         if let Some(date) = fields.get_mut(2) {
@@ -139,7 +140,7 @@ fn fix_password_dates(tree: &Path) -> Result<(), ArtifactError> {
         fields.join(":") + "\n"
     };
     let text: String = text.lines().map(fixed).collect();
-    fs::write(&path, text).map_err(ArtifactError::file("write", &path))
+    Ok(fs::write(&path, text).map_err(FileError::of("write", &path))?)
 }
 
 /// Users and groups as they are in the image.
@@ -147,7 +148,7 @@ fn image_config(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, ArtifactErr
     let missing = |what: String| ArtifactError::RootfsIncomplete { template: recipe.name.to_owned(), what };
     let read = |name: &str| {
         let path = tree.join(name);
-        fs::read_to_string(&path).map_err(ArtifactError::file("read", &path))
+        fs::read_to_string(&path).map_err(FileError::of("read", &path))
     };
     let passwd = read("etc/passwd")?;
     let user: Vec<&str> = passwd
@@ -190,14 +191,14 @@ fn for_each(
     dir: &Path,
     visit: &mut impl FnMut(&Path, &fs::Metadata) -> std::io::Result<()>,
 ) -> Result<(), ArtifactError> {
-    let entries = fs::read_dir(dir).map_err(ArtifactError::file("list", dir))?;
+    let entries = fs::read_dir(dir).map_err(FileError::of("list", dir))?;
     for entry in entries.flatten() {
         let path = entry.path();
-        let meta = entry.metadata().map_err(ArtifactError::file("look at", &path))?;
+        let meta = entry.metadata().map_err(FileError::of("look at", &path))?;
         if meta.is_dir() {
             for_each(&path, visit)?;
         }
-        visit(&path, &meta).map_err(ArtifactError::file("clean up", &path))?;
+        visit(&path, &meta).map_err(FileError::of("clean up", &path))?;
     }
     Ok(())
 }

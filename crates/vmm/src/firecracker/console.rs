@@ -9,13 +9,13 @@
 //! The next server opens the reading end anew.
 
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -66,11 +66,7 @@ impl Console {
     pub fn adopted(pid: i32) -> Result<Self, VmmError> {
         let path = format!("/proc/{pid}/fd/1");
         let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let file = opened.map_err(|source| VmmError::File {
-            step: "opening",
-            path: Path::new(&path).to_path_buf(),
-            source,
-        })?;
+        let file = opened.map_err(FileError::of("opening", path))?;
         Self::read(file.into())
     }
 

@@ -13,6 +13,7 @@ use crate::spec::Snapshot;
 use crate::started::Started;
 use crate::watchdog;
 use async_trait::async_trait;
+use leapbox_errors::FileError;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,13 +74,10 @@ impl Control for FirecrackerControl {
     /// page that was ever touched.
     async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError> {
         self.write_outputs(machine).await?;
-        let file = |step, path: &PathBuf| {
-            let path = path.clone();
-            move |source| VmmError::File { step, path, source }
-        };
-        fs::write(&snapshot.state, files::read_state(&self.root)?).map_err(file("writing", &snapshot.state))?;
-        let written = self.root.join(NEW_MEMORY);
-        fs::rename(&written, &snapshot.memory).map_err(file("moving into place", &snapshot.memory))
+        let state = files::read_state(&self.root)?;
+        fs::write(&snapshot.state, state).map_err(FileError::of("writing", &snapshot.state))?;
+        let moved = fs::rename(self.root.join(NEW_MEMORY), &snapshot.memory);
+        Ok(moved.map_err(FileError::of("moving into place", &snapshot.memory))?)
     }
 
     fn mapping(&self) -> Result<Mapping, VmmError> {

@@ -5,7 +5,7 @@
 
 use crate::error::VmmError;
 use crate::spec::STATE_MAX;
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use leapbox_storage::{copy_sparse, private_dir};
 use nix::unistd::{Gid, Uid};
 use std::fs::{self, File, Permissions};
@@ -45,10 +45,10 @@ pub(super) fn take_back_folders(root: &Path) -> Result<(), VmmError> {
         let dir = match opened {
             Ok(dir) => dir,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => continue,
-            Err(error) => return Err(file("opening", &path)(error)),
+            Err(error) => return Err(FileError::of("opening", &path)(error).into()),
         };
-        fchown(&dir, Some(0), Some(0)).map_err(file("taking back", &path))?;
-        dir.set_permissions(Permissions::from_mode(0o755)).map_err(file("protecting", &path))?;
+        fchown(&dir, Some(0), Some(0)).map_err(FileError::of("taking back", &path))?;
+        dir.set_permissions(Permissions::from_mode(0o755)).map_err(FileError::of("protecting", &path))?;
     }
     Ok(())
 }
@@ -58,19 +58,19 @@ pub(super) fn take_back_folders(root: &Path) -> Result<(), VmmError> {
 pub(super) fn link(source: &Path, dir: &Path, name: &str, copies: &Path) -> Result<(), VmmError> {
     let target = dir.join(name);
     // By itself a failing link does not tell which of the two is missing.
-    fs::metadata(source).map_err(file("looking at", source))?;
-    match fs::hard_link(source, &target) {
+    fs::metadata(source).map_err(FileError::of("looking at", source))?;
+    let linked = match fs::hard_link(source, &target) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            let copy = copy_near(source, copies)?;
-            fs::hard_link(&copy, &target).map_err(file("linking to", &target))
+            fs::hard_link(copy_near(source, copies)?, &target)
         }
-        linked => linked.map_err(file("linking to", &target)),
-    }
+        linked => linked,
+    };
+    Ok(linked.map_err(FileError::of("linking to", &target))?)
 }
 
 /// The copy of `source` in `copies`, made unless it is there. A changed source is another copy.
 fn copy_near(source: &Path, copies: &Path) -> Result<PathBuf, VmmError> {
-    let meta = fs::metadata(source).map_err(file("looking at", source))?;
+    let meta = fs::metadata(source).map_err(FileError::of("looking at", source))?;
     let changed = format!("{:x}.{:x}", meta.ctime(), meta.ctime_nsec());
     let copy = copies.join(format!("{:x}-{:x}-{changed}", meta.dev(), meta.ino()));
     if fs::symlink_metadata(&copy).is_ok_and(|there| there.is_file() && there.len() == meta.len()) {
@@ -79,17 +79,18 @@ fn copy_near(source: &Path, copies: &Path) -> Result<PathBuf, VmmError> {
     let unfinished = copies.join(format!(".{:?}", std::thread::current().id()));
     remove(&unfinished);
     copy_sparse(source, &unfinished).map_err(|source| VmmError::CopyMemory { path: copy.clone(), source })?;
-    fs::set_permissions(&unfinished, Permissions::from_mode(0o444)).map_err(file("protecting", &unfinished))?;
+    fs::set_permissions(&unfinished, Permissions::from_mode(0o444))
+        .map_err(FileError::of("protecting", &unfinished))?;
     let synced = File::open(&unfinished).and_then(|file| file.sync_all());
-    synced.map_err(file("writing to disk", &unfinished))?;
-    fs::rename(&unfinished, &copy).map_err(file("moving into place", &copy))?;
+    synced.map_err(FileError::of("writing to disk", &unfinished))?;
+    fs::rename(&unfinished, &copy).map_err(FileError::of("moving into place", &copy))?;
     Ok(copy)
 }
 
 /// Makes the folder of copies, root's alone, and empties it of what a former server made: jails keep their links.
 pub(super) fn empty_copies(copies: &Path) -> Result<(), VmmError> {
     private_dir(copies).map_err(|source| VmmError::Folder { path: copies.to_path_buf(), source })?;
-    for entry in fs::read_dir(copies).map_err(file("listing", copies))?.flatten() {
+    for entry in fs::read_dir(copies).map_err(FileError::of("listing", copies))?.flatten() {
         remove(&entry.path());
     }
     Ok(())
@@ -98,7 +99,7 @@ pub(super) fn empty_copies(copies: &Path) -> Result<(), VmmError> {
 /// Links the machine's own disk into `dir` and gives it to its uid.
 pub(super) fn link_disk(disk: &Path, dir: &Path, uid: u32) -> Result<(), VmmError> {
     let target = dir.join(DISK);
-    fs::hard_link(disk, &target).map_err(file("linking to", &target))?;
+    fs::hard_link(disk, &target).map_err(FileError::of("linking to", &target))?;
     give(&target, uid)
 }
 
@@ -106,16 +107,16 @@ pub(super) fn link_disk(disk: &Path, dir: &Path, uid: u32) -> Result<(), VmmErro
 pub(super) fn new_output(root: &Path, name: &str, uid: u32) -> Result<(), VmmError> {
     let path = root.join(name);
     let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
-    made.map_err(file("creating", &path))?;
+    made.map_err(FileError::of("creating", &path))?;
     give(&path, uid)
 }
 
 /// The device state a machine has written, whatever the machine does meanwhile.
 pub(super) fn read_state(root: &Path) -> Result<Vec<u8>, VmmError> {
     let path = root.join(NEW_STATE);
-    let from = File::open(&path).map_err(file("opening", &path))?;
+    let from = File::open(&path).map_err(FileError::of("opening", &path))?;
     let mut state = Vec::new();
-    from.take(STATE_MAX + 1).read_to_end(&mut state).map_err(file("reading", &path))?;
+    from.take(STATE_MAX + 1).read_to_end(&mut state).map_err(FileError::of("reading", &path))?;
     let found = state.len() as u64;
     if (1..=STATE_MAX).contains(&found) { Ok(state) } else { Err(VmmError::StateLength { found }) }
 }
@@ -124,9 +125,9 @@ pub(super) fn read_state(root: &Path) -> Result<Vec<u8>, VmmError> {
 pub(super) fn write_state(root: &Path, state: &[u8]) -> Result<(), VmmError> {
     let path = root.join(STATE);
     let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
-    let mut to = made.map_err(file("creating", &path))?;
-    to.write_all(state).map_err(file("writing", &path))?;
-    to.set_permissions(Permissions::from_mode(0o444)).map_err(file("protecting", &path))
+    let mut to = made.map_err(FileError::of("creating", &path))?;
+    to.write_all(state).map_err(FileError::of("writing", &path))?;
+    Ok(to.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("protecting", &path))?)
 }
 
 /// Removes what [`new_output`] made.
@@ -146,10 +147,5 @@ fn remove(path: &Path) {
 
 fn give(path: &Path, uid: u32) -> Result<(), VmmError> {
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
-    chown(path, Some(user.as_raw()), Some(group.as_raw())).map_err(file("giving away", path))
-}
-
-fn file(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
-    let path = path.to_path_buf();
-    move |source| VmmError::File { step, path, source }
+    Ok(chown(path, Some(user.as_raw()), Some(group.as_raw())).map_err(FileError::of("giving away", path))?)
 }

@@ -23,6 +23,7 @@ use crate::log::bounded_log;
 use crate::process::Process;
 use crate::socket::SocketPath;
 use crate::spec::Confinement;
+use leapbox_errors::FileError;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
@@ -175,7 +176,7 @@ fn enter_walls(groups: &[RawFd]) -> io::Result<()> {
 fn read_pid(path: &Path) -> Result<i32, VmmError> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(16).read_to_string(&mut text));
-    read.map_err(|source| VmmError::File { step: "reading", path: path.to_path_buf(), source })?;
+    read.map_err(FileError::of("reading", path))?;
     text.trim().parse().map_err(|_: ParseIntError| VmmError::Launch {
         message: format!("the jailer wrote {text:?} as the process id"),
     })

@@ -6,6 +6,7 @@ use super::binaries::Binaries;
 use super::guest::{KERNEL_COMMAND_LINE, MACHINE};
 use crate::error::VmmError;
 use crate::spec::{GuestImage, Shape};
+use leapbox_errors::FileError;
 use sha2::{Digest, Sha256};
 
 /// Lines of /proc/cpuinfo that tell one CPU model from another.
@@ -13,9 +14,7 @@ const CPU_LINES: [&str; 6] = ["vendor_id", "cpu family", "model", "stepping", "m
 
 /// This host, as far as a snapshot depends on it.
 pub(super) fn host() -> Result<String, VmmError> {
-    let read = |path: &'static str, step| {
-        std::fs::read_to_string(path).map_err(|source| VmmError::File { step, path: path.into(), source })
-    };
+    let read = |path: &'static str, step| std::fs::read_to_string(path).map_err(FileError::of(step, path));
     let kernel = read("/proc/sys/kernel/osrelease", "reading the kernel's release")?;
     let cpu = cpu(&read("/proc/cpuinfo", "reading the CPU's model")?);
     Ok(format!("{}\n{cpu}", kernel.trim()))

@@ -40,6 +40,7 @@ use console::Console;
 use exit::Logs;
 use files::{INITRAMFS, KERNEL, ROOTFS, SOCKET};
 use jail::Jailed;
+use leapbox_errors::FileError;
 use prefetch::Prefetch;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -113,7 +114,7 @@ impl Firecracker {
         let launched = async {
             let group = self.make_group(confinement, shape)?;
             let meta = std::fs::metadata(disk);
-            let disk_bytes = meta.map_err(|source| file_error("reading the size of", disk, source))?.len();
+            let disk_bytes = meta.map_err(FileError::of("reading the size of", disk))?.len();
             let file_bytes = disk_bytes.max(shape.memory_bytes());
             jail::launch(&self.binaries, confinement, netns, &group, file_bytes).await
         };
@@ -224,7 +225,7 @@ impl Vmm for Firecracker {
         let group = self.cgroups.named(&record.name);
         let root = jail::root_of(&record.dir, &record.name);
         let path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
-        let errors = File::open(&path).map_err(|source| file_error("opening", &path, source))?;
+        let errors = File::open(&path).map_err(FileError::of("opening", &path))?;
         let logs = Logs { console: Console::adopted(record.pid)?, errors };
         let api = Api::new(SocketPath::new(&root, SOCKET)?);
         api.ping().await?;
@@ -239,8 +240,4 @@ impl Drop for Firecracker {
     fn drop(&mut self) {
         self.cgroups.remove_if_empty();
     }
-}
-
-fn file_error(step: &'static str, path: &Path, source: std::io::Error) -> VmmError {
-    VmmError::File { step, path: path.to_path_buf(), source }
 }

@@ -3,6 +3,7 @@
 use super::Inherited;
 use super::changes::checked;
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use leapbox_storage::{Runs, copy_sparse};
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -21,16 +22,15 @@ pub(crate) struct Composed {
 /// are. Holes stay holes, and nothing is copied that the file system can share. It is read-only, the server's, and may
 /// be read by all. Not synced. Blocking; on failure there may be a part of the file.
 pub(crate) fn compose(base: &Path, changes: Runs, bytes: u64, target: &Path) -> Result<Inherited, VmmError> {
-    let file = |step| move |source| VmmError::File { step, path: target.to_path_buf(), source };
     copy_sparse(base, target).map_err(|source| VmmError::CopyMemory { path: base.to_path_buf(), source })?;
-    let to = File::options().write(true).open(target).map_err(file("opening"))?;
+    let to = File::options().write(true).open(target).map_err(FileError::of("opening", target))?;
     let mut inherited = Inherited::default();
     for run in checked(changes, bytes) {
         let run = run?;
-        to.write_all_at(&run.bytes, run.offset).map_err(file("laying changes over"))?;
+        to.write_all_at(&run.bytes, run.offset).map_err(FileError::of("laying changes over", target))?;
         inherited.push(run.offset..run.offset + run.bytes.len() as u64);
     }
-    to.set_permissions(Permissions::from_mode(0o444)).map_err(file("protecting"))?;
+    to.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("protecting", target))?;
     Ok(inherited)
 }
 

@@ -8,6 +8,7 @@ use super::ranges::minus;
 use crate::blocking::blocking;
 use crate::error::VmmError;
 use crate::spec::Shape;
+use leapbox_errors::FileError;
 use leapbox_storage::{RUN_MAX, Run, Runs};
 use std::fs::File;
 use std::io;
@@ -102,7 +103,7 @@ impl Iterator for Difference {
 fn inherited(composed: &Composed, bytes: u64, own: &[Piece]) -> Result<impl Iterator<Item = Part>, VmmError> {
     let inherited = Inherited::load(&composed.note, bytes)?;
     let opened = File::open(&composed.memory);
-    let file = opened.map_err(|source| VmmError::File { step: "opening", path: composed.memory.clone(), source })?;
+    let file = opened.map_err(FileError::of("opening", &composed.memory))?;
     let source = Source::Composed(Arc::new(file));
     let own: Vec<Range<u64>> = own.iter().map(|run| run.offset..run.offset + run.length).collect();
     let untouched = minus(inherited.ranges(), &own).into_iter();

@@ -3,6 +3,7 @@
 
 use super::{PAGE, ranges};
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -40,9 +41,9 @@ impl Inherited {
         ranges::print(&mut text, &self.ranges);
         let checksum = checksum(&text);
         text += &format!("{CHECKSUM}{checksum}\n");
-        let file = |step| move |source| VmmError::File { step, path: path.to_path_buf(), source };
         let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-        made.map_err(file("creating"))?.write_all(text.as_bytes()).map_err(file("writing"))
+        let mut made = made.map_err(FileError::of("creating", path))?;
+        Ok(made.write_all(text.as_bytes()).map_err(FileError::of("writing", path))?)
     }
 
     /// Reads what [`Inherited::save`] noted of a memory of `bytes` bytes. A note that is missing is an error: without
@@ -50,7 +51,7 @@ impl Inherited {
     pub(super) fn load(path: &Path, bytes: u64) -> Result<Self, VmmError> {
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(STORED_MAX + 1).read_to_string(&mut text));
-        read.map_err(|source| VmmError::File { step: "reading", path: path.to_path_buf(), source })?;
+        read.map_err(FileError::of("reading", path))?;
         parse(&text, bytes).ok_or_else(|| VmmError::Inherited { path: path.to_path_buf() })
     }
 }
@@ -95,7 +96,7 @@ mod tests {
     fn a_note_that_is_missing_cut_short_or_altered_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("note");
-        assert!(matches!(Inherited::load(&path, RAM), Err(VmmError::File { .. })));
+        assert!(matches!(Inherited::load(&path, RAM), Err(VmmError::File(_))));
         let inherited = Inherited { ranges: vec![0..PAGE, 4 * PAGE..6 * PAGE] };
         inherited.save(&path).expect("saved");
         let whole = std::fs::read_to_string(&path).expect("read");

@@ -2,6 +2,7 @@
 
 use crate::error::VmmError;
 use crate::process::not_alive;
+use leapbox_errors::FileError;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -26,7 +27,7 @@ impl Mapping {
     /// The file at `path`.
     pub fn of_file(path: &Path) -> Result<Self, VmmError> {
         let meta = std::fs::metadata(path);
-        let meta = meta.map_err(|source| VmmError::File { step: "looking at", path: path.to_path_buf(), source })?;
+        let meta = meta.map_err(FileError::of("looking at", path))?;
         Ok(Mapping::File { device: meta.dev(), inode: meta.ino() })
     }
 }

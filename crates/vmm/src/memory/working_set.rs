@@ -16,7 +16,7 @@ use super::ranges;
 use crate::blocking::blocking;
 use crate::error::VmmError;
 use crate::spec::Shape;
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::File;
 use std::io::Read;
@@ -85,7 +85,7 @@ impl WorkingSet {
         let read = File::open(path).and_then(|file| file.take(STORED_MAX + 1).read_to_string(&mut text));
         match read {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(VmmError::File { step: "reading", path: path.to_path_buf(), source }),
+            Err(error) => Err(FileError::of("reading", path)(error).into()),
             Ok(_) => {
                 let set = parse(&text, shape.memory_bytes());
                 set.map(Some).ok_or_else(|| VmmError::WorkingSet { path: path.to_path_buf() })
@@ -98,11 +98,11 @@ impl WorkingSet {
         let mut text = format!("{HEADER}\n{}\n", self.wakes);
         ranges::print(&mut text, &self.ranges);
         let unfinished = path.with_extension(format!("new-{}", SAVED.fetch_add(1, Ordering::Relaxed)));
-        let file = |step| move |source| VmmError::File { step, path: path.to_path_buf(), source };
         let made = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
-        let mut made = made.map_err(file("creating a new version of"))?;
-        std::io::Write::write_all(&mut made, text.as_bytes()).map_err(file("writing a new version of"))?;
-        std::fs::rename(&unfinished, path).map_err(file("replacing"))
+        let mut made = made.map_err(FileError::of("creating a new version of", path))?;
+        std::io::Write::write_all(&mut made, text.as_bytes())
+            .map_err(FileError::of("writing a new version of", path))?;
+        Ok(std::fs::rename(&unfinished, path).map_err(FileError::of("replacing", path))?)
     }
 
     /// Has the kernel read its parts of `file` into the page cache. Blocking, as long as the disk's queue is full.

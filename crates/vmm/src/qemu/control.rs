@@ -1,7 +1,6 @@
 //! What QEMU does in its own way with a living machine: over its control connection (QMP).
 
 use super::console::Console;
-use super::file_error;
 use super::qmp::Qmp;
 use super::ram::NAME;
 use super::state;
@@ -16,6 +15,7 @@ use crate::spec::Snapshot;
 use crate::started::Started;
 use crate::watchdog;
 use async_trait::async_trait;
+use leapbox_errors::FileError;
 use serde_json::json;
 use std::fs::File;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Control for QemuControl {
     /// The memory is in its file already: a machine that boots maps it shared.
     async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError> {
         let state = self.save_state(machine).await?;
-        std::fs::write(&snapshot.state, state).map_err(|source| file_error("writing", &snapshot.state, source))
+        Ok(std::fs::write(&snapshot.state, state).map_err(FileError::of("writing", &snapshot.state))?)
     }
 
     fn mapping(&self) -> Result<Mapping, VmmError> {

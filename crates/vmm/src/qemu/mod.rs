@@ -33,6 +33,7 @@ use crate::spec::{BootSpec, GuestImage, RestoreSpec, Shape, Snapshot};
 use crate::started::Started;
 use args::{Macs, Start, command_line};
 use async_trait::async_trait;
+use leapbox_errors::FileError;
 use leapbox_storage::Runs;
 use nix::unistd::{Gid, Uid, chown};
 use qmp::Qmp;
@@ -71,7 +72,7 @@ impl Qemu {
     pub fn open(config: QemuConfig) -> Result<Self, VmmError> {
         let dir = &config.dir;
         let cgroups = Cgroups::for_machines(&config.instance)?;
-        std::fs::create_dir_all(dir).map_err(|source| file_error("creating", dir, source))?;
+        std::fs::create_dir_all(dir).map_err(FileError::of("creating", dir))?;
         Ok(Self {
             runtime: Runtime::prepare(dir)?,
             cgroups,
@@ -96,7 +97,7 @@ impl Qemu {
         let (memory, state) = match changes {
             None => {
                 let state = File::open(&snapshot.state);
-                (None, state.map_err(|source| file_error("opening", &snapshot.state, source))?)
+                (None, state.map_err(FileError::of("opening", &snapshot.state))?)
             }
             Some(changes) => {
                 changes.check_state()?;
@@ -199,7 +200,7 @@ impl Vmm for Qemu {
         let process = record.process(self.name(), &self.host_boot_id)?;
         let group = self.cgroups.named(&record.name);
         let log_path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
-        let log = File::open(&log_path).map_err(|source| file_error("opening", &log_path, source))?;
+        let log = File::open(&log_path).map_err(FileError::of("opening", &log_path))?;
         let socket = SocketPath::new(&record.dir, CONTROL_SOCKET)?;
         let started = Started { record, process, group };
         let (machine, _) = control::connect(started, log, socket, GREETING_DEADLINE).await?;
@@ -222,13 +223,8 @@ fn boot_ram(path: &Path, shape: Shape, uid: u32) -> Result<Ram, VmmError> {
         .create(true)
         .truncate(true)
         .open(path)
-        .map_err(|source| file_error("creating", path, source))?;
-    file.set_len(bytes).map_err(|source| file_error("sizing", path, source))?;
-    chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))
-        .map_err(|errno| file_error("giving away", path, errno.into()))?;
+        .map_err(FileError::of("creating", path))?;
+    file.set_len(bytes).map_err(FileError::of("sizing", path))?;
+    chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(FileError::of("giving away", path))?;
     Ok(Ram { fd: Arc::new(file.into()), bytes })
-}
-
-fn file_error(step: &'static str, path: &Path, source: std::io::Error) -> VmmError {
-    VmmError::File { step, path: path.to_path_buf(), source }
 }

@@ -3,6 +3,7 @@
 //! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
 
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use std::io::{self, IoSlice};
@@ -48,11 +49,8 @@ struct Commands {
 impl Qmp {
     /// Connects, waits for the greeting and agrees on capabilities. The greeting comes once QEMU is up.
     pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, VmmError> {
-        let stream = UnixStream::connect(socket).await.map_err(|source| VmmError::File {
-            step: "connecting to the control socket",
-            path: socket.to_path_buf(),
-            source,
-        })?;
+        let connected = UnixStream::connect(socket).await;
+        let stream = connected.map_err(FileError::of("connecting to the control socket", socket))?;
         let (from, to) = stream.into_split();
         let (answer, answers) = mpsc::channel(ANSWERS_MAX);
         let (event, events) = watch::channel(Events::default());

@@ -6,6 +6,7 @@
 use super::memfd;
 use crate::blocking::blocking;
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use leapbox_storage::copy_data;
 use std::collections::HashMap;
 use std::fs::File;
@@ -59,12 +60,11 @@ impl RamImages {
 }
 
 fn seal(memory: &Path) -> Result<OwnedFd, VmmError> {
-    let file = |step| move |source| VmmError::File { step, path: memory.to_path_buf(), source };
-    let from = File::open(memory).map_err(file("opening"))?;
-    let length = from.metadata().map_err(file("reading the size of"))?.len();
+    let from = File::open(memory).map_err(FileError::of("opening", memory))?;
+    let length = from.metadata().map_err(FileError::of("reading the size of", memory))?.len();
     memfd::sealed(NAME, |to| {
-        to.set_len(length).map_err(file("sizing the sealed copy of"))?;
-        copy_data(&from, to).map_err(file("copying"))
+        to.set_len(length).map_err(FileError::of("sizing the sealed copy of", memory))?;
+        Ok(copy_data(&from, to).map_err(FileError::of("copying", memory))?)
     })
 }
 

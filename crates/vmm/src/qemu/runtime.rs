@@ -5,6 +5,7 @@
 //! machines nor the snapshots made with the old build: each build has a folder of its own.
 
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -103,7 +104,7 @@ fn digest(version: &str, parts: &[Part]) -> Result<String, VmmError> {
     let mut hash = Sha256::new();
     hash.update(version);
     for part in parts {
-        let meta = fs::metadata(&part.source).map_err(|source| file("reading", &part.source, source))?;
+        let meta = fs::metadata(&part.source).map_err(FileError::of("reading", &part.source))?;
         hash.update(format!("{} {} {}\n", part.place, meta.size(), meta.mtime()));
     }
     Ok(hex::encode(hash.finalize()))
@@ -115,14 +116,10 @@ fn build(dir: &Path, root: &Path, parts: &[Part]) -> Result<(), VmmError> {
     for part in parts {
         let target = temporary.join(&part.place);
         let parent = target.parent().unwrap_or(&temporary);
-        fs::create_dir_all(parent).map_err(|source| file("creating", parent, source))?;
-        fs::copy(&part.source, &target).map_err(|source| file("copying to", &target, source))?;
+        fs::create_dir_all(parent).map_err(FileError::of("creating", parent))?;
+        fs::copy(&part.source, &target).map_err(FileError::of("copying to", &target))?;
         let mode = fs::Permissions::from_mode(0o555);
-        fs::set_permissions(&target, mode).map_err(|source| file("setting the mode of", &target, source))?;
+        fs::set_permissions(&target, mode).map_err(FileError::of("setting the mode of", &target))?;
     }
-    fs::rename(&temporary, root).map_err(|source| file("moving into place", root, source))
-}
-
-fn file(step: &'static str, path: &Path, source: std::io::Error) -> VmmError {
-    VmmError::File { step, path: path.to_path_buf(), source }
+    Ok(fs::rename(&temporary, root).map_err(FileError::of("moving into place", root))?)
 }

@@ -3,7 +3,7 @@
 use super::args::{Macs, Start, command_line, fd};
 use super::qmp::Qmp;
 use super::runtime::PROGRAM;
-use super::{Qemu, control, file_error, floor};
+use super::{Qemu, control, floor};
 use crate::cgroup::{Cgroup, Limits};
 use crate::confine::{ConfineSpec, PassedFd, Rlimits, TapFd, launch};
 use crate::driver::Vmm;
@@ -15,6 +15,7 @@ use crate::record::MachineRecord;
 use crate::socket::SocketPath;
 use crate::spec::{Confinement, GuestImage, NetworkAttachment, Shape};
 use crate::started::{Started, clean_up, make_dir};
+use leapbox_errors::FileError;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -75,10 +76,10 @@ struct Files {
 
 impl Files {
     fn open(image: &GuestImage, disk: &Path) -> Result<Self, VmmError> {
-        let open = |path: &Path| File::open(path).map_err(|source| file_error("opening", path, source));
+        let open = |path: &Path| File::open(path).map_err(FileError::of("opening", path));
         let writable = File::options().read(true).write(true).open(disk);
-        let disk_file = writable.map_err(|source| file_error("opening", disk, source))?;
-        let meta = disk_file.metadata().map_err(|source| file_error("reading the size of", disk, source))?;
+        let disk_file = writable.map_err(FileError::of("opening", disk))?;
+        let meta = disk_file.metadata().map_err(FileError::of("reading the size of", disk))?;
         Ok(Self {
             kernel: open(&image.kernel)?,
             initramfs: open(&image.initramfs)?,
@@ -174,6 +175,6 @@ impl Qemu {
 
 fn listen(dir: &Path) -> Result<(UnixListener, SocketPath), VmmError> {
     let socket = SocketPath::new(dir, CONTROL_SOCKET)?;
-    let listener = UnixListener::bind(socket.path()).map_err(|source| file_error("listening in", dir, source))?;
+    let listener = UnixListener::bind(socket.path()).map_err(FileError::of("listening in", dir))?;
     Ok((listener, socket))
 }

@@ -1,6 +1,7 @@
 //! The host's time stamp counter rate, which the guest must be told (and which a snapshot then depends on).
 
 use crate::error::VmmError;
+use leapbox_errors::FileError;
 use std::arch::x86_64::_rdtsc;
 use std::fs;
 use std::path::Path;
@@ -19,11 +20,7 @@ pub fn host_khz(file: &Path) -> Result<u64, VmmError> {
     if let Some(kept) = kept.filter(|kept| kept.abs_diff(measured) <= measured / TOLERANCE) {
         return Ok(kept);
     }
-    fs::write(file, format!("{measured}\n")).map_err(|source| VmmError::File {
-        step: "keeping the TSC rate in",
-        path: file.to_path_buf(),
-        source,
-    })?;
+    fs::write(file, format!("{measured}\n")).map_err(FileError::of("keeping the TSC rate in", file))?;
     Ok(measured)
 }
 
