@@ -122,7 +122,7 @@ pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     let shell = names::login_shell(Path::new("/etc/passwd"), image.uid);
     let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
     let (cgroups, workload) = (Cgroups::new(cgroups), Workload::below(limits::CGROUPS));
-    let guest = Guest::new(image, shell, cgroups, workload, identity, trust, net::WORKLOAD_GUEST_IP)?;
+    let guest = Guest::new(image, shell, cgroups, workload, identity, trust, net::WORKLOAD_GUEST)?;
     Ok(Arc::new(guest))
 }
 

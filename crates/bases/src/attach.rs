@@ -2,9 +2,8 @@
 
 use async_trait::async_trait;
 use leapbox_guest_client::{Dial, GuestClient};
-use leapbox_guest_protocol::net::AGENT_PORT;
-use leapbox_network::{CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_TAP, Slot, SlotConnector};
-use leapbox_network::{WORKLOAD_GUEST_MAC, WORKLOAD_TAP};
+use leapbox_guest_protocol::net;
+use leapbox_network::{CHANNEL_TAP, Slot, SlotConnector, WORKLOAD_TAP};
 use leapbox_vmm::NetworkAttachment;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -20,9 +19,9 @@ pub fn attachment(slot: &Slot) -> NetworkAttachment {
     NetworkAttachment {
         netns: slot.netns(),
         workload_tap: WORKLOAD_TAP.to_owned(),
-        workload_mac: WORKLOAD_GUEST_MAC.to_string(),
+        workload_mac: net::mac_string(net::WORKLOAD_GUEST_MAC),
         channel_tap: CHANNEL_TAP.to_owned(),
-        channel_mac: CHANNEL_GUEST_MAC.to_string(),
+        channel_mac: net::mac_string(net::CHANNEL_GUEST_MAC),
     }
 }
 
@@ -38,6 +37,6 @@ struct Channel {
 #[async_trait]
 impl Dial for Channel {
     async fn dial(&self) -> std::io::Result<TcpStream> {
-        self.connector.connect(SocketAddrV4::new(CHANNEL_GUEST, AGENT_PORT), DIAL_TIMEOUT).await
+        self.connector.connect(SocketAddrV4::new(net::CHANNEL_GUEST, net::AGENT_PORT), DIAL_TIMEOUT).await
     }
 }

@@ -6,14 +6,14 @@ use std::net::Ipv4Addr;
 pub const AGENT_PORT: u16 = 52052;
 
 /// The host's end of the guest channel.
-pub const CHANNEL_HOST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
+pub const CHANNEL_HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
 /// The guest's end of the guest channel.
-pub const CHANNEL_GUEST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 2);
+pub const CHANNEL_GUEST: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 2);
 /// Prefix length of the guest channel's network.
 pub const CHANNEL_PREFIX: u8 = 30;
 
 /// The guest's `eth0`.
-pub const WORKLOAD_GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 2);
+pub const WORKLOAD_GUEST: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 2);
 /// The guest's default gateway, and the name server it asks.
 pub const WORKLOAD_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 1);
 /// Prefix length of the workload's network.

@@ -26,7 +26,7 @@ pub(crate) use slot::{Ruling, SlotNames};
 pub(crate) use upstream::{Upstream, read_resolv_conf};
 
 use crate::namespace::Worker;
-use crate::plan::WORKLOAD_GATEWAY;
+use leapbox_guest_protocol::net::WORKLOAD_GATEWAY;
 use limits::MAX_QUERIES;
 use std::io;
 use std::net::SocketAddrV4;

@@ -58,10 +58,7 @@ pub use error::NetworkError;
 pub use host::{ForwardDrop, HostFacts, host_facts};
 pub use leapbox_egress::{Authority, AuthorityError, Journal};
 pub use network::{HostTable, Network, NetworkStats};
-pub use plan::{
-    CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, CHANNEL_TAP, GUEST_PREFIX, WORKLOAD_GATEWAY, WORKLOAD_GUEST,
-    WORKLOAD_GUEST_MAC, WORKLOAD_TAP,
-};
+pub use plan::{CHANNEL_TAP, WORKLOAD_TAP};
 pub use policy::{Admission, Gatekeeper};
 pub use slot::{Slot, SlotConnector};
 pub use stand_in::STAND_IN;

@@ -1,10 +1,8 @@
 //! Interfaces, addresses, neighbours and routes, over netlink.
 
 use crate::error::NetworkError;
-use crate::plan::{
-    CHANNEL_GUEST, CHANNEL_GUEST_MAC_BYTES, CHANNEL_HOST, CHANNEL_HOST_MAC_BYTES, CHANNEL_TAP, GUEST_PREFIX, SlotPlan,
-    UPLINK, WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC_BYTES, WORKLOAD_HOST_MAC_BYTES, WORKLOAD_TAP,
-};
+use crate::plan::{CHANNEL_TAP, SlotPlan, UPLINK, WORKLOAD_TAP};
+use leapbox_guest_protocol::net;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
@@ -53,12 +51,12 @@ pub(crate) async fn wire_slot(plan: &SlotPlan, root: RawFd) -> Result<(), Networ
     set_up(&handle, "lo", None).await?;
     set_up(&handle, UPLINK, None).await?;
     add_address(&handle, UPLINK, plan.slot_address, LINK_PREFIX).await?;
-    set_up(&handle, WORKLOAD_TAP, Some(WORKLOAD_HOST_MAC_BYTES)).await?;
-    add_address(&handle, WORKLOAD_TAP, WORKLOAD_GATEWAY, GUEST_PREFIX).await?;
-    add_neighbour(&handle, WORKLOAD_TAP, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC_BYTES).await?;
-    set_up(&handle, CHANNEL_TAP, Some(CHANNEL_HOST_MAC_BYTES)).await?;
-    add_address(&handle, CHANNEL_TAP, CHANNEL_HOST, GUEST_PREFIX).await?;
-    add_neighbour(&handle, CHANNEL_TAP, CHANNEL_GUEST, CHANNEL_GUEST_MAC_BYTES).await?;
+    set_up(&handle, WORKLOAD_TAP, Some(net::WORKLOAD_HOST_MAC)).await?;
+    add_address(&handle, WORKLOAD_TAP, net::WORKLOAD_GATEWAY, net::WORKLOAD_PREFIX).await?;
+    add_neighbour(&handle, WORKLOAD_TAP, net::WORKLOAD_GUEST, net::WORKLOAD_GUEST_MAC).await?;
+    set_up(&handle, CHANNEL_TAP, Some(net::CHANNEL_HOST_MAC)).await?;
+    add_address(&handle, CHANNEL_TAP, net::CHANNEL_HOST, net::CHANNEL_PREFIX).await?;
+    add_neighbour(&handle, CHANNEL_TAP, net::CHANNEL_GUEST, net::CHANNEL_GUEST_MAC).await?;
     add_default_route(&handle, plan.root_address).await
 }
 

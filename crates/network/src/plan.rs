@@ -10,27 +10,6 @@ pub const CHANNEL_TAP: &str = "tap1";
 /// The slot's end of the veth to the root namespace.
 pub(crate) const UPLINK: &str = "uplink";
 
-/// The slot's address on the workload's network: the guest's default gateway and name server.
-pub const WORKLOAD_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 1);
-/// The guest's address on the workload's network, the same in every sandbox.
-pub const WORKLOAD_GUEST: Ipv4Addr = Ipv4Addr::new(10, 254, 254, 2);
-/// The host's end of the guest channel.
-pub const CHANNEL_HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
-/// The guest's end of the guest channel, the same in every sandbox.
-pub const CHANNEL_GUEST: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 2);
-/// Prefix length of both guest networks.
-pub const GUEST_PREFIX: u8 = 30;
-
-/// MAC address the guest's `eth0` must have; frames from any other are dropped.
-pub const WORKLOAD_GUEST_MAC: &str = "02:4c:42:00:00:02";
-/// MAC address the guest's channel interface must have.
-pub const CHANNEL_GUEST_MAC: &str = "02:4c:42:00:01:02";
-
-pub(crate) const WORKLOAD_HOST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 1];
-pub(crate) const WORKLOAD_GUEST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 2];
-pub(crate) const CHANNEL_HOST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 1, 1];
-pub(crate) const CHANNEL_GUEST_MAC_BYTES: [u8; 6] = [0x02, 0x4c, 0x42, 0, 1, 2];
-
 /// Everything that follows from a slot's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlotPlan {

@@ -14,13 +14,14 @@ use crate::error::NetworkError;
 use crate::namespace;
 use crate::network::Shared;
 use crate::nft;
-use crate::plan::{SlotPlan, WORKLOAD_GATEWAY};
+use crate::plan::SlotPlan;
 use crate::prepare::blocking;
 use crate::refusals;
 use crate::rules::{self, PROXY_PORT};
 use leapbox_egress::{Authority, Gate, Journal, Names};
 use leapbox_egress_policy::{Cidr, Evaluator, Policy};
 use leapbox_errors::chain;
+use leapbox_guest_protocol::net::WORKLOAD_GATEWAY;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };

@@ -2,12 +2,10 @@
 //! `nft` applies them.
 
 use crate::config::NetworkConfig;
-use crate::plan::{
-    CHANNEL_GUEST, CHANNEL_GUEST_MAC, CHANNEL_HOST, SlotPlan, VETH_PREFIX, WORKLOAD_GATEWAY, WORKLOAD_GUEST,
-    WORKLOAD_GUEST_MAC, table_name, veth_prefix,
-};
+use crate::plan::{SlotPlan, VETH_PREFIX, table_name, veth_prefix};
 use leapbox_egress::PROXY_MARK;
 use leapbox_egress_policy::{Cidr, UNREACHABLE};
+use leapbox_guest_protocol::net;
 use std::net::Ipv4Addr;
 
 /// Where the egress proxy listens inside a slot, if the policy is not `allow-all`.
@@ -96,12 +94,12 @@ pub(crate) fn no_host_table(instance: &str) -> String {
 /// A slot's own rules; take the place of older ones between two packets.
 pub(crate) fn slot_tables(plan: &SlotPlan) -> String {
     include_str!("rules/slot.nft")
-        .replace("%WORKLOAD_MAC%", WORKLOAD_GUEST_MAC)
-        .replace("%WORKLOAD_GUEST%", &WORKLOAD_GUEST.to_string())
-        .replace("%GATEWAY%", &WORKLOAD_GATEWAY.to_string())
-        .replace("%CHANNEL_MAC%", CHANNEL_GUEST_MAC)
-        .replace("%CHANNEL_HOST%", &CHANNEL_HOST.to_string())
-        .replace("%CHANNEL_GUEST%", &CHANNEL_GUEST.to_string())
+        .replace("%WORKLOAD_MAC%", &net::mac_string(net::WORKLOAD_GUEST_MAC))
+        .replace("%WORKLOAD_GUEST%", &net::WORKLOAD_GUEST.to_string())
+        .replace("%GATEWAY%", &net::WORKLOAD_GATEWAY.to_string())
+        .replace("%CHANNEL_MAC%", &net::mac_string(net::CHANNEL_GUEST_MAC))
+        .replace("%CHANNEL_HOST%", &net::CHANNEL_HOST.to_string())
+        .replace("%CHANNEL_GUEST%", &net::CHANNEL_GUEST.to_string())
         .replace("%SLOT_ADDRESS%", &plan.slot_address.to_string())
         .replace("%PROXY%", &PROXY_PORT.to_string())
         .replace("%PROXIED%", &PROXIED.to_string())

@@ -71,7 +71,7 @@ impl Slot {
         self.netns.clone()
     }
 
-    /// Connects to an address inside the slot, usually [`crate::CHANNEL_GUEST`].
+    /// Connects to an address inside the slot, usually [`net::CHANNEL_GUEST`](leapbox_guest_protocol::net::CHANNEL_GUEST).
     ///
     /// Errors: `TimedOut` after `timeout`, else what the connect returned.
     pub async fn connect(&self, address: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {

@@ -4,7 +4,8 @@ mod support;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
-use leapbox_network::{Network, NetworkConfig, WORKLOAD_GATEWAY};
+use leapbox_guest_protocol::net::WORKLOAD_GATEWAY;
+use leapbox_network::{Network, NetworkConfig};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::time::Duration;

@@ -3,7 +3,8 @@
 mod support;
 
 use leapbox_egress_policy::Policy;
-use leapbox_network::{CHANNEL_GUEST, HostTable, Network, NetworkConfig, NetworkError, WORKLOAD_GUEST};
+use leapbox_guest_protocol::net::{CHANNEL_GUEST, WORKLOAD_GUEST};
+use leapbox_network::{HostTable, Network, NetworkConfig, NetworkError};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;

@@ -2,9 +2,8 @@
 
 mod support;
 
-use leapbox_network::{
-    CHANNEL_HOST, HostTable, Network, NetworkConfig, NetworkError, Slot, WORKLOAD_GATEWAY, WORKLOAD_GUEST,
-};
+use leapbox_guest_protocol::net::{CHANNEL_HOST, WORKLOAD_GATEWAY, WORKLOAD_GUEST};
+use leapbox_network::{HostTable, Network, NetworkConfig, NetworkError, Slot};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::io::{ErrorKind, Read, Write};

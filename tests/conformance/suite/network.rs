@@ -3,7 +3,7 @@
 use crate::pause::{assert_echoes, connect, echo_server};
 use crate::rig::conform;
 use crate::waiting::{PATIENCE, within};
-use leapbox_network::{WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC};
+use leapbox_guest_protocol::net::{WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC, mac_string};
 
 /// A web server of the lab that tells who asked; a name for it.
 const WEB: &str = "example.com";
@@ -13,7 +13,7 @@ const WEB_ADDRESS: &str = "93.184.216.34";
 fn a_guest_has_its_address_and_hardware_address_and_does_not_see_the_channel() {
     conform(async |rig| {
         let vm = rig.sandbox().await;
-        assert_eq!(vm.sh("cat /sys/class/net/eth0/address").await.trim(), WORKLOAD_GUEST_MAC);
+        assert_eq!(vm.sh("cat /sys/class/net/eth0/address").await.trim(), mac_string(WORKLOAD_GUEST_MAC));
         let addresses = vm.sh("ip -4 -o addr show dev eth0").await;
         assert!(addresses.contains(&format!("inet {WORKLOAD_GUEST}/30 ")), "{addresses}");
         assert!(vm.sh("ip route show default").await.contains(&format!("via {WORKLOAD_GATEWAY} ")));

@@ -59,8 +59,8 @@ fn new_namespace(card: &str) -> Result<File, BootError> {
 fn listen_inside(card: &str) -> Result<TcpListener, BootError> {
     let channel = Interface::new(card)?;
     channel.disable_ipv6()?;
-    channel.set_address(net::CHANNEL_GUEST_IP, net::CHANNEL_PREFIX)?;
+    channel.set_address(net::CHANNEL_GUEST, net::CHANNEL_PREFIX)?;
     channel.set_up()?;
-    channel.set_neighbour(net::CHANNEL_HOST_IP, net::CHANNEL_HOST_MAC)?;
-    TcpListener::bind((net::CHANNEL_GUEST_IP, net::AGENT_PORT)).map_err(BootError::network("listening on", card))
+    channel.set_neighbour(net::CHANNEL_HOST, net::CHANNEL_HOST_MAC)?;
+    TcpListener::bind((net::CHANNEL_GUEST, net::AGENT_PORT)).map_err(BootError::network("listening on", card))
 }

@@ -10,7 +10,7 @@ pub(super) fn set_up() -> Result<(), BootError> {
     let mut eth0 = Interface::new(&by_mac(net::WORKLOAD_GUEST_MAC)?)?;
     eth0.rename("eth0")?;
     eth0.disable_ipv6()?;
-    eth0.set_address(net::WORKLOAD_GUEST_IP, net::WORKLOAD_PREFIX)?;
+    eth0.set_address(net::WORKLOAD_GUEST, net::WORKLOAD_PREFIX)?;
     eth0.set_up()?;
     eth0.set_default_route(net::WORKLOAD_GATEWAY)?;
     eth0.set_neighbour(net::WORKLOAD_GATEWAY, net::WORKLOAD_HOST_MAC)

@@ -4,10 +4,8 @@ use super::netns::{Netns, Process};
 use super::scratch::Scratch;
 use super::{EgressError, OPAQUE, TRANSFORMED, io};
 use leapbox_egress_policy::Policy;
-use leapbox_network::{
-    Admission, Authority, GUEST_PREFIX, GuestLink, Network, NetworkConfig, STAND_IN, Slot, WORKLOAD_GATEWAY,
-    WORKLOAD_GUEST, WORKLOAD_GUEST_MAC,
-};
+use leapbox_guest_protocol::net::{WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC, WORKLOAD_PREFIX, mac_string};
+use leapbox_network::{Admission, Authority, GuestLink, Network, NetworkConfig, STAND_IN, Slot};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -113,8 +111,8 @@ impl Guest {
         let netns = Netns::fresh()?;
         Netns::of(slot.netns()).ip(&[&format!("link set {STAND_IN} netns {}", netns.path())])?;
         netns.ip(&[
-            &format!("link set {STAND_IN} address {WORKLOAD_GUEST_MAC}"),
-            &format!("address add {WORKLOAD_GUEST}/{GUEST_PREFIX} dev {STAND_IN}"),
+            &format!("link set {STAND_IN} address {}", mac_string(WORKLOAD_GUEST_MAC)),
+            &format!("address add {WORKLOAD_GUEST}/{WORKLOAD_PREFIX} dev {STAND_IN}"),
             &format!("link set {STAND_IN} up"),
             &format!("route add default via {WORKLOAD_GATEWAY}"),
         ])?;

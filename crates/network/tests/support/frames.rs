@@ -1,9 +1,10 @@
 //! Frames as a hostile guest writes them.
 
+use leapbox_guest_protocol::net;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub const GUEST_MAC: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 2];
-pub const HOST_MAC: [u8; 6] = [0x02, 0x4c, 0x42, 0, 0, 1];
+pub const GUEST_MAC: [u8; 6] = net::WORKLOAD_GUEST_MAC;
+pub const HOST_MAC: [u8; 6] = net::WORKLOAD_HOST_MAC;
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
 pub const ARP: u16 = 0x0806;
