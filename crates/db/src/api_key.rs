@@ -1,9 +1,9 @@
 //! API keys: hashes of secrets, never the secrets.
 
-use crate::row::row;
+use crate::row::{Row, row};
 use crate::{Db, DbError};
 use leapbox_ids::{KeyId, OrganisationId};
-use sqlx::Row;
+use sqlx::Row as _;
 
 row! {
     /// One API key.

@@ -1,6 +1,6 @@
 //! Organisations: the owners of keys and of everything made with them.
 
-use crate::row::row;
+use crate::row::{Row, row};
 use crate::{Db, DbError};
 use leapbox_ids::OrganisationId;
 

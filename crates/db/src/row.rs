@@ -1,10 +1,10 @@
 //! Rows: which columns a table has, and how each is read and written. [`row!`] is the only place that lists a table's
 //! columns; every statement is made from that list.
 
-use crate::DbError;
+use crate::{Db, DbError};
 use leapbox_ids::{BaseId, CheckpointId, ImageDigest, KeyId, OrganisationId, SandboxId, SnapshotId, TemplateId};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
-use sqlx::{Decode, Encode, Row, Type};
+use sqlx::{Decode, Encode, Row as _, Type};
 use std::fmt;
 
 /// A statement whose parameters are being bound.
@@ -105,25 +105,47 @@ pub(crate) fn read<T: Column>(table: &'static str, row: &SqliteRow, column: &'st
     T::from_stored(&stored).ok_or_else(|| DbError::Unreadable { table, column, value: format!("{stored:?}") })
 }
 
-/// `INSERT` of a whole row.
-pub(crate) fn insert(table: &str, columns: &[&str]) -> String {
-    let places: Vec<String> = (1..=columns.len()).map(|place| format!("${place}")).collect();
-    format!("INSERT INTO {table} ({}) VALUES ({})", columns.join(", "), places.join(", "))
+/// The columns of a table, or some of them: how they are listed, read and written.
+pub(crate) trait Row: Sized {
+    const TABLE: &'static str;
+
+    /// Their names; of a whole row, its id comes first.
+    fn columns() -> Vec<&'static str>;
+
+    fn read(row: &SqliteRow) -> Result<Self, DbError>;
+
+    /// Binds them all, in the order of [`Row::columns`].
+    fn bind<'q>(&self, statement: Statement<'q>) -> Statement<'q>;
+
+    /// `SELECT` of whole rows; `rest` is what follows the table's name.
+    fn select(rest: &str) -> String {
+        format!("SELECT {} FROM {} {rest}", Self::columns().join(", "), Self::TABLE)
+    }
+
+    /// Adds the whole row. [`DbError::Taken`], with `name`, if a unique column has its value already.
+    async fn insert(&self, db: &Db, query: &'static str, name: &str) -> Result<(), DbError> {
+        let columns = Self::columns();
+        let places: Vec<String> = (1..=columns.len()).map(|place| format!("${place}")).collect();
+        let statement = format!("INSERT INTO {} ({}) VALUES ({})", Self::TABLE, columns.join(", "), places.join(", "));
+        let done = self.bind(sqlx::query(&statement)).execute(&db.write).await;
+        done.map(drop).map_err(DbError::insert(query, Self::TABLE, name))
+    }
+
+    /// Writes the whole row again. [`DbError::Missing`] when there is none with this id.
+    async fn update(&self, db: &Db, query: &'static str, id: &str) -> Result<(), DbError> {
+        let columns = Self::columns();
+        let set = columns.iter().zip(1..).skip(1).map(|(column, place)| format!("{column} = ${place}"));
+        let set = set.collect::<Vec<_>>().join(", ");
+        let statement = format!("UPDATE {} SET {set} WHERE {} = $1", Self::TABLE, columns[0]);
+        let done = self.bind(sqlx::query(&statement)).execute(&db.write).await.map_err(DbError::query(query))?;
+        match done.rows_affected() {
+            0 => Err(DbError::Missing { table: Self::TABLE, id: id.to_owned() }),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// `UPDATE` of a whole row but its first column, which is its id.
-pub(crate) fn update(table: &str, columns: &[&str]) -> String {
-    let set: Vec<String> =
-        columns.iter().enumerate().skip(1).map(|(index, column)| format!("{column} = ${}", index + 1)).collect();
-    format!("UPDATE {table} SET {} WHERE {} = $1", set.join(", "), columns[0])
-}
-
-/// `SELECT` of whole rows; `rest` is what follows the table's name.
-pub(crate) fn select(table: &str, columns: &[&str], rest: &str) -> String {
-    format!("SELECT {} FROM {table} {rest}", columns.join(", "))
-}
-
-/// Declares the row of a table: a structure with a field for each column, named like it. The first column is the id.
+/// Declares columns of a table: a structure with a field for each, named like it.
 macro_rules! row {
     (
         $(#[$doc:meta])*
@@ -137,29 +159,19 @@ macro_rules! row {
             $($(#[$field_doc])* pub $column: $kind,)+
         }
 
-        impl $name {
-            pub(crate) const TABLE: &'static str = $table;
-            pub(crate) const COLUMNS: &'static [&'static str] = &[$(stringify!($column)),+];
+        impl crate::row::Row for $name {
+            const TABLE: &'static str = $table;
 
-            pub(crate) fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, crate::DbError> {
+            fn columns() -> Vec<&'static str> {
+                vec![$(stringify!($column)),+]
+            }
+
+            fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, crate::DbError> {
                 Ok(Self { $($column: crate::row::read($table, row, stringify!($column))?,)+ })
             }
 
-            /// Binds every column to `statement`, in the order of [`Self::COLUMNS`].
-            pub(crate) fn bind<'q>(&self, statement: &'q str) -> crate::row::Statement<'q> {
-                sqlx::query(statement)$(.bind(crate::row::Column::to_stored(&self.$column)))+
-            }
-
-            /// `SELECT` of whole rows; `rest` is what follows the table's name.
-            pub(crate) fn select(rest: &str) -> String {
-                crate::row::select(Self::TABLE, Self::COLUMNS, rest)
-            }
-
-            /// Adds the row. [`crate::DbError::Taken`], with `name`, if a unique column has its value already.
-            pub(crate) async fn insert(&self, db: &crate::Db, query: &'static str, name: &str) -> Result<(), crate::DbError> {
-                let statement = crate::row::insert(Self::TABLE, Self::COLUMNS);
-                let done = self.bind(&statement).execute(&db.write).await;
-                done.map(drop).map_err(crate::DbError::insert(query, Self::TABLE, name))
+            fn bind<'q>(&self, statement: crate::row::Statement<'q>) -> crate::row::Statement<'q> {
+                statement$(.bind(crate::row::Column::to_stored(&self.$column)))+
             }
         }
     };

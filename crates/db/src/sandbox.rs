@@ -5,42 +5,30 @@ mod status;
 
 pub use status::{Live, Origin, Sandbox, Sealed, Spec, Status, Stored, StoredDisk, StoredMemory, VmRecord};
 
-use crate::row::{Column, update};
+use crate::row::{Column, Row};
 use crate::{Db, DbError};
 use leapbox_api_types::sandbox::{SandboxListQuery, SandboxSort, SandboxState, SortOrder};
 use leapbox_ids::{OrganisationId, SandboxId};
-use row::SandboxRow;
-use sqlx::sqlite::SqliteRow;
-
-fn read(row: &SqliteRow) -> Result<Sandbox, DbError> {
-    SandboxRow::read(row)?.try_into()
-}
 
 impl Db {
     /// Adds a sandbox. Its organisation and template must exist.
     pub async fn sandbox_insert(&self, sandbox: &Sandbox) -> Result<(), DbError> {
-        SandboxRow::from(sandbox).insert(self, "sandbox_insert", sandbox.id().as_str()).await
+        sandbox.insert(self, "sandbox_insert", sandbox.id().as_str()).await
     }
 
     /// Writes all of it again. [`DbError::Missing`] when there is none of this id.
     pub async fn sandbox_update(&self, sandbox: &Sandbox) -> Result<(), DbError> {
-        let statement = update(SandboxRow::TABLE, SandboxRow::COLUMNS);
-        let row = SandboxRow::from(sandbox);
-        let done = row.bind(&statement).execute(&self.write).await.map_err(DbError::query("sandbox_update"))?;
-        match done.rows_affected() {
-            0 => Err(DbError::Missing { table: "sandbox", id: row.id.to_string() }),
-            _ => Ok(()),
-        }
+        sandbox.update(self, "sandbox_update", sandbox.id().as_str()).await
     }
 
     /// The sandbox of this id, in whatever state.
     pub async fn sandbox_by_id(&self, id: &SandboxId) -> Result<Option<Sandbox>, DbError> {
-        let row = sqlx::query(&SandboxRow::select("WHERE id = $1"))
+        let row = sqlx::query(&Sandbox::select("WHERE id = $1"))
             .bind(id.as_str())
             .fetch_optional(&self.read)
             .await
             .map_err(DbError::query("sandbox_by_id"))?;
-        row.as_ref().map(read).transpose()
+        row.as_ref().map(Sandbox::read).transpose()
     }
 
     /// A page of the organisation's sandboxes, and how many match over all pages. Deleted ones are left out. Equal
@@ -61,7 +49,7 @@ impl Db {
             .fetch_one(&mut *transaction)
             .await
             .map_err(error)?;
-        let page = SandboxRow::select(&format!("WHERE {MATCHES} ORDER BY {} LIMIT $3 OFFSET $4", order(query)));
+        let page = Sandbox::select(&format!("WHERE {MATCHES} ORDER BY {} LIMIT $3 OFFSET $4", order(query)));
         let rows = sqlx::query(&page)
             .bind(organisation.as_str())
             .bind(state)
@@ -71,19 +59,19 @@ impl Db {
             .await
             .map_err(error)?;
         transaction.commit().await.map_err(error)?;
-        let rows = rows.iter().map(read).collect::<Result<_, _>>()?;
+        let rows = rows.iter().map(Sandbox::read).collect::<Result<_, _>>()?;
         Ok((rows, u64::try_from(total).unwrap_or(0)))
     }
 
     /// Every sandbox that is not deleted, oldest first: what a starting server has to look after. One row that is not
     /// understood fails it, so that nothing of that sandbox is taken for a leftover.
     pub async fn sandbox_unfinished(&self) -> Result<Vec<Sandbox>, DbError> {
-        sqlx::query(&SandboxRow::select("WHERE state <> 'deleted' ORDER BY created_at_ms, id"))
+        sqlx::query(&Sandbox::select("WHERE state <> 'deleted' ORDER BY created_at_ms, id"))
             .fetch_all(&self.read)
             .await
             .map_err(DbError::query("sandbox_unfinished"))?
             .iter()
-            .map(read)
+            .map(Sandbox::read)
             .collect()
     }
 

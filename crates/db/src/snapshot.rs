@@ -1,6 +1,6 @@
 //! Snapshots: names for checkpoints. A row is written once and never changed.
 
-use crate::row::{Column, row};
+use crate::row::{Column, Row, row};
 use crate::{Db, DbError, Sealed};
 use leapbox_api_types::sandbox::SortOrder;
 use leapbox_api_types::snapshot::{SnapshotListQuery, SnapshotSort};

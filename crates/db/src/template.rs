@@ -1,6 +1,6 @@
 //! Templates: the images sandboxes are made from.
 
-use crate::row::row;
+use crate::row::{Row, row};
 use crate::{Db, DbError};
 use leapbox_ids::TemplateId;
 

@@ -10,7 +10,6 @@ use leapbox_api_types::snapshot::RestoreSnapshot;
 use leapbox_db::{Origin, Sandbox, SnapshotRow, Spec, Status, Stored, StoredMemory};
 use leapbox_ids::{OrganisationId, SandboxId, TemplateId};
 use leapbox_templates::ImageConfig;
-use leapbox_vmm::Shape;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -86,7 +85,8 @@ impl Lifecycle {
             organisation: org.clone(),
             template: template.clone(),
             pod_id: self.inner.pod_id.clone(),
-            shape: Shape { vcpus: new.vcpu as u8, memory_mib: new.memory_mib as u32 },
+            vcpu: new.vcpu as u8,
+            memory_mib: new.memory_mib as u32,
             disk_mib: DISK_MIB,
             timeout_s: new.timeout_s,
             auto_pause: new.auto_pause,
@@ -109,7 +109,8 @@ impl Lifecycle {
             organisation: org.clone(),
             template: snapshot.template.clone(),
             pod_id: self.inner.pod_id.clone(),
-            shape: Shape { vcpus: snapshot.vcpu, memory_mib: snapshot.memory_mib },
+            vcpu: snapshot.vcpu,
+            memory_mib: snapshot.memory_mib,
             disk_mib: snapshot.disk_mib,
             timeout_s: restore.timeout_s,
             auto_pause: restore.auto_pause,

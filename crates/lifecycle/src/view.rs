@@ -12,8 +12,8 @@ pub(crate) fn details(sandbox: &Sandbox) -> SandboxDetails {
     SandboxDetails {
         id: spec.id.clone(),
         template_id: spec.template.clone(),
-        vcpu: u64::from(spec.shape.vcpus),
-        memory: u64::from(spec.shape.memory_mib),
+        vcpu: u64::from(spec.vcpu),
+        memory: u64::from(spec.memory_mib),
         disk: spec.disk_mib,
         timeout: spec.timeout_s,
         state: sandbox.state(),

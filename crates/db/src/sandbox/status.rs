@@ -15,6 +15,7 @@
 //! Deleted              nothing
 //! ```
 
+use crate::row::row;
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, TemplateId};
 use leapbox_vmm::{MachineRecord, Shape};
@@ -47,35 +48,45 @@ pub struct Sandbox {
     pub reason: Option<String>,
 }
 
-/// What a sandbox was made with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
-    /// Its id.
-    pub id: SandboxId,
-    /// Whose it is.
-    pub organisation: OrganisationId,
-    /// What it was made from.
-    pub template: TemplateId,
-    /// The runner that has it.
-    pub pod_id: String,
+row! {
+    /// What a sandbox was made with.
+    pub struct Spec of "sandbox" {
+        /// Its id.
+        id: SandboxId,
+        /// Whose it is.
+        organisation: OrganisationId,
+        /// What it was made from.
+        template: TemplateId,
+        /// The runner that has it.
+        pod_id: String,
+        /// Virtual CPUs.
+        vcpu: u8,
+        /// Memory in MiB.
+        memory_mib: u32,
+        /// Writable disk in MiB.
+        disk_mib: u64,
+        /// Seconds until it times out, from each time that it begins to run.
+        timeout_s: u64,
+        /// Whether the timeout pauses it instead of deleting it.
+        auto_pause: bool,
+        /// When it was asked for, in Unix ms.
+        created_at_ms: i64,
+        /// Its environment variables.
+        environment: Option<Sealed>,
+        /// What it may reach, as the API shows it (JSON); `None` is every public address.
+        network_policy: Option<String>,
+        /// The whole policy, if it has secrets.
+        network_secrets: Option<Sealed>,
+        /// Certificate and key of its own authority, if its policy has transforms.
+        egress_ca: Option<Sealed>,
+    }
+}
+
+impl Spec {
     /// Virtual CPUs and memory.
-    pub shape: Shape,
-    /// Writable disk in MiB.
-    pub disk_mib: u64,
-    /// Seconds until it times out, from each time that it begins to run.
-    pub timeout_s: u64,
-    /// Whether the timeout pauses it instead of deleting it.
-    pub auto_pause: bool,
-    /// When it was asked for, in Unix ms.
-    pub created_at_ms: i64,
-    /// Its environment variables.
-    pub environment: Option<Sealed>,
-    /// What it may reach, as the API shows it (JSON); `None` is every public address.
-    pub network_policy: Option<String>,
-    /// The whole policy, if it has secrets.
-    pub network_secrets: Option<Sealed>,
-    /// Certificate and key of its own authority, if its policy has transforms.
-    pub egress_ca: Option<Sealed>,
+    pub fn shape(&self) -> Shape {
+        Shape { vcpus: self.vcpu, memory_mib: self.memory_mib }
+    }
 }
 
 /// A state, with what exists of the sandbox in it.

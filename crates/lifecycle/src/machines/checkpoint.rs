@@ -50,7 +50,7 @@ impl Header {
             sandbox: spec.id.clone(),
             organisation: spec.organisation.clone(),
             template: spec.template.clone(),
-            shape: spec.shape,
+            shape: spec.shape(),
             base: None,
             image: image.clone(),
             compatibility_key: None,
@@ -76,7 +76,7 @@ impl Header {
         if self.template != spec.template {
             return differs("template");
         }
-        if self.shape != spec.shape {
+        if self.shape != spec.shape() {
             return differs("size");
         }
         if self.image != *stored.image() {

@@ -139,10 +139,10 @@ impl Host {
         let header = checkpoint::header_of(&archive, spec, stored)?;
         let template = self.image_of(&spec.template, &header.image).await?;
         let base = match &header.base {
-            Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, spec.shape).await?,
-            None => self.base_now(&template, spec.shape, BaseKind::Bare).await?,
+            Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, spec.shape()).await?,
+            None => self.base_now(&template, spec.shape(), BaseKind::Bare).await?,
         };
-        let permit = self.admit(spec.shape).await?;
+        let permit = self.admit(spec.shape()).await?;
         let _room = self.storing.capacity.reserve_disk(archive.plain_bytes() >> 20)?;
         let _first = self.pool.busy();
         // Reading begins with the turn: frames that nobody takes yet would only fill the memory.
@@ -208,7 +208,7 @@ impl Machines for Host {
 
     async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
         let base = self.base_of_adopted(&spec.id, &live.origin.base).await;
-        let permit = self.storing.capacity.adopt(spec.shape);
+        let permit = self.storing.capacity.adopt(spec.shape());
         Ok(Box::new(self.launcher.adopt(live, base, admission(&spec.id, egress), permit).await?))
     }
 

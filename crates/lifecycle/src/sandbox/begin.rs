@@ -62,7 +62,7 @@ impl StateDriver {
         let mut tried = 1;
         loop {
             let machine = match source {
-                MachineSource::Template(template) => self.inner.machines.fresh(template, self.spec.shape).await?,
+                MachineSource::Template(template) => self.inner.machines.fresh(template, self.spec.shape()).await?,
                 MachineSource::Stored(stored) => self.inner.machines.restored(&self.spec, stored).await?,
             };
             let error = match self.hand_over(machine.as_ref(), who).await {
