@@ -11,10 +11,11 @@ mod detached;
 mod drain;
 mod environment;
 mod spawn;
+mod variables;
 
 pub(crate) use detached::Detached;
 pub(crate) use drain::Drain;
-pub(crate) use environment::check_env;
+pub(crate) use variables::check_env;
 
 use crate::budget::Lease;
 use crate::cgroup::Group;

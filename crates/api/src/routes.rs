@@ -1,5 +1,6 @@
 //! The contract's paths.
 
+pub(crate) mod answers;
 pub(crate) mod filesystem;
 pub(crate) mod later;
 pub(crate) mod process;

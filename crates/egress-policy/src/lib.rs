@@ -26,11 +26,11 @@ mod secret;
 pub mod stream;
 mod unreachable;
 
-pub use cidr::{Cidr, CidrError, operator_cidr};
+pub use cidr::{Cidr, CidrError};
 pub use denial::Denial;
 pub use evaluate::{Evaluator, Passage};
 pub use name::{DomainName, NameError};
 pub use pattern::{DomainPattern, PatternError};
 pub use policy::{Custom, Policy, Problem, Transform};
 pub use secret::Secret;
-pub use unreachable::UNREACHABLE;
+pub use unreachable::{UNREACHABLE, operator_cidr};

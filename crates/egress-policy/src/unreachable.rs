@@ -1,6 +1,6 @@
 //! What no sandbox reaches under any policy, unless operator and policy both name it.
 
-use crate::cidr::{Cidr, merged};
+use crate::cidr::{Cidr, CidrError, merged};
 use std::net::Ipv4Addr;
 
 /// The fixed denials, and what each network is: RFC 6890 and its registry, multicast, class E, and the one
@@ -48,7 +48,17 @@ pub(crate) fn why_all_of(cidr: &Cidr) -> Option<&'static str> {
     if merged(&NETWORKS).iter().any(inside) { why(cidr.first()) } else { None }
 }
 
-pub(crate) fn never_open() -> impl Iterator<Item = (Cidr, &'static str)> {
+/// An entry of the operator's list of private networks that a policy may open by naming them. Loopback, 0.0.0.0/8,
+/// multicast, class E and the metadata address can't be in it.
+pub fn operator_cidr(text: &str) -> Result<Cidr, CidrError> {
+    let cidr = Cidr::parse(text)?;
+    match never_open().find(|(closed, _)| closed.common(&cidr).is_some()) {
+        Some((_, what)) => Err(CidrError::NeverOpen { what }),
+        None => Ok(cidr),
+    }
+}
+
+fn never_open() -> impl Iterator<Item = (Cidr, &'static str)> {
     CLOSED.iter().copied().zip(NEVER_OPEN.iter().map(|(_, what)| *what))
 }
 

@@ -5,6 +5,7 @@ use crate::dial::{dial, resolve};
 use crate::first::{self, First, Spoken};
 use crate::gate::Gate;
 use crate::guest::GuestStream;
+use crate::incoming::Incoming;
 use crate::journal::Kind;
 use crate::nameless::{self, Candidate};
 use crate::places::Places;
@@ -23,16 +24,6 @@ const DECISION: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(300);
 /// TLS alert `access_denied`, fatal: tells a client more than a reset does.
 const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 49];
-
-/// A connection before its decision.
-pub(crate) struct Incoming {
-    pub(crate) guest: GuestStream,
-    /// Where the guest has dialled.
-    pub(crate) destination: SocketAddrV4,
-    /// What it has said, not passed on yet.
-    pub(crate) held: Buffer,
-    pub(crate) places: Places,
-}
 
 /// Runs a connection to its end; the journal hears why it was refused.
 pub(crate) async fn run(

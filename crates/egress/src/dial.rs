@@ -6,7 +6,7 @@
 
 use crate::PROXY_MARK;
 use crate::gate::Gate;
-use crate::serve::set_options;
+use crate::sockets::set_options;
 use leapbox_egress_policy::{Denial, DomainName};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;

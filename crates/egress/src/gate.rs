@@ -2,7 +2,7 @@
 
 use crate::authority::Authority;
 use crate::journal::Journal;
-use crate::places::{OF_A_SANDBOX, UNDECIDED};
+use crate::limits::{OF_A_SANDBOX, UNDECIDED};
 use leapbox_egress_policy::{DomainName, Evaluator};
 use std::net::Ipv4Addr;
 use std::sync::Arc;

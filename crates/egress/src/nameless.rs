@@ -15,10 +15,10 @@
 //! count: they are what a server says that has waited for a guest of those protocols.
 
 use crate::buffer::Buffer;
-use crate::connection::Incoming;
 use crate::dial::dial;
 use crate::first::{Spoken, classify, fill};
 use crate::gate::Gate;
+use crate::incoming::Incoming;
 use crate::tunnel::reset;
 use leapbox_egress_policy::stream::MAX_FIRST_BYTES;
 use leapbox_egress_policy::{Denial, DomainName};

@@ -1,26 +1,12 @@
-//! How many connections there may be: per sandbox, per sandbox without a decision, and over all sandboxes.
+//! The places that a connection takes: of its sandbox, of its sandbox without a decision, and of all sandboxes.
 
 use crate::gate::Gate;
 use crate::proxy::Proxy;
-use nix::sys::resource::{Resource, getrlimit};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// Proxied connections of one sandbox.
-pub(crate) const OF_A_SANDBOX: usize = 1024;
-/// Those of them whose destination is not decided yet.
-pub(crate) const UNDECIDED: usize = 256;
-/// Proxied connections of all sandboxes: each is two of the server's descriptors.
-pub(crate) const OF_ALL: usize = 16 * 1024;
-
 /// Proxied connections of one sandbox while less than half of all places are free: nobody fills them for the others.
 const FAIR_SHARE: usize = 128;
-
-/// All places there are: a quarter of the descriptors this process may have, and the limit above.
-pub(crate) fn of_all() -> usize {
-    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    usize::try_from(descriptors / 4).unwrap_or(OF_ALL).min(OF_ALL)
-}
 
 /// What a connection occupies while it lives.
 pub(crate) struct Places {

@@ -12,10 +12,10 @@
 mod requests;
 
 use crate::buffer::Buffer;
-use crate::connection::Incoming;
 use crate::dial::{dial, resolve};
 use crate::gate::Gate;
 use crate::guest::GuestStream;
+use crate::incoming::Incoming;
 use crate::journal::Kind;
 use crate::status::StatusWatch;
 use crate::tunnel::{Pump, reset};

@@ -1,6 +1,6 @@
 //! What all sandboxes' connections share: the trust in upstream servers, and the places there are altogether.
 
-use crate::places::of_all;
+use crate::limits::of_all;
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use tokio::sync::Semaphore;

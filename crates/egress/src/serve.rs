@@ -5,11 +5,11 @@ use crate::gate::Gate;
 use crate::guest::GuestStream;
 use crate::places::Places;
 use crate::proxy::Proxy;
+use crate::sockets::set_options;
 use leapbox_egress_policy::{Denial, Policy};
 use leapbox_errors::chain;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::sockopt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,11 +17,6 @@ use tokio::task::JoinSet;
 
 /// Between attempts to accept when the process has run out of something.
 const SHORTAGE: Duration = Duration::from_millis(50);
-
-/// Keepalive of both sides' sockets: a peer that has vanished is found within two minutes.
-const KEEPALIVE_IDLE_S: u32 = 60;
-const KEEPALIVE_INTERVAL_S: u32 = 15;
-const KEEPALIVE_PROBES: u32 = 4;
 
 /// Serves one sandbox's listener. Never returns by itself; dropping it resets every connection of the sandbox.
 pub async fn serve(proxy: Arc<Proxy>, gate: Arc<Gate>, listener: TcpListener) {
@@ -51,15 +46,6 @@ pub async fn serve(proxy: Arc<Proxy>, gate: Arc<Gate>, listener: TcpListener) {
             }
         }
     }
-}
-
-/// TCP options of both sides' sockets.
-pub(crate) fn set_options(socket: &impl AsFd) -> nix::Result<()> {
-    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
-    setsockopt(socket, sockopt::KeepAlive, &true)?;
-    setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S)?;
-    setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S)?;
-    setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)
 }
 
 /// A new connection's task, or nothing: then it was reset.

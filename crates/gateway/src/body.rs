@@ -1,5 +1,6 @@
 //! The one body type of all answers, so that no frame is boxed on its way.
 
+use crate::body_error::BodyError;
 use crate::upstream::UpstreamBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -16,19 +17,6 @@ pub(crate) enum GatewayBody {
     Upstream(UpstreamBody),
     /// The control plane's.
     Control(axum::body::Body),
-}
-
-/// Why a body ended early. The client sees its connection or stream cut, which is how HTTP says "incomplete".
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error("the application's answer broke off")]
-    Upstream(#[source] hyper::Error),
-    #[error("the control plane's answer broke off")]
-    Control(#[source] axum::Error),
-    #[error("the client's request body broke off")]
-    Client(#[source] hyper::Error),
-    #[error("the client's request body is longer than allowed")]
-    TooLong,
 }
 
 impl Body for GatewayBody {

@@ -2,11 +2,9 @@
 
 use crate::backends::Backends;
 use crate::body::GatewayBody;
-use crate::server::Shared;
-use crate::stats::{Counters, count};
-use crate::worker::Worker;
-use futures::task::AtomicWaker;
-use http::header::HeaderValue;
+use crate::client::{Client, Order};
+use crate::shared::Shared;
+use crate::stats::count;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -15,14 +13,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use leapbox_errors::chain;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -34,124 +29,6 @@ const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const H2_PING_EVERY: Duration = Duration::from_secs(30);
 const H2_PING_DEADLINE: Duration = Duration::from_secs(20);
-
-/// What a connection is told from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Order {
-    /// Serve.
-    Serve,
-    /// End after what is open.
-    Finish,
-    /// End now.
-    Stop,
-}
-
-/// One client connection, as its requests and tunnels see it.
-pub(crate) struct Client {
-    peer: SocketAddr,
-    /// Its address, for `X-Forwarded-For`.
-    forwarded_for: HeaderValue,
-    /// Taken only to be told that there is no room.
-    refused: bool,
-    /// The thread it lives in.
-    worker: Arc<Worker>,
-    /// Counts movements.
-    moved: AtomicU64,
-    /// Requests and tunnels open.
-    open: AtomicUsize,
-    /// An [`Order`].
-    order: AtomicU8,
-    /// The connection's task.
-    waker: AtomicWaker,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// An open request or tunnel; ends with the drop.
-pub(crate) struct OpenRequest<'a>(&'a Client);
-
-impl Client {
-    pub(crate) fn new(peer: SocketAddr, refused: bool, worker: &Arc<Worker>, permit: OwnedSemaphorePermit) -> Self {
-        worker.load.fetch_add(1, Ordering::Relaxed);
-        count(&worker.counters.connections_open);
-        let address = peer.ip().to_canonical().to_string();
-        Self {
-            peer,
-            forwarded_for: HeaderValue::try_from(address).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            refused,
-            worker: Arc::clone(worker),
-            moved: AtomicU64::new(1),
-            open: AtomicUsize::new(0),
-            order: AtomicU8::new(Order::Serve as u8),
-            waker: AtomicWaker::new(),
-            _permit: permit,
-        }
-    }
-
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    pub(crate) fn forwarded_for(&self) -> &HeaderValue {
-        &self.forwarded_for
-    }
-
-    pub(crate) fn is_refused(&self) -> bool {
-        self.refused
-    }
-
-    pub(crate) fn worker(&self) -> &Worker {
-        &self.worker
-    }
-
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.worker.counters
-    }
-
-    /// Something moved on one of its requests.
-    pub(crate) fn moved(&self) {
-        self.moved.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn movements(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
-    }
-
-    /// Requests and tunnels open.
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn open_request(&self) -> OpenRequest<'_> {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        self.moved();
-        OpenRequest(self)
-    }
-
-    /// Tells the connection; an order is never taken back.
-    pub(crate) fn order(&self, order: Order) {
-        self.order.fetch_max(order as u8, Ordering::AcqRel);
-        self.waker.wake();
-    }
-
-    fn has(&self, order: Order) -> bool {
-        self.order.load(Ordering::Acquire) >= order as u8
-    }
-}
-
-impl Drop for OpenRequest<'_> {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.moved();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.worker.load.fetch_sub(1, Ordering::Relaxed);
-        self.worker.counters.connections_open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve<B: Backends>(
@@ -168,16 +45,16 @@ pub(crate) async fn serve<B: Backends>(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             count(&client.counters().handshakes_failed);
-            return tracing::debug!(peer = %client.peer, error = %chain(&error), "TLS handshake failed");
+            return tracing::debug!(peer = %client.peer(), error = %chain(&error), "TLS handshake failed");
         }
         Err(_) => {
             count(&client.counters().handshakes_failed);
-            return tracing::debug!(peer = %client.peer, "TLS handshake took too long");
+            return tracing::debug!(peer = %client.peer(), "TLS handshake took too long");
         }
     };
     let session = stream.get_ref().1;
     let is_h2 = session.alpn_protocol() == Some(b"h2");
-    tracing::debug!(peer = %client.peer, sni = session.server_name(), is_h2, "client connected");
+    tracing::debug!(peer = %client.peer(), sni = session.server_name(), is_h2, "client connected");
     if is_h2 { serve_h2(shared, client, stream).await } else { serve_h1(shared, client, stream).await }
 }
 
@@ -187,7 +64,7 @@ async fn serve_h1<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, stre
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read)
         .max_header_size(limits.max_header_bytes)
-        .keep_alive(!client.refused)
+        .keep_alive(!client.is_refused())
         .serve_connection(TokioIo::new(stream), service(&shared, &client))
         .with_upgrades();
     run(&client, connection).await;
@@ -263,6 +140,6 @@ async fn run(client: &Client, connection: impl Graceful) {
         connection.as_mut().poll(cx)
     });
     if let Err(error) = ended.await {
-        tracing::debug!(peer = %client.peer, error = %chain(&error), "a client's connection ended badly");
+        tracing::debug!(peer = %client.peer(), error = %chain(&error), "a client's connection ended badly");
     }
 }

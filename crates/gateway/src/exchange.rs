@@ -5,8 +5,8 @@
 
 use crate::backends::{Backend, OpenError};
 use crate::body::GatewayBody;
+use crate::client::Client;
 use crate::config::Limits;
-use crate::connection::Client;
 use crate::headers;
 use crate::link::Link;
 use crate::pool::Slot;

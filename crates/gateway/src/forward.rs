@@ -3,13 +3,13 @@
 use crate::answer;
 use crate::backends::{Backend, Backends};
 use crate::body::GatewayBody;
-use crate::connection::{Client, Order};
+use crate::client::{Client, Order};
 use crate::exchange::{Application, NotOpened, Unanswered, exchange, too_long};
 use crate::headers;
 use crate::host::{self, HostError, Target};
 use crate::pool::Slot;
 use crate::request_body::RequestBody;
-use crate::server::Shared;
+use crate::shared::Shared;
 use crate::stats::count;
 use crate::upgrade::{self, Upgrade};
 use axum::extract::ConnectInfo;

@@ -21,6 +21,8 @@
 mod answer;
 mod backends;
 mod body;
+mod body_error;
+mod client;
 mod config;
 mod connection;
 mod exchange;
@@ -31,7 +33,9 @@ mod link;
 mod pool;
 mod request_body;
 mod server;
+mod shared;
 mod stats;
+mod thread;
 pub mod tls;
 mod tunnel;
 mod upgrade;

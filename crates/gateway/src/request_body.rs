@@ -1,7 +1,7 @@
 //! A client's request body on its way to the application: streamed, counted, and held to its limit.
 
-use crate::body::BodyError;
-use crate::connection::Client;
+use crate::body_error::BodyError;
+use crate::client::Client;
 use crate::stats::add;
 use bytes::Bytes;
 use futures::task::AtomicWaker;

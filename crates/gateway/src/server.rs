@@ -1,12 +1,14 @@
 //! The gateway as a whole: listeners, workers, room for connections, shutdown.
 
 use crate::backends::Backends;
+use crate::client::Client;
 use crate::config::Config;
-use crate::connection::Client;
 use crate::pool::Pool;
-use crate::stats::{Counters, Stats, count};
+use crate::shared::Shared;
+use crate::stats::{Stats, count};
+use crate::thread::{self, Accepted, Phase};
 use crate::tls::Tls;
-use crate::worker::{self, Accepted, Phase, Worker};
+use crate::worker::Worker;
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use leapbox_errors::chain;
@@ -18,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -41,21 +43,6 @@ pub enum ServeError {
 /// The HTTPS entrance. Cheap to clone.
 pub struct Gateway<B> {
     shared: Arc<Shared<B>>,
-}
-
-/// What all connections share.
-pub(crate) struct Shared<B> {
-    pub(crate) backends: B,
-    pub(crate) config: Config,
-    /// The control plane's router.
-    pub(crate) control: TowerToHyperService<Router>,
-    pub(crate) pool: Arc<Pool>,
-    /// One set for each worker.
-    counters: Vec<Arc<Counters>>,
-    /// Room for connections and tunnels.
-    room: Arc<Semaphore>,
-    /// Room for those that are refused.
-    refusals: Arc<Semaphore>,
 }
 
 impl<B> Clone for Gateway<B> {
@@ -130,7 +117,7 @@ impl<B: Backends> Gateway<B> {
     ) -> Result<JoinHandle<()>, ServeError> {
         let failed = |source| ServeError::Worker { source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let run = worker::run(Arc::clone(&self.shared), tls, dealt, phases);
+        let run = thread::run(Arc::clone(&self.shared), tls, dealt, phases);
         let thread = std::thread::Builder::new()
             .name(format!("gateway-{index}"))
             .spawn(move || runtime.block_on(run))
@@ -155,14 +142,6 @@ impl<B: Backends> Gateway<B> {
                 tracing::error!(error = %chain(&error), "could not wait for a thread of the gateway");
             }
         }
-    }
-}
-
-impl<B: Backends> Shared<B> {
-    /// Room for a connection, and whether it is only the room to be refused in.
-    fn admit(&self) -> Option<(OwnedSemaphorePermit, bool)> {
-        let room = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_owned().ok();
-        room(&self.room).map(|permit| (permit, false)).or_else(|| room(&self.refusals).map(|permit| (permit, true)))
     }
 }
 

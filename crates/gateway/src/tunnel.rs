@@ -4,7 +4,7 @@
 //! order (TLS close_notify), so that a client can tell it from a broken network. A tunnel counts as a client connection
 //! and as one of its sandbox's requests; shutdown waits for it within its bounds and then drops it.
 
-use crate::connection::Client;
+use crate::client::Client;
 use crate::pool::Slot;
 use crate::stats::{add, count};
 use crate::upstream::AbortOnDrop;

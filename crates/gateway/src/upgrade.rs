@@ -10,7 +10,7 @@
 
 use crate::backends::Backend;
 use crate::body::GatewayBody;
-use crate::connection::Client;
+use crate::client::Client;
 use crate::exchange::Application;
 use crate::headers::{self, lists};
 use crate::link::Link;

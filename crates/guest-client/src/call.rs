@@ -1,6 +1,6 @@
 //! One call over one connection.
 
-use crate::client::Dial;
+use crate::dial::Dial;
 use crate::error::GuestError;
 use leapbox_errors::one_line;
 use leapbox_guest_protocol::{

@@ -1,24 +1,16 @@
 //! The operations, typed.
 
 use crate::call::{call, name_of};
+use crate::dial::Dial;
 use crate::error::GuestError;
 use crate::ready;
-use async_trait::async_trait;
 use leapbox_guest_protocol::{
     Configure, Configured, Delete, ExecOutput, ExecRequest, FileInfo, List, Mkdir, Pong, ReadFile, Reply, Request,
     Suspended, WriteFile,
 };
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-
-/// Opens connections to one guest's agent: the socket is made inside the sandbox's network namespace.
-#[async_trait]
-pub trait Dial: Send + Sync {
-    /// A new connection to the agent's port. The future may be dropped at any time.
-    async fn dial(&self) -> io::Result<TcpStream>;
-}
 
 /// Calls that only look or change a little.
 const SHORT: Duration = Duration::from_secs(15);

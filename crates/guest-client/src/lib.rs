@@ -10,9 +10,11 @@
 
 mod call;
 mod client;
+mod dial;
 mod error;
 mod ready;
 
-pub use client::{Dial, GuestClient};
+pub use client::GuestClient;
+pub use dial::Dial;
 pub use error::GuestError;
 pub use leapbox_guest_protocol as protocol;

@@ -5,7 +5,7 @@
 //! long as is left: under emulation its first answer is slow.
 
 use crate::call::{ask, within};
-use crate::client::Dial;
+use crate::dial::Dial;
 use crate::error::GuestError;
 use leapbox_guest_protocol::{Pong, Reply, Request};
 use std::time::Duration;

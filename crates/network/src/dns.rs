@@ -15,6 +15,7 @@
 //!
 //! A server that is down answers nothing: sandboxes then have no names (fail closed).
 
+mod addresses;
 mod answer;
 mod limits;
 mod slot;

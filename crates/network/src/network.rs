@@ -4,97 +4,39 @@
 //! [`Network::start_pool`]. Indices whose veth a former server has left are not given out before the veth is gone.
 
 use crate::config::NetworkConfig;
-use crate::dns::{Dns, DnsStats, Upstream};
+use crate::dns::DnsStats;
 use crate::error::NetworkError;
 use crate::links;
-use crate::namespace::{self, Worker};
 use crate::nft;
 use crate::plan::{SlotPlan, veth_index};
-use crate::pool;
-use crate::prepare::{self, Root, blocking};
+use crate::prepare::{self, blocking};
+use crate::releases;
 use crate::rules;
-use crate::slot::{Lease, Slot};
-use crate::stock::Stock;
+use crate::shared::{Lease, Shared};
+use crate::slot::Slot;
 use crate::sysctl::{self, SysctlChange};
 use leapbox_egress::Journal;
-use leapbox_egress_policy::Cidr;
+use leapbox_errors::chain;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{AcquireError, Notify, Semaphore};
 use tokio::task::JoinSet;
 
 /// Slots prepared at a time when the pool is empty: more only compete for the kernel's one routing lock.
 const PREPARING: usize = 4;
+/// How long the pool rests after a slot could not be prepared.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often [`Network::stop`] looks whether the prepared slots are gone.
 const STOP_CHECK: Duration = Duration::from_millis(5);
 /// How long [`Network::stop`] waits for the prepared slots to be gone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-
-/// What slots and tasks share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: NetworkConfig,
-    pub(crate) root: Root,
-    pub(crate) worker: Worker,
-    pub(crate) dns: Arc<Dns>,
-    pub(crate) proxy: Arc<leapbox_egress::Proxy>,
-    stock: Mutex<Stock>,
-    tenants: Mutex<HashMap<u32, Tenant>>,
-    /// Told when an index begins to be released.
-    pub(crate) releasing: Notify,
-    /// Told when the pool may have something to do.
-    pub(crate) refill: Notify,
-}
-
-/// What is known of a slot's sandbox, until the slot is gone.
-#[derive(Debug, Default)]
-pub(crate) struct Tenant {
-    pub(crate) journal: Option<Arc<Journal>>,
-    /// Opened to it in the host-wide table.
-    pub(crate) private: Vec<Cidr>,
-}
-
-impl Shared {
-    fn new(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let left = links::names()?.iter().filter_map(|name| veth_index(&config.instance, name)).collect();
-        Ok(Self {
-            root: Root { netns: Arc::new(namespace::current()?), routing: links::open()? },
-            worker: Worker::start()?,
-            dns: Arc::new(Dns::new(Upstream::new(config.dns_upstreams.as_deref())?)),
-            proxy: leapbox_egress::Proxy::new().map_err(|source| NetworkError::Egress { source })?,
-            stock: Mutex::new(Stock::new(config.max_slots, left)),
-            tenants: Mutex::default(),
-            releasing: Notify::new(),
-            refill: Notify::new(),
-            config,
-        })
-    }
-
-    pub(crate) fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock()
-    }
-
-    pub(crate) fn tenants(&self) -> MutexGuard<'_, HashMap<u32, Tenant>> {
-        self.tenants.lock()
-    }
-
-    fn lease(self: &Arc<Self>) -> Option<Lease> {
-        let index = self.stock().take()?;
-        Some(Lease { index, shared: self.clone() })
-    }
-
-    pub(crate) fn release(&self, index: u32) {
-        self.stock().release(index);
-        self.releasing.notify_one();
-    }
-}
 
 /// Numbers of the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +98,7 @@ impl Network {
         let changes = changes.await?.into_iter().collect();
         let shared = Arc::new(Shared::new(config)?);
         let mut tasks = JoinSet::new();
-        tasks.spawn(pool::watch_releases(shared.clone()));
+        tasks.spawn(releases::watch(shared.clone()));
         Ok(Arc::new(Self {
             shared,
             ready: Mutex::default(),
@@ -190,7 +132,7 @@ impl Network {
 
     /// From now on keeps `prepared` slots ready.
     pub fn start_pool(self: &Arc<Self>) {
-        self.tasks().spawn(pool::fill(Arc::downgrade(self), self.shared.clone()));
+        self.tasks().spawn(fill(Arc::downgrade(self), self.shared.clone()));
     }
 
     /// A slot from the pool, at once; else one prepared now, which takes some ten milliseconds.
@@ -292,7 +234,7 @@ impl Network {
     }
 
     /// Prepares one slot if the pool wants one and an index is free.
-    pub(crate) async fn fill_one(&self) -> Result<bool, NetworkError> {
+    async fn fill_one(&self) -> Result<bool, NetworkError> {
         if self.ready().len() >= self.shared.config.prepared {
             return Ok(false);
         }
@@ -302,6 +244,23 @@ impl Network {
         self.filling.fetch_sub(1, Ordering::AcqRel);
         self.filled.notify_waiters();
         made.map(|()| true)
+    }
+}
+
+/// The pool's task. It does not keep the network alive.
+async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
+    loop {
+        let Some(living) = network.upgrade() else { return };
+        let filled = living.fill_one().await;
+        drop(living);
+        match filled {
+            Ok(true) => {}
+            Ok(false) => shared.refill.notified().await,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "a network slot could not be prepared");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
     }
 }
 

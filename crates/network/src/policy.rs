@@ -12,12 +12,12 @@
 use crate::dns::{Ruling, SlotNames};
 use crate::error::NetworkError;
 use crate::namespace;
-use crate::network::Shared;
 use crate::nft;
 use crate::plan::SlotPlan;
 use crate::prepare::blocking;
 use crate::refusals;
 use crate::rules::{self, PROXY_PORT};
+use crate::shared::Shared;
 use leapbox_egress::{Authority, Gate, Journal, Names};
 use leapbox_egress_policy::{Cidr, Evaluator, Policy};
 use leapbox_errors::chain;

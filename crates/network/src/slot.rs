@@ -3,9 +3,9 @@
 use crate::error::NetworkError;
 use crate::links;
 use crate::namespace::Worker;
-use crate::network::Shared;
 use crate::plan::SlotPlan;
 use crate::policy::{Gatekeeper, SlotTasks};
+use crate::shared::{Lease, Shared};
 use leapbox_errors::chain;
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
@@ -27,19 +27,6 @@ const KEEPALIVE_IDLE_S: u32 = 30;
 const KEEPALIVE_INTERVAL_S: u32 = 10;
 /// … and so many unanswered ones end it.
 const KEEPALIVE_PROBES: u32 = 3;
-
-/// An index in use. Dropping it asks for its release, which happens once the slot's veth is gone.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    pub(crate) index: u32,
-    pub(crate) shared: Arc<Shared>,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.shared.release(self.index);
-    }
-}
 
 /// A prepared network for one sandbox, closed until it has a policy. Used once: when it is closed or dropped its namespace ends with the VMM in it,
 /// and only then the index, which decides addresses and uid, can be used again.

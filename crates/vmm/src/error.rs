@@ -1,6 +1,6 @@
 //! Why a VMM did not do what was asked, and why one ended.
 
-use crate::spec::Shape;
+use crate::shape::Shape;
 use leapbox_errors::FileError;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -24,6 +24,7 @@ mod memory;
 mod process;
 mod qemu;
 mod record;
+mod shape;
 mod socket;
 mod spec;
 mod started;
@@ -38,6 +39,5 @@ pub use machine::Machine;
 pub use process::{become_subreaper, private_bytes};
 pub use qemu::{Qemu, QemuConfig};
 pub use record::MachineRecord;
-pub use spec::{
-    BootSpec, Confinement, DiffSnapshot, GuestImage, IoLimits, NetworkAttachment, RestoreSpec, Shape, Snapshot,
-};
+pub use shape::Shape;
+pub use spec::{BootSpec, Confinement, DiffSnapshot, GuestImage, IoLimits, NetworkAttachment, RestoreSpec, Snapshot};

@@ -2,7 +2,8 @@
 
 use crate::error::VmmError;
 use crate::process::{Process, host_boot_id};
-use crate::spec::{Confinement, Shape};
+use crate::shape::Shape;
+use crate::spec::Confinement;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

@@ -2,49 +2,24 @@
 
 use crate::blocking::blocking;
 use crate::error::VmmError;
+use crate::shape::{MEMORY_MIB, Shape, VCPUS};
 use leapbox_errors::FileError;
 use leapbox_ids::ImageDigest;
 use leapbox_storage::Runs;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
-use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The size of a machine: one warm snapshot per template and shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Shape {
-    /// Virtual CPUs, 1 to 8.
-    pub vcpus: u8,
-    /// Memory in MiB, 512 to 8192.
-    pub memory_mib: u32,
-}
-
-/// Virtual CPUs a machine can have (contract: `vcpu`).
-pub const VCPUS: RangeInclusive<u8> = 1..=8;
-/// Memory a machine can have, in MiB (contract: `memory_mib`).
-pub const MEMORY_MIB: RangeInclusive<u32> = 512..=8192;
-
 impl Shape {
-    /// Guest RAM in bytes.
-    pub fn memory_bytes(self) -> u64 {
-        u64::from(self.memory_mib) << 20
-    }
-
     /// An error unless every driver can make a machine of this size.
     pub fn check(self) -> Result<(), VmmError> {
         if VCPUS.contains(&self.vcpus) && MEMORY_MIB.contains(&self.memory_mib) && self.memory_mib.is_multiple_of(2) {
             return Ok(());
         }
         Err(VmmError::Shape { shape: self })
-    }
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}x{}MiB", self.vcpus, self.memory_mib)
     }
 }
 

@@ -109,7 +109,7 @@ def test_a_server_that_speaks_first_is_reached_once_its_allowed_name_was_asked_f
     assert "SSH-2.0-guest\n" in {seen.get("raw") for seen in requested}
 
 
-# What a sandbox may hold in the proxy (crates/egress/src/places.rs), and of it without having said where it leads; and
+# What a sandbox may hold in the proxy (crates/egress/src/limits.rs), and of it without having said where it leads; and
 # what it tries to hold of each.
 ALL_MAX, SILENT_MAX = 1024, 256
 ALL_TRIED, SILENT_TRIED = 1100, 300

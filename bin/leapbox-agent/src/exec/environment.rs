@@ -1,5 +1,6 @@
 //! Arguments and environment of a process, as the kernel takes them.
 
+use super::variables::check_env;
 use crate::fault;
 use crate::guest::Guest;
 use leapbox_guest_protocol::GuestFault;
@@ -35,19 +36,6 @@ impl CStrings {
 /// A string for the kernel.
 pub(crate) fn c_string(text: &str) -> Result<CString, GuestFault> {
     CString::new(text).map_err(|_: NulError| fault::invalid("commands, paths and variables cannot contain a NUL byte"))
-}
-
-/// Refuses variables no process could have.
-pub(crate) fn check_env(env: &[(String, String)]) -> Result<(), GuestFault> {
-    for (name, value) in env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(fault::invalid(format!("{name:?} cannot be an environment variable's name")));
-        }
-        if value.contains('\0') {
-            return Err(fault::invalid(format!("the value of {name} contains a NUL byte")));
-        }
-    }
-    Ok(())
 }
 
 /// What a login gives, then the image's, the sandbox's and the call's variables; the later ones win.

@@ -3,8 +3,8 @@
 use super::Routes;
 use crate::ApiState;
 use crate::answer::Failure;
-use crate::openapi::Errors;
 use crate::path::InPath;
+use crate::routes::answers::Errors;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Json};

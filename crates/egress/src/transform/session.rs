@@ -5,7 +5,7 @@ use super::refusal::Refusal;
 use super::rules::{self, Rules};
 use super::target::Target;
 use super::upstream::Upstream;
-use super::websocket;
+use super::websocket::{self, Switched};
 use crate::gate::Gate;
 use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
@@ -17,12 +17,6 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
-
-/// Both sides of a WebSocket, once HTTP is over.
-pub(crate) struct Switched {
-    pub(crate) guest: OnUpgrade,
-    pub(crate) upstream: OnUpgrade,
-}
 
 pub(crate) struct Session {
     pub(crate) gate: Arc<Gate>,

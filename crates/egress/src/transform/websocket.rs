@@ -4,17 +4,23 @@
 
 use super::body::Answer;
 use super::rules::lists;
-use super::session::Switched;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version, response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use leapbox_errors::chain;
 use tokio::io::copy_bidirectional_with_sizes;
 
 const WEBSOCKET: &str = "websocket";
 const BUFFER: usize = 16 * 1024;
+
+/// Both sides of a WebSocket, once HTTP is over.
+pub(crate) struct Switched {
+    pub(crate) guest: OnUpgrade,
+    pub(crate) upstream: OnUpgrade,
+}
 
 /// Whether a request asks for a WebSocket. Any other `Upgrade` is as if it were not there.
 pub(crate) fn is_wanted(request: &Request<Incoming>) -> bool {

@@ -1,6 +1,7 @@
 //! From a query's bytes to its answer's: is it fit to be forwarded, may this sandbox ask it, and what of the answer may
 //! it see.
 
+use super::addresses::{addresses_in, remove_inside};
 use super::limits::{MAX_CUSTOM_ANSWER, MAX_UDP_ANSWER, QUERY_DEADLINE};
 use super::slot::{Ruling, SlotNames};
 use super::{Counters, Dns};
@@ -8,10 +9,9 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::rdata::opt::EdnsOption;
-use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_resolver::proto::rr::{DNSClass, Name, Record, RecordType};
 use leapbox_egress_policy::{Denial, DomainName, Evaluator, Policy};
 use leapbox_errors::chain;
-use std::net::Ipv4Addr;
 use tokio::time::timeout;
 
 /// The option "Extended DNS Error" (RFC 8914), and its code "Prohibited".
@@ -132,25 +132,6 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
         RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => Permission::Nothing,
         kind => Permission::Refuse(Denial::QueryType { name, kind: kind.to_string() }),
     }
-}
-
-/// Removes the addresses an evaluator denies; tells why.
-pub(super) fn remove_inside(evaluator: &Evaluator, records: &mut Vec<Record>) -> Vec<Denial> {
-    let mut denials = Vec::new();
-    records.retain(|record| match &record.data {
-        RData::A(address) => evaluator.address(address.0).map_err(|denial| denials.push(denial)).is_ok(),
-        _ => true,
-    });
-    denials
-}
-
-/// The IPv4 addresses, and for how long they hold, in seconds.
-pub(super) fn addresses_in(records: &[Record]) -> (Vec<Ipv4Addr>, u32) {
-    let addresses = records.iter().filter_map(|record| match &record.data {
-        RData::A(address) => Some(address.0),
-        _ => None,
-    });
-    (addresses.collect(), records.iter().map(|record| record.ttl).min().unwrap_or(0))
 }
 
 fn prohibit(response: &mut Message) {

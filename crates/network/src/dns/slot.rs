@@ -4,7 +4,7 @@
 //! protocol shows no name reaches an address only if it is in here.
 
 use super::Dns;
-use super::answer::{addresses_in, remove_inside};
+use super::addresses::{addresses_in, remove_inside};
 use super::limits::{FAIR_QUERIES, MAX_QUERIES, SLOT_QUERIES, SlotLimits};
 use async_trait::async_trait;
 use hickory_resolver::proto::rr::{Name, RecordType};

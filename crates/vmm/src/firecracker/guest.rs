@@ -7,7 +7,8 @@ use super::types::{
     NetworkInterface, NetworkInterfaceUpdate, RateLimiter, SnapshotLoad, TokenBucket, Vm, VmState,
 };
 use crate::error::VmmError;
-use crate::spec::{IoLimits, NetworkAttachment, Shape};
+use crate::shape::Shape;
+use crate::spec::{IoLimits, NetworkAttachment};
 
 /// The guest kernel's command line.
 ///

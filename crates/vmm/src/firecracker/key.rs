@@ -5,7 +5,8 @@
 use super::binaries::Binaries;
 use super::guest::{KERNEL_COMMAND_LINE, MACHINE};
 use crate::error::VmmError;
-use crate::spec::{GuestImage, Shape};
+use crate::shape::Shape;
+use crate::spec::GuestImage;
 use leapbox_errors::FileError;
 use sha2::{Digest, Sha256};
 

@@ -7,7 +7,7 @@ use super::pages::{runs, written};
 use super::ranges::minus;
 use crate::blocking::blocking;
 use crate::error::VmmError;
-use crate::spec::Shape;
+use crate::shape::Shape;
 use leapbox_errors::FileError;
 use leapbox_storage::{RUN_MAX, Run, Runs};
 use std::fs::File;

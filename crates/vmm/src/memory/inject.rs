@@ -4,7 +4,7 @@ use super::changes::checked;
 use super::mapping::{Mapping, Piece, Proc};
 use crate::blocking::blocking;
 use crate::error::VmmError;
-use crate::spec::Shape;
+use crate::shape::Shape;
 use leapbox_storage::{Run, Runs};
 use std::fs::File;
 use std::io;

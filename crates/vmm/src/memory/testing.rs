@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::{Mapping, PAGE, Proc};
-use crate::spec::Shape;
+use crate::shape::Shape;
 use leapbox_storage::Runs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use super::pages::{runs, touched};
 use super::ranges;
 use crate::blocking::blocking;
 use crate::error::VmmError;
-use crate::spec::Shape;
+use crate::shape::Shape;
 use leapbox_errors::{FileError, chain};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::File;

@@ -2,7 +2,7 @@
 //! can be hashed into the compatibility key.
 
 use super::runtime::PROGRAM;
-use crate::spec::Shape;
+use crate::shape::Shape;
 use std::os::fd::RawFd;
 
 /// Numbers of the descriptors QEMU inherits.

@@ -1,36 +1,16 @@
-//! The two tasks of a network: one keeps slots ready, one frees indices. Started by [`Network`].
+//! The task of a network that frees indices. Started by [`crate::Network`].
 
 use crate::links;
-use crate::network::{Network, Shared};
 use crate::plan::veth_name;
-use leapbox_errors::chain;
-use std::sync::{Arc, Weak};
+use crate::shared::Shared;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a slot that is being released is looked at, at first and at last.
 const RELEASE_CHECK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// How long the pool rests after a slot could not be prepared.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-
-/// The pool's task. It does not keep the network alive.
-pub(crate) async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
-    loop {
-        let Some(living) = network.upgrade() else { return };
-        let filled = living.fill_one().await;
-        drop(living);
-        match filled {
-            Ok(true) => {}
-            Ok(false) => shared.refill.notified().await,
-            Err(error) => {
-                tracing::error!(error = %chain(&error), "a network slot could not be prepared");
-                tokio::time::sleep(AFTER_FAILURE).await;
-            }
-        }
-    }
-}
 
 /// Frees indices whose veth is gone: then no process and no socket is left in the namespace.
-pub(crate) async fn watch_releases(shared: Arc<Shared>) {
+pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut pause = RELEASE_CHECK.0;
     loop {
         let waiting: Vec<u32> = shared.stock().releasing().iter().copied().collect();

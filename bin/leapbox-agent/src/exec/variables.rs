@@ -1,0 +1,17 @@
+//! Which environment variables a process can have.
+
+use crate::fault;
+use leapbox_guest_protocol::GuestFault;
+
+/// Refuses variables no process could have.
+pub(crate) fn check_env(env: &[(String, String)]) -> Result<(), GuestFault> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(fault::invalid(format!("{name:?} cannot be an environment variable's name")));
+        }
+        if value.contains('\0') {
+            return Err(fault::invalid(format!("the value of {name} contains a NUL byte")));
+        }
+    }
+    Ok(())
+}
