@@ -1,6 +1,5 @@
 //! What the service is built from.
 
-use crate::machines::{CapacityLimits, PoolLimits};
 use leapbox_db::Db;
 use leapbox_network::Network;
 use leapbox_storage::{ArchiveStore, ServerKey};
@@ -23,6 +22,25 @@ pub struct LifecycleConfig {
     pub io_limits: IoLimits,
     /// Clones that may be launched at once: more only take each other's CPU time.
     pub launches_at_once: usize,
+}
+
+/// How much this host takes.
+#[derive(Debug, Clone, Copy)]
+pub struct CapacityLimits {
+    /// Sandboxes that may live at once.
+    pub sandboxes: u32,
+    /// Sum of the memory they were promised, in MiB. May be more than the host has: clones share what they have not
+    /// written.
+    pub memory_mib: u64,
+}
+
+/// How much is kept ready.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Most clones kept ready for one shape; 0 turns the pool off.
+    pub per_shape: usize,
+    /// Most memory promised to all of them, in MiB.
+    pub memory_mib: u64,
 }
 
 /// What the service stands on.

@@ -19,9 +19,7 @@ mod launch;
 mod pool;
 mod vm;
 
-pub use capacity::CapacityLimits;
 pub(crate) use host::{Host, HostParts};
-pub use pool::PoolLimits;
 
 use crate::catalog::Template;
 use crate::error::{CheckpointError, LaunchError, LifecycleError};

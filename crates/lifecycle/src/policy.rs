@@ -15,7 +15,7 @@
 //! before they are sent ([`while_busy`]). There is no `_` arm: a new state or request does not compile until everything
 //! has been decided.
 
-use crate::sandbox::{PauseEpoch, Reply, Request};
+use crate::request::{PauseEpoch, Reply, Request};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow};

@@ -20,12 +20,13 @@ mod stop;
 mod store;
 
 pub(crate) use begin::{CreateRequest, MachineSource};
-pub(crate) use handle::{Handle, PauseEpoch, Reply, Request, refused};
+pub(crate) use handle::{Handle, refused};
 
 use crate::clock::now_ms;
 use crate::error::{LifecycleError, WakeFailure};
 use crate::inner::Inner;
 use crate::machines::SandboxVm;
+use crate::request::{PauseEpoch, Reply, Request, answer};
 use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
@@ -135,11 +136,11 @@ impl StateDriver {
 
     /// Answers with what was tried.
     fn answer(&self, reply: Reply<Sandbox>, tried: Tried) -> NextState {
-        let (state, answer) = match tried {
+        let (state, outcome) = match tried {
             Ok(state) => (state, Ok(self.sandbox())),
             Err((state, error)) => (state, Err(error)),
         };
-        handle::answer(reply, answer);
+        answer(reply, outcome);
         state
     }
 

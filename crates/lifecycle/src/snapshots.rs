@@ -1,7 +1,7 @@
 //! Snapshots: taken, listed, deleted.
 
 use crate::error::LifecycleError;
-use crate::sandbox::Request;
+use crate::request::Request;
 use crate::service::Lifecycle;
 use crate::view;
 use leapbox_api_types::snapshot::{NewSnapshot, SnapshotDetails, SnapshotList, SnapshotListQuery};

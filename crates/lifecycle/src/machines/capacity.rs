@@ -1,5 +1,6 @@
 //! How much this host takes: a sandbox is admitted or refused before anything is made for it.
 
+use crate::config::CapacityLimits;
 use crate::error::LifecycleError;
 use leapbox_errors::chain;
 use leapbox_storage::free_mib;
@@ -12,16 +13,6 @@ use std::sync::Arc;
 const AVAILABLE_RESERVE_MIB: u64 = 512;
 /// Disk that must stay free, in MiB.
 const DISK_RESERVE_MIB: u64 = 1024;
-
-/// The bounds.
-#[derive(Debug, Clone, Copy)]
-pub struct CapacityLimits {
-    /// Sandboxes that may live at once.
-    pub sandboxes: u32,
-    /// Sum of the memory they were promised, in MiB. May be more than the host has: clones share what they have not
-    /// written.
-    pub memory_mib: u64,
-}
 
 /// What is taken of it.
 #[derive(Debug, Clone, Copy, Default)]

@@ -9,6 +9,7 @@ use super::launch::{Disk, Launcher};
 use super::vm::Vm;
 use super::{Identity, SandboxVm};
 use crate::catalog::Template;
+use crate::config::PoolLimits;
 use crate::error::LaunchError;
 
 use futures::FutureExt;
@@ -32,15 +33,6 @@ const FADED: f64 = 0.05;
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long the pool leaves a shape alone after it could not be launched.
 const BACKOFF: Duration = Duration::from_secs(10);
-
-/// The bounds.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolLimits {
-    /// Most clones kept ready for one shape; 0 turns the pool off.
-    pub per_shape: usize,
-    /// Most memory promised to all of them, in MiB.
-    pub memory_mib: u64,
-}
 
 type Key = (TemplateId, Shape);
 

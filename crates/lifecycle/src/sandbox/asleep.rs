@@ -1,10 +1,10 @@
 //! A sandbox without a machine: paused, until a request wakes it; stopped, until its owner starts it.
 
-use super::handle::answer;
-use super::{MachineSource, NextState, Reply, StateDriver};
+use super::{MachineSource, NextState, StateDriver};
 use crate::error::{LifecycleError, WakeFailure};
 use crate::machines::Identity;
 use crate::policy::{self, PausedOperation, StoppedOperation, Verdict};
+use crate::request::{Reply, answer};
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;

@@ -3,54 +3,14 @@
 use super::Published;
 use crate::error::LifecycleError;
 use crate::policy::{Refusal, Use, can_use, while_busy};
+use crate::request::{Reply, Request};
 use leapbox_api_types::sandbox::SandboxState;
-use leapbox_api_types::snapshot::NewSnapshot;
-use leapbox_db::{Sandbox, SnapshotRow};
+use leapbox_db::Sandbox;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
 /// Requests that may wait for one sandbox to be usable. One more is told to come again.
 const WAITING_MAX: usize = 256;
-
-/// Where the answer to a request goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, LifecycleError>>;
-
-/// What a sandbox can be asked to do. Answered when it is done, but for [`Request::Wake`], whose outcome is published.
-#[derive(Debug)]
-pub(crate) enum Request {
-    /// Wake, if it has not been woken since this pause: everybody who waits for the sandbox sends one.
-    Wake(PauseEpoch),
-    Pause(Reply<Sandbox>),
-    Stop(Reply<Sandbox>),
-    Start(Reply<Sandbox>),
-    Snapshot(NewSnapshot, Reply<SnapshotRow>),
-    Delete(Reply<Sandbox>),
-}
-
-impl Request {
-    /// Answers that it is not done.
-    pub fn refuse(self, error: LifecycleError) {
-        match self {
-            Request::Wake(_) => {}
-            Request::Pause(reply) | Request::Stop(reply) | Request::Start(reply) | Request::Delete(reply) => {
-                answer(reply, Err(error));
-            }
-            Request::Snapshot(_, reply) => answer(reply, Err(error)),
-        }
-    }
-}
-
-/// Answers a request. Whoever asked may have given up waiting.
-pub(super) fn answer<T>(reply: Reply<T>, answer: Result<T, LifecycleError>) {
-    let _ = reply.send(answer);
-}
-
-/// One pause, and how often waking from it was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PauseEpoch {
-    pub runs: u64,
-    pub failed_wakes: u64,
-}
 
 /// The handle of one sandbox. Cheap to clone.
 #[derive(Clone)]

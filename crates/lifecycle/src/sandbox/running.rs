@@ -1,10 +1,10 @@
 //! A sandbox with a machine: requests, its timeout and the machine's death, one after the other.
 
-use super::handle::{Request, answer};
 use super::{NextState, StateDriver};
 use crate::clock::now_ms;
 use crate::machines::SandboxVm;
 use crate::policy::{self, RunningOperation, Verdict};
+use crate::request::{Request, answer};
 use leapbox_db::{Live, Status};
 use leapbox_errors::chain;
 use leapbox_vmm::ExitReason;

@@ -5,11 +5,11 @@
 //!                                                                       └── fails: again, until it succeeds or is deleted
 //! ```
 
-use super::handle::answer;
-use super::{NextState, Reply, StateDriver};
+use super::{NextState, StateDriver};
 use crate::error::{CheckpointError, LifecycleError};
 use crate::machines::SandboxVm;
 use crate::policy::{self, StoppingOperation, Verdict};
+use crate::request::{Reply, answer};
 use leapbox_db::{Live, Sandbox, Status, StoredDisk};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
