@@ -9,13 +9,13 @@
 //!                     └──delete, timeout──► deleting ──► deleted        (from paused and stopped, too)
 //! ```
 //!
-//! Every request in every state is decided here and nowhere else. A sandbox's task is in one of four places where it
-//! takes requests ([`running`], [`paused`], [`stopping`], [`stopped`]): what is allowed there comes back as an operation
-//! of that place, with the request's own reply in it. While the task is busy with a transition its requests are refused
-//! before they are sent ([`while_busy`]). There is no `_` arm: a new state or request does not compile until everything
-//! has been decided.
+//! Every request in every state is decided here and nowhere else. A sandbox's task takes requests in four places
+//! ([`running`], [`paused`], [`stopping`], [`stopped`]): what is allowed there comes back as an operation of that place,
+//! with the request's own reply in it. The same is asked before a request is sent ([`judge`]), because a task that is
+//! busy would answer late; the state may have changed when the task gets it, so the task decides again. There is no `_`
+//! arm: a new state or request does not compile until everything has been decided.
 
-use crate::request::{PauseEpoch, Reply, Request};
+use crate::request::{Reply, Request};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow};
@@ -59,25 +59,21 @@ pub(crate) fn can_use(state: SandboxState) -> Use {
     }
 }
 
-/// Why a request need not be sent: the sandbox's task is in a transition, and would decide the same when it is late.
-pub(crate) fn while_busy(state: SandboxState, request: &Request) -> Option<Refusal> {
-    match state {
-        SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing | SandboxState::Deleting => {
-            Some(Refusal::InTransition)
-        }
-        SandboxState::Stopping => (!matches!(request, Request::Delete(_))).then_some(Refusal::InTransition),
-        SandboxState::Deleted => Some(Refusal::Gone),
-        SandboxState::Running | SandboxState::Paused | SandboxState::Stopped => None,
-    }
-}
+/// What becomes of a request: an operation of the state it meets, or the request again, and why it is refused.
+pub(crate) type Verdict<Operation> = Result<Operation, (Request, Refusal)>;
 
-/// What becomes of a request that has reached the sandbox's task.
-#[derive(Debug)]
-pub(crate) enum Verdict<Operation> {
-    Do(Operation),
-    Refuse(Request, Refusal),
-    /// A call to wake what is not asleep any more: nobody waits for its answer.
-    Ignore,
+/// Decides about a request to a sandbox in this state: it is given back if it is to be sent.
+pub(crate) fn judge(state: SandboxState, request: Request) -> Verdict<Request> {
+    match state {
+        SandboxState::Running => running(request).map(Request::from),
+        SandboxState::Paused => paused(request).map(Request::from),
+        SandboxState::Stopping => stopping(request).map(Request::from),
+        SandboxState::Stopped => stopped(request).map(Request::from),
+        SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing | SandboxState::Deleting => {
+            Err((request, Refusal::InTransition))
+        }
+        SandboxState::Deleted => Err((request, Refusal::Gone)),
+    }
 }
 
 /// What can be done to a running sandbox.
@@ -92,51 +88,72 @@ pub(crate) enum RunningOperation {
 /// Decides about a request to a running sandbox.
 pub(crate) fn running(request: Request) -> Verdict<RunningOperation> {
     match request {
-        Request::Wake(_) => Verdict::Ignore,
-        Request::Pause(reply) => Verdict::Do(RunningOperation::Pause(reply)),
-        Request::Stop(reply) => Verdict::Do(RunningOperation::Stop(reply)),
-        Request::Snapshot(new, reply) => Verdict::Do(RunningOperation::Snapshot(new, reply)),
-        Request::Delete(reply) => Verdict::Do(RunningOperation::Delete(reply)),
-        Request::Start(_) => Verdict::Refuse(request, Refusal::NotStopped),
+        Request::Pause(reply) => Ok(RunningOperation::Pause(reply)),
+        Request::Stop(reply) => Ok(RunningOperation::Stop(reply)),
+        Request::Snapshot(new, reply) => Ok(RunningOperation::Snapshot(new, reply)),
+        Request::Delete(reply) => Ok(RunningOperation::Delete(reply)),
+        Request::Start(_) => Err((request, Refusal::NotStopped)),
     }
 }
 
-/// What can be done to a paused sandbox.
+impl From<RunningOperation> for Request {
+    fn from(operation: RunningOperation) -> Self {
+        match operation {
+            RunningOperation::Pause(reply) => Request::Pause(reply),
+            RunningOperation::Stop(reply) => Request::Stop(reply),
+            RunningOperation::Snapshot(new, reply) => Request::Snapshot(new, reply),
+            RunningOperation::Delete(reply) => Request::Delete(reply),
+        }
+    }
+}
+
+/// What can be done to a paused sandbox, beside waking it.
 #[derive(Debug)]
 pub(crate) enum PausedOperation {
-    Wake,
     /// What is stored of it is what a snapshot would store.
     Snapshot(NewSnapshot, Reply<SnapshotRow>),
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request to a sandbox that is paused since `epoch`.
-pub(crate) fn paused(request: Request, epoch: PauseEpoch) -> Verdict<PausedOperation> {
+/// Decides about a request to a paused sandbox.
+pub(crate) fn paused(request: Request) -> Verdict<PausedOperation> {
     match request {
-        Request::Wake(seen) if seen == epoch => Verdict::Do(PausedOperation::Wake),
-        Request::Wake(_) => Verdict::Ignore,
-        Request::Snapshot(new, reply) => Verdict::Do(PausedOperation::Snapshot(new, reply)),
-        Request::Delete(reply) => Verdict::Do(PausedOperation::Delete(reply)),
-        Request::Pause(_) | Request::Stop(_) => Verdict::Refuse(request, Refusal::NotRunning),
-        Request::Start(_) => Verdict::Refuse(request, Refusal::NotStopped),
+        Request::Snapshot(new, reply) => Ok(PausedOperation::Snapshot(new, reply)),
+        Request::Delete(reply) => Ok(PausedOperation::Delete(reply)),
+        Request::Pause(_) | Request::Stop(_) => Err((request, Refusal::NotRunning)),
+        Request::Start(_) => Err((request, Refusal::NotStopped)),
     }
 }
 
-/// What can be done to a sandbox whose disk could not be stored yet.
+impl From<PausedOperation> for Request {
+    fn from(operation: PausedOperation) -> Self {
+        match operation {
+            PausedOperation::Snapshot(new, reply) => Request::Snapshot(new, reply),
+            PausedOperation::Delete(reply) => Request::Delete(reply),
+        }
+    }
+}
+
+/// What can be done to a sandbox whose disk is being stored, once an attempt has failed.
 #[derive(Debug)]
 pub(crate) enum StoppingOperation {
     /// One whose disk can never be stored must not stay for ever.
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request between two attempts to store the disk of a sandbox that is being stopped.
+/// Decides about a request to a sandbox that is being stopped.
 pub(crate) fn stopping(request: Request) -> Verdict<StoppingOperation> {
     match request {
-        Request::Wake(_) => Verdict::Ignore,
-        Request::Delete(reply) => Verdict::Do(StoppingOperation::Delete(reply)),
+        Request::Delete(reply) => Ok(StoppingOperation::Delete(reply)),
         Request::Pause(_) | Request::Stop(_) | Request::Start(_) | Request::Snapshot(..) => {
-            Verdict::Refuse(request, Refusal::InTransition)
+            Err((request, Refusal::InTransition))
         }
+    }
+}
+
+impl From<StoppingOperation> for Request {
+    fn from(StoppingOperation::Delete(reply): StoppingOperation) -> Self {
+        Request::Delete(reply)
     }
 }
 
@@ -150,74 +167,64 @@ pub(crate) enum StoppedOperation {
 /// Decides about a request to a stopped sandbox.
 pub(crate) fn stopped(request: Request) -> Verdict<StoppedOperation> {
     match request {
-        Request::Wake(_) => Verdict::Ignore,
-        Request::Start(reply) => Verdict::Do(StoppedOperation::Start(reply)),
-        Request::Delete(reply) => Verdict::Do(StoppedOperation::Delete(reply)),
-        Request::Pause(_) | Request::Stop(_) | Request::Snapshot(..) => Verdict::Refuse(request, Refusal::NotRunning),
+        Request::Start(reply) => Ok(StoppedOperation::Start(reply)),
+        Request::Delete(reply) => Ok(StoppedOperation::Delete(reply)),
+        Request::Pause(_) | Request::Stop(_) | Request::Snapshot(..) => Err((request, Refusal::NotRunning)),
+    }
+}
+
+impl From<StoppedOperation> for Request {
+    fn from(operation: StoppedOperation) -> Self {
+        match operation {
+            StoppedOperation::Start(reply) => Request::Start(reply),
+            StoppedOperation::Delete(reply) => Request::Delete(reply),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use SandboxState::{Deleted, Paused, Running, Stopped, Stopping};
+    use Refusal::{Gone, InTransition, NotRunning, NotStopped};
+    use SandboxState::{Deleted, Deleting, Paused, Running, Snapshotting, Starting, Stopped, Stopping, Unpausing};
     use tokio::sync::oneshot;
 
-    const NOW: PauseEpoch = PauseEpoch { runs: 3, failed_wakes: 1 };
-    const EARLIER: PauseEpoch = PauseEpoch { runs: 2, failed_wakes: 0 };
-
-    fn requests() -> Vec<(&'static str, Request)> {
+    /// What pause, stop, start, snapshot and delete come to: none if they are done.
+    fn refusals(state: SandboxState) -> [Option<Refusal>; 5] {
         let new = NewSnapshot { name: None, kill_sandbox_after: false };
-        vec![
-            ("wake", Request::Wake(NOW)),
-            ("late wake", Request::Wake(EARLIER)),
-            ("pause", Request::Pause(oneshot::channel().0)),
-            ("stop", Request::Stop(oneshot::channel().0)),
-            ("start", Request::Start(oneshot::channel().0)),
-            ("snapshot", Request::Snapshot(new, oneshot::channel().0)),
-            ("delete", Request::Delete(oneshot::channel().0)),
-        ]
-    }
-
-    /// What each request comes to: `do`, `ignore`, or why it is refused.
-    fn table<Operation>(decide: impl Fn(Request) -> Verdict<Operation>) -> Vec<(&'static str, String)> {
-        let told = |verdict| match verdict {
-            Verdict::Do(_) => "do".to_owned(),
-            Verdict::Ignore => "ignore".to_owned(),
-            Verdict::Refuse(_, refusal) => format!("{refusal:?}"),
-        };
-        requests().into_iter().map(|(name, request)| (name, told(decide(request)))).collect()
-    }
-
-    fn assert_table(found: Vec<(&'static str, String)>, expected: [&str; 7]) {
-        let (names, found): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-        assert_eq!(found, expected, "{names:?}");
+        let requests = [
+            Request::Pause(oneshot::channel().0),
+            Request::Stop(oneshot::channel().0),
+            Request::Start(oneshot::channel().0),
+            Request::Snapshot(new, oneshot::channel().0),
+            Request::Delete(oneshot::channel().0),
+        ];
+        requests.map(|request| {
+            let kind = std::mem::discriminant(&request);
+            let (again, refusal) = match judge(state, request) {
+                Ok(again) => (again, None),
+                Err((again, refusal)) => (again, Some(refusal)),
+            };
+            assert_eq!(std::mem::discriminant(&again), kind, "{state}");
+            refusal
+        })
     }
 
     #[test]
     fn what_rests_can_be_deleted_as_it_is() {
-        assert_table(table(running), ["ignore", "ignore", "do", "do", "NotStopped", "do", "do"]);
-        let when_paused = table(|request| paused(request, NOW));
-        assert_table(when_paused, ["do", "ignore", "NotRunning", "NotRunning", "NotStopped", "do", "do"]);
-        assert_table(table(stopped), ["ignore", "ignore", "NotRunning", "NotRunning", "do", "NotRunning", "do"]);
+        assert_eq!(refusals(Running), [None, None, Some(NotStopped), None, None]);
+        assert_eq!(refusals(Paused), [Some(NotRunning), Some(NotRunning), Some(NotStopped), None, None]);
+        assert_eq!(refusals(Stopped), [Some(NotRunning), Some(NotRunning), None, Some(NotRunning), None]);
     }
 
     #[test]
     fn nothing_but_waiting_is_possible_in_a_transition_and_giving_up_a_stop() {
-        let between = ["InTransition"; 4];
-        let [a, b, c, d] = between;
-        assert_table(table(stopping), ["ignore", "ignore", a, b, c, d, "do"]);
-        for state in SandboxState::ALL {
-            for (name, request) in requests() {
-                let expected = match state {
-                    Running | Paused | Stopped => None,
-                    Stopping if name == "delete" => None,
-                    Deleted => Some(Refusal::Gone),
-                    _ => Some(Refusal::InTransition),
-                };
-                assert_eq!(while_busy(state, &request), expected, "{state} {name}");
-            }
+        for state in [Starting, Snapshotting, Unpausing, Deleting] {
+            assert_eq!(refusals(state), [Some(InTransition); 5], "{state}");
         }
+        let wait = Some(InTransition);
+        assert_eq!(refusals(Stopping), [wait, wait, wait, wait, None]);
+        assert_eq!(refusals(Deleted), [Some(Gone); 5]);
     }
 
     #[test]
@@ -230,6 +237,6 @@ mod tests {
 
     #[test]
     fn requests_do_not_start_what_was_stopped() {
-        assert_eq!(can_use(Stopped), Use::Refuse(Refusal::NotRunning));
+        assert_eq!(can_use(Stopped), Use::Refuse(NotRunning));
     }
 }

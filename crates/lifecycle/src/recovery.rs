@@ -78,7 +78,10 @@ async fn adopt(inner: &Arc<Inner>, found: Sandbox, live: Live) -> Result<Recover
     let id = found.id().clone();
     let egress = match inner.egress_of(&found.spec) {
         Ok(egress) => egress,
-        Err(error) => return mark_lost(inner, &found, chain(&error)).await,
+        Err(error) => {
+            tracing::warn!(sandbox = %id, error = %chain(&error), "a sandbox could not be taken over");
+            return mark_lost(inner, &found, error.to_string()).await;
+        }
     };
     let machine = match inner.machines.adopt(&found.spec, &live, &egress).await {
         Ok(machine) => machine,

@@ -26,7 +26,7 @@ use crate::clock::now_ms;
 use crate::error::{LifecycleError, WakeFailure};
 use crate::inner::Inner;
 use crate::machines::SandboxVm;
-use crate::request::{PauseEpoch, Reply, Request, answer};
+use crate::request::{Message, PauseEpoch, Reply, Request, answer};
 use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
@@ -88,7 +88,7 @@ pub(crate) struct StateDriver {
     inner: Arc<Inner>,
     spec: Arc<Spec>,
     publish: watch::Sender<Published>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Message>,
     /// Its guest has been let go on and has not confirmed it: its workload may still be frozen, its clock wrong.
     unconfirmed: bool,
 }
@@ -124,13 +124,13 @@ impl StateDriver {
         }
     }
 
-    /// The next request; none once the server stops.
-    async fn next_request(&mut self) -> Option<Request> {
+    /// The next message; none once the server stops.
+    async fn next_message(&mut self) -> Option<Message> {
         let stop = self.inner.stop.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
-            request = self.requests.recv() => request,
+            message = self.requests.recv() => message,
         }
     }
 

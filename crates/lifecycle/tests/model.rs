@@ -310,6 +310,7 @@ async fn check(play: Play) {
     }
     forget_unacknowledged_snapshots(stage, &server).await;
     server.stop().await;
+    assert_eq!(stage.world.left().0, 0, "machines are left");
     // Another server collects what is left; this one may have begun to collect before the last of it was given up.
     let collecting = stage.server().await;
     let empty = async {

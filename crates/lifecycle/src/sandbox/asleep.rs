@@ -3,8 +3,8 @@
 use super::{MachineSource, NextState, StateDriver};
 use crate::error::{LifecycleError, WakeFailure};
 use crate::machines::Identity;
-use crate::policy::{self, PausedOperation, StoppedOperation, Verdict};
-use crate::request::{Reply, answer};
+use crate::policy::{self, PausedOperation, StoppedOperation};
+use crate::request::{Message, Reply, Request, answer};
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
@@ -15,19 +15,12 @@ impl StateDriver {
     /// Waits until somebody needs the sandbox.
     pub(super) async fn paused(&mut self, stored: StoredMemory) -> NextState {
         loop {
-            let Some(request) = self.next_request().await else { return NextState::Ended };
-            let epoch = self.publish.borrow().epoch();
-            let next = match policy::paused(request, epoch) {
-                Verdict::Do(PausedOperation::Wake) => self.wake(&stored).await,
-                Verdict::Do(PausedOperation::Snapshot(new, reply)) => self.snapshot_paused(&stored, new, reply).await,
-                Verdict::Do(PausedOperation::Delete(reply)) => {
-                    self.answer_deleted(Some(Stored::Memory(stored.clone())), reply).await
-                }
-                Verdict::Refuse(request, refusal) => {
-                    self.refuse(request, refusal);
-                    None
-                }
-                Verdict::Ignore => None,
+            let next = match self.next_message().await {
+                None => return NextState::Ended,
+                Some(Message::Wake(seen)) if seen == self.publish.borrow().epoch() => self.wake(&stored).await,
+                // From one who saw an earlier pause.
+                Some(Message::Wake(_)) => None,
+                Some(Message::Ask(request)) => self.asked_while_paused(&stored, request).await,
             };
             if let Some(next) = next {
                 return next;
@@ -35,20 +28,36 @@ impl StateDriver {
         }
     }
 
+    async fn asked_while_paused(&mut self, stored: &StoredMemory, request: Request) -> Option<NextState> {
+        match policy::paused(request) {
+            Ok(PausedOperation::Snapshot(new, reply)) => self.snapshot_paused(stored, new, reply).await,
+            Ok(PausedOperation::Delete(reply)) => {
+                self.answer_deleted(Some(Stored::Memory(stored.clone())), reply).await
+            }
+            Err((request, refusal)) => {
+                self.refuse(request, refusal);
+                None
+            }
+        }
+    }
+
     /// Waits until the sandbox is started or deleted.
     pub(super) async fn stopped(&mut self, stored: StoredDisk) -> NextState {
         loop {
-            let Some(request) = self.next_request().await else { return NextState::Ended };
+            let request = match self.next_message().await {
+                None => return NextState::Ended,
+                Some(Message::Wake(_)) => continue,
+                Some(Message::Ask(request)) => request,
+            };
             let next = match policy::stopped(request) {
-                Verdict::Do(StoppedOperation::Start(reply)) => self.start(&stored, reply).await,
-                Verdict::Do(StoppedOperation::Delete(reply)) => {
+                Ok(StoppedOperation::Start(reply)) => self.start(&stored, reply).await,
+                Ok(StoppedOperation::Delete(reply)) => {
                     self.answer_deleted(Some(Stored::Disk(stored.clone())), reply).await
                 }
-                Verdict::Refuse(request, refusal) => {
+                Err((request, refusal)) => {
                     self.refuse(request, refusal);
                     None
                 }
-                Verdict::Ignore => None,
             };
             if let Some(next) = next {
                 return next;

@@ -2,8 +2,8 @@
 
 use super::Published;
 use crate::error::LifecycleError;
-use crate::policy::{Refusal, Use, can_use, while_busy};
-use crate::request::{Reply, Request};
+use crate::policy::{Refusal, Use, can_use, judge};
+use crate::request::{Message, Reply, Request};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::Sandbox;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ const WAITING_MAX: usize = 256;
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub published: watch::Receiver<Published>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Message>,
     waiting: Arc<Semaphore>,
 }
 
 impl Handle {
-    pub fn new(published: watch::Receiver<Published>, requests: mpsc::Sender<Request>) -> Self {
+    pub fn new(published: watch::Receiver<Published>, requests: mpsc::Sender<Message>) -> Self {
         Self { published, requests, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
     /// Asks the sandbox to do something (`request` makes the request of where to answer) and waits until it has.
     pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LifecycleError> {
         let (reply, answer) = oneshot::channel();
-        let request = request(reply);
-        self.check(&request)?;
-        self.requests.send(request).await.map_err(|_: mpsc::error::SendError<Request>| self.ended_task())?;
+        let request = self.judged(request(reply))?;
+        let sent = self.requests.send(Message::Ask(request)).await;
+        sent.map_err(|_: mpsc::error::SendError<Message>| self.ended_task())?;
         answer.await.map_err(|_: oneshot::error::RecvError| self.ended_task())?
     }
 
@@ -60,7 +60,7 @@ impl Handle {
             }
             let wake = async {
                 // A task that is gone shows as a closed channel of `published`.
-                let _ = self.requests.send(Request::Wake(now.epoch())).await;
+                let _ = self.requests.send(Message::Wake(now.epoch())).await;
                 std::future::pending().await
             };
             tokio::select! {
@@ -92,12 +92,9 @@ impl Handle {
         let _ = published.wait_for(left).await;
     }
 
-    fn check(&self, request: &Request) -> Result<(), LifecycleError> {
+    fn judged(&self, request: Request) -> Result<Request, LifecycleError> {
         let published = self.published.borrow();
-        match while_busy(published.sandbox.state(), request) {
-            None => Ok(()),
-            Some(refusal) => Err(refused(&published.sandbox, refusal)),
-        }
+        judge(published.sandbox.state(), request).map_err(|(_, refusal)| refused(&published.sandbox, refusal))
     }
 
     fn full(&self, _: TryAcquireError) -> LifecycleError {

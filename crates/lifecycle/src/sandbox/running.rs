@@ -3,8 +3,8 @@
 use super::{NextState, StateDriver};
 use crate::clock::now_ms;
 use crate::machines::SandboxVm;
-use crate::policy::{self, RunningOperation, Verdict};
-use crate::request::{Request, answer};
+use crate::policy::{self, RunningOperation};
+use crate::request::{Message, Request, answer};
 use leapbox_db::{Live, Status};
 use leapbox_errors::chain;
 use leapbox_vmm::ExitReason;
@@ -23,6 +23,8 @@ enum Event {
     ServerStops,
     Asked(Request),
     TimeUp,
+    /// Somebody wants it woken, and it has been.
+    Woken,
     /// Its guest has not confirmed that it goes on.
     TellAgain,
 }
@@ -40,9 +42,12 @@ impl StateDriver {
                 }
                 Event::Asked(request) => self.asked(live, machine, request).await,
                 Event::TimeUp => {
+                    let next = self.timed_out(live, machine).await;
+                    // From the end of an attempt, which may have been a long one.
                     time_up = Instant::now() + PAUSE_AGAIN;
-                    self.timed_out(live, machine).await
+                    next
                 }
+                Event::Woken => continue,
                 Event::TellAgain => {
                     self.resume_workload(machine.as_ref()).await;
                     continue;
@@ -63,8 +68,9 @@ impl StateDriver {
             biased;
             reason = machine.exited() => Event::Died(reason),
             () = stop.cancelled() => Event::ServerStops,
-            request = self.requests.recv() => match request {
-                Some(request) => Event::Asked(request),
+            message = self.requests.recv() => match message {
+                Some(Message::Ask(request)) => Event::Asked(request),
+                Some(Message::Wake(_)) => Event::Woken,
                 // Every handle is gone: the registry is, too, so the server is ending.
                 None => Event::ServerStops,
             },
@@ -75,25 +81,24 @@ impl StateDriver {
 
     async fn asked(&mut self, live: Live, machine: Box<dyn SandboxVm>, request: Request) -> NextState {
         match policy::running(request) {
-            Verdict::Do(RunningOperation::Pause(reply)) => {
+            Ok(RunningOperation::Pause(reply)) => {
                 let tried = self.pause(live, machine).await;
                 self.answer(reply, tried)
             }
-            Verdict::Do(RunningOperation::Stop(reply)) => self.stop(live, machine, reply).await,
-            Verdict::Do(RunningOperation::Snapshot(new, reply)) => {
+            Ok(RunningOperation::Stop(reply)) => self.stop(live, machine, reply).await,
+            Ok(RunningOperation::Snapshot(new, reply)) => {
                 let (taken, next) = self.snapshot(live, machine, new).await;
                 answer(reply, taken);
                 next
             }
-            Verdict::Do(RunningOperation::Delete(reply)) => {
+            Ok(RunningOperation::Delete(reply)) => {
                 let deleted = Ok(self.delete(machine).await);
                 self.answer(reply, deleted)
             }
-            Verdict::Refuse(request, refusal) => {
+            Err((request, refusal)) => {
                 self.refuse(request, refusal);
                 NextState::Running(live, machine)
             }
-            Verdict::Ignore => NextState::Running(live, machine),
         }
     }
 

@@ -8,8 +8,8 @@
 use super::{NextState, StateDriver};
 use crate::error::{CheckpointError, LifecycleError};
 use crate::machines::SandboxVm;
-use crate::policy::{self, StoppingOperation, Verdict};
-use crate::request::{Reply, answer};
+use crate::policy::{self, StoppingOperation};
+use crate::request::{Message, Reply, answer};
 use leapbox_db::{Live, Sandbox, Status, StoredDisk};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
@@ -78,23 +78,24 @@ impl StateDriver {
         let again = tokio::time::sleep(STORE_AGAIN);
         tokio::pin!(again);
         loop {
-            let request = tokio::select! {
+            let message = tokio::select! {
                 biased;
-                request = self.next_request() => match request {
-                    Some(request) => request,
-                    None => return Some(NextState::Ended),
-                },
+                message = self.next_message() => message,
                 () = &mut again => return None,
             };
+            let request = match message {
+                None => return Some(NextState::Ended),
+                Some(Message::Wake(_)) => continue,
+                Some(Message::Ask(request)) => request,
+            };
             match policy::stopping(request) {
-                Verdict::Do(StoppingOperation::Delete(reply)) => {
+                Ok(StoppingOperation::Delete(reply)) => {
                     if let Some(next) = self.answer_deleted(None, reply).await {
                         self.inner.machines.remove_disk(&live.vm).await;
                         return Some(next);
                     }
                 }
-                Verdict::Refuse(request, refusal) => self.refuse(request, refusal),
-                Verdict::Ignore => {}
+                Err((request, refusal)) => self.refuse(request, refusal),
             }
         }
     }
