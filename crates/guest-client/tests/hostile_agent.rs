@@ -44,9 +44,14 @@ where
 
 /// An agent that always sends these bytes and then keeps the connection open.
 async fn agent_saying(bytes: Vec<u8>) -> GuestClient {
+    agent_saying_after(Duration::ZERO, bytes).await
+}
+
+async fn agent_saying_after(pause: Duration, bytes: Vec<u8>) -> GuestClient {
     agent(move |mut stream| {
         let bytes = bytes.clone();
         async move {
+            tokio::time::sleep(pause).await;
             let _ = stream.write_all(&bytes).await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
@@ -192,6 +197,16 @@ async fn a_guest_that_does_not_confirm_every_part_is_not_configured() {
     let frame = encode(&Response::Ok(Reply::Configured(confirmed()))).expect("encodes");
     let outcome = agent_saying(frame).await.configure(configure()).await;
     assert_eq!(outcome.expect("all is confirmed"), confirmed());
+}
+
+#[tokio::test]
+async fn a_guest_that_starves_between_setting_its_clock_and_reading_it_is_slow_and_not_wrong() {
+    let late = Configured { wall_clock_unix_ns: 1_700_000_002_200_000_000, ..confirmed() };
+    let frame = encode(&Response::Ok(Reply::Configured(late.clone()))).expect("encodes");
+    let at_once = agent_saying(frame.clone()).await.configure(configure()).await;
+    assert!(matches!(at_once, Err(GuestError::NotConfirmed { what: "clock" })));
+    let slow = agent_saying_after(Duration::from_millis(300), frame).await;
+    assert_eq!(slow.configure(configure()).await.expect("as late as the exchange was long"), late);
 }
 
 #[tokio::test]
