@@ -4,12 +4,14 @@ import contextlib
 import os
 import ssl
 from functools import cache
+from urllib.parse import urlsplit
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from lab.sdk import Leap0Client, Leap0ConflictError, Leap0NotFoundError
 from lab.server import Server
+from lab.shared_tls import SharedTls
 from lab.waiting import patience, wait_until
 
 
@@ -49,17 +51,13 @@ def trust(server: Server) -> ssl.SSLContext:
 
 
 def websocket(url: str, **options) -> ClientConnection:
-    """A WebSocket to a sandbox's hostname, trusting what the environment says.
-
-    The client reads in a thread of its own while another one writes, which Python's TLS is not made for before 3.13.
-    With TLS 1.3 the reader meets session tickets after the handshake, and what is written beside that is at times never
-    sent: against Python's own server 4 of 1,000 connections hung or broke off. With TLS 1.2 none of 70,000 did.
-    """
-    context = ssl.create_default_context()
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    """A WebSocket to a sandbox's hostname (`wss://…`), trusting what the environment says."""
     # The client counts a close that is not answered in time as none.
     options.setdefault("close_timeout", patience(30))
-    return connect(url, ssl=context, **options)
+    target = urlsplit(url)
+    shared = SharedTls(target.hostname, target.port, options.get("open_timeout", patience(20)))
+    # The client is told of no TLS, because it would do its own.
+    return connect(target._replace(scheme="ws").geturl(), sock=shared, proxy=None, **options)
 
 
 @cache

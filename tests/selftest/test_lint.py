@@ -1,7 +1,6 @@
 """The checks of `make lint` that read Rust: what they refuse, and what they let pass."""
 
 import pytest
-
 from lint import errors
 
 PRODUCT = "crates/storage/src/lib.rs"
