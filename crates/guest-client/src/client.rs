@@ -22,7 +22,7 @@ const EXEC_MARGIN: Duration = Duration::from_secs(20);
 const SUSPEND: Duration = Duration::from_secs(5);
 /// Mounting a disk whose journal has to be replayed first, on a cold guest.
 const MOUNT: Duration = Duration::from_secs(120);
-/// How far the guest's clock may be off after `configure`, beside the time that the exchange took.
+/// How far the guest's clock may be off after `configure`; ahead, the time that the exchange took comes to that.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// One sandbox's guest. Cheap to clone.
@@ -164,12 +164,14 @@ impl GuestClient {
 
 /// The part of a configuration that the guest did not confirm.
 fn unconfirmed(asked: &Configure, confirmed: &Configured, exchange: Duration) -> Option<&'static str> {
-    let clock_off = confirmed.wall_clock_unix_ns.abs_diff(asked.wall_clock_unix_ns);
-    // It is read back after it was set, and a guest that starves takes its time in between: that is slow, not wrong.
-    let at_most = CLOCK_TOLERANCE + exchange;
+    let (set, read) = (asked.wall_clock_unix_ns, confirmed.wall_clock_unix_ns);
+    // It is read back after it was set, and a guest that starves takes its time in between: later is slow, not wrong.
+    let ahead_at_most = (CLOCK_TOLERANCE + exchange).as_nanos();
+    let is_clock_off = u128::from(read.saturating_sub(set)) > ahead_at_most
+        || u128::from(set.saturating_sub(read)) > CLOCK_TOLERANCE.as_nanos();
     if !confirmed.reseeded {
         Some("fresh randomness")
-    } else if u128::from(clock_off) > at_most.as_nanos() {
+    } else if is_clock_off {
         Some("clock")
     } else if confirmed.hostname != asked.hostname {
         Some("host name")

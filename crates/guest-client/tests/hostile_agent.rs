@@ -207,6 +207,12 @@ async fn a_guest_that_starves_between_setting_its_clock_and_reading_it_is_slow_a
     assert!(matches!(at_once, Err(GuestError::NotConfirmed { what: "clock" })));
     let slow = agent_saying_after(Duration::from_millis(300), frame).await;
     assert_eq!(slow.configure(configure()).await.expect("as late as the exchange was long"), late);
+
+    // No slowness sets a clock back.
+    let behind = Configured { wall_clock_unix_ns: 1_699_999_997_800_000_000, ..confirmed() };
+    let frame = encode(&Response::Ok(Reply::Configured(behind))).expect("encodes");
+    let slow = agent_saying_after(Duration::from_millis(300), frame).await;
+    assert!(matches!(slow.configure(configure()).await, Err(GuestError::NotConfirmed { what: "clock" })));
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub enum GuestLink {
     /// A VMM's guest.
     Tap,
     /// Another namespace: `tap0` is a veth, and its other end is [`crate::STAND_IN`], to be moved where it is wanted. Only
-    /// `leapbox bench-egress` asks for it: beside an emulated guest its measurements would not show the proxy.
+    /// `leapbox-bench egress` asks for it: beside an emulated guest its measurements would not show the proxy.
     Veth,
 }
 

@@ -1,4 +1,4 @@
-//! A network namespace in the place of a guest. `leapbox bench-egress`, its only user, measures the way out of a slot
+//! A network namespace in the place of a guest. `leapbox-bench egress`, its only user, measures the way out of a slot
 //! with it, without a VMM before the slot; a server never makes one.
 
 use crate::error::NetworkError;
