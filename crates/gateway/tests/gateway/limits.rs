@@ -26,8 +26,9 @@ async fn silent() -> std::net::SocketAddr {
 async fn case_33_a_slow_loris_is_cut_off() {
     let site = Site::with(|limits| limits.header_read = SHORT).await;
     let host = site.app(hello().await);
-    let mut stream = site.tls(&[]).await;
+    // Before the connection: the gateway's clock starts when its side of the handshake ends, which may be before ours.
     let begin = Instant::now();
+    let mut stream = site.tls(&[]).await;
     let head = format!("GET / HTTP/1.1\r\nhost: {host}\r\nx-drip: ");
     let (mut reader, mut writer) = tokio::io::split(&mut stream);
     // Without an end: a limit on each byte's time, or none, would never cut it off.
