@@ -48,38 +48,27 @@ pub enum BootError {
     /// Not all disks appeared.
     #[error("{found} of {expected} disks")]
     FewDisks {
-        /// How many there are.
         found: usize,
         /// How many there should be.
         expected: usize,
     },
     /// No disk with the wanted file system appeared.
     #[error("no disk with an {filesystem} file system")]
-    NoDisk {
-        /// Which.
-        filesystem: &'static str,
-    },
+    NoDisk { filesystem: &'static str },
     /// The image's configuration is not understood.
     #[error("{IMAGE_FILE} is not valid")]
     Image {
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
     /// There is no network card with the address it should have.
     #[error("no network card has the address {mac}")]
-    NoCard {
-        /// The address.
-        mac: String,
-    },
+    NoCard { mac: String },
     /// A network card could not be set up.
     #[error("{step} {interface}")]
     Network {
-        /// What was being done.
         step: &'static str,
-        /// To which.
         interface: String,
-        /// What the kernel said.
         #[source]
         source: std::io::Error,
     },

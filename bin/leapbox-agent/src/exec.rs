@@ -7,15 +7,11 @@
 //! ```
 
 mod capture;
-mod detached;
-mod drain;
+pub(crate) mod detached;
+pub(crate) mod drain;
 mod environment;
 mod spawn;
-mod variables;
-
-pub(crate) use detached::Detached;
-pub(crate) use drain::Drain;
-pub(crate) use variables::check_env;
+pub(crate) mod variables;
 
 use crate::budget::Lease;
 use crate::cgroup::Group;

@@ -12,7 +12,9 @@
 use crate::budget::{BUDGET_BYTES, Budget};
 use crate::cgroup::Cgroups;
 use crate::configure::IdentityFiles;
-use crate::exec::{Detached, Drain};
+use crate::exec::detached::Detached;
+use crate::exec::drain::Drain;
+use crate::exec::variables::check_env;
 use crate::fault;
 use crate::log;
 use crate::phase::{Wants, admit};
@@ -120,7 +122,7 @@ impl Guest {
     /// Becomes a sandbox, or goes on being one. Nothing counts before everything was read back, and nothing that was
     /// frozen runs before that.
     pub(crate) fn configure(&self, configure: Configure) -> Result<Configured, GuestFault> {
-        crate::exec::check_env(configure.env.as_deref().unwrap_or_default())?;
+        check_env(configure.env.as_deref().unwrap_or_default())?;
         let mut transition = self.begin(Wants::Configure)?;
         if configure.identity.is_none() && self.phase() == Phase::Unconfigured {
             return Err(fault::invalid("the guest has no identity that it could keep"));

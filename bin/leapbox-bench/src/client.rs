@@ -1,6 +1,6 @@
 //! The few API calls that are measured, over one kept-alive connection.
 
-use crate::error::BenchError;
+use anyhow::{Context, Result, ensure};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -10,7 +10,6 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
-/// A client of one server.
 #[derive(Clone)]
 pub struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
@@ -27,52 +26,42 @@ impl Client {
     }
 
     /// Creates a sandbox of the default shape and gives its id.
-    pub async fn create(&self) -> Result<String, BenchError> {
+    pub async fn create(&self) -> Result<String> {
         self.create_sized(1024).await
     }
 
     /// Creates a sandbox with so much memory and gives its id.
-    pub async fn create_sized(&self, memory_mib: u64) -> Result<String, BenchError> {
+    pub async fn create_sized(&self, memory_mib: u64) -> Result<String> {
         let asked = json!({"template_name": "system/debian:bookworm", "timeout": 3600, "memory": memory_mib});
         let sandbox = self.call(Method::POST, "/v1/sandbox", Some(asked), StatusCode::CREATED).await?;
         Ok(sandbox["id"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Runs a command in it.
-    pub async fn execute(&self, id: &str, command: &str) -> Result<(), BenchError> {
+    pub async fn execute(&self, id: &str, command: &str) -> Result<()> {
         let path = format!("/v1/sandbox/{id}/process/execute");
         self.call(Method::POST, &path, Some(json!({"command": command})), StatusCode::OK).await.map(drop)
     }
 
-    /// Pauses it.
-    pub async fn pause(&self, id: &str) -> Result<(), BenchError> {
+    pub async fn pause(&self, id: &str) -> Result<()> {
         self.call(Method::POST, &format!("/v1/sandbox/{id}/pause"), None, StatusCode::CREATED).await.map(drop)
     }
 
-    /// Reads it.
-    pub async fn get(&self, id: &str) -> Result<(), BenchError> {
+    pub async fn get(&self, id: &str) -> Result<()> {
         self.call(Method::GET, &format!("/v1/sandbox/{id}"), None, StatusCode::OK).await.map(drop)
     }
 
-    /// Deletes it.
-    pub async fn delete(&self, id: &str) -> Result<(), BenchError> {
+    pub async fn delete(&self, id: &str) -> Result<()> {
         self.call(Method::DELETE, &format!("/v1/sandbox/{id}"), None, StatusCode::NO_CONTENT).await.map(drop)
     }
 
     /// Reads a page of plain text from another port of the server.
-    pub async fn text(&self, address: SocketAddr, path: &str) -> Result<String, BenchError> {
+    pub async fn text(&self, address: SocketAddr, path: &str) -> Result<String> {
         let request = Request::get(format!("http://{address}{path}")).body(Full::default());
         let (_, body) = self.send(request, &format!("GET {path}")).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-        expected: StatusCode,
-    ) -> Result<Value, BenchError> {
+    async fn call(&self, method: Method, path: &str, body: Option<Value>, expected: StatusCode) -> Result<Value> {
         let name = format!("{method} {path}");
         let body = body.map_or_else(Bytes::new, |value| value.to_string().into());
         let request = Request::builder()
@@ -82,10 +71,8 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body));
         let (status, body) = self.send(request, &name).await?;
-        if status != expected {
-            let body = String::from_utf8_lossy(&body).into_owned();
-            return Err(BenchError::Refused { request: name, status: status.as_u16(), body });
-        }
+        let text = String::from_utf8_lossy(&body);
+        ensure!(status == expected, "{name} was answered {}: {text}", status.as_u16());
         Ok(serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
@@ -93,12 +80,12 @@ impl Client {
         &self,
         request: Result<Request<Full<Bytes>>, http::Error>,
         name: &str,
-    ) -> Result<(StatusCode, Bytes), BenchError> {
-        let failed = |message: String| BenchError::Request { request: name.to_owned(), message };
-        let request = request.map_err(|e| failed(e.to_string()))?;
-        let answer = self.http.request(request).await.map_err(|e| failed(format!("{e:?}")))?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(|e| failed(e.to_string()))?;
-        Ok((status, body.to_bytes()))
+    ) -> Result<(StatusCode, Bytes)> {
+        let answered = async {
+            let answer = self.http.request(request?).await?;
+            let status = answer.status();
+            anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
+        };
+        answered.await.with_context(|| format!("{name} failed"))
     }
 }

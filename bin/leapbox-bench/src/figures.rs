@@ -6,11 +6,17 @@ use serde::Serialize;
 use std::fmt;
 use std::time::Instant;
 
-/// Milliseconds.
 pub type Millis = f64;
 
 pub fn ms_since(start: Instant) -> Millis {
     start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// The middle value, the upper one of two.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Samples of one step, in ms.
@@ -47,27 +53,23 @@ impl Serialize for Samples {
     }
 }
 
-/// Memory of idle sandboxes, in MiB.
+/// What the VMMs of idle sandboxes have of their own.
 #[derive(Debug, Serialize)]
 pub struct Idle {
-    /// How many lived at once.
     pub sandboxes: u32,
-    /// Private memory of the median VMM.
     pub private_mib_median: f64,
-    /// Private memory of the largest VMM.
     pub private_mib_max: f64,
-    /// All of them answered a command afterwards.
+    /// Whether each has run a command afterwards.
     pub all_answered: bool,
 }
 
-/// What is stored of a paused sandbox, in bytes.
+/// What is stored of a paused sandbox.
 #[derive(Debug, Serialize)]
 pub struct Stored {
     /// What its guest was made to write.
     pub written_bytes: u64,
-    /// What is stored, before compression.
+    /// Before compression.
     pub plain_bytes: u64,
-    /// What is stored, as it lies on the disk.
     pub stored_bytes: u64,
 }
 

@@ -1,8 +1,8 @@
 //! The floor: the VMM of the measured server's own snapshot, started by hand.
 
-use crate::error::BenchError;
 use crate::figures::{Millis, ms_since};
 use crate::server::Server;
+use anyhow::{Context, Result};
 use leapbox::config::Config;
 use leapbox::verbs::driver::{Driver, DriverFacts, choose};
 use leapbox_bases::{attachment, guest_of};
@@ -34,11 +34,11 @@ pub struct Floor {
 
 impl Floor {
     /// Uses the snapshot that the server has just taken of the default shape.
-    pub async fn open(config: &Config, server: &Server) -> Result<Self, BenchError> {
+    pub async fn open(config: &Config, server: &Server) -> Result<Self> {
         let image = Artifacts::open(&config.artifacts_dir)?.guest_image(SYSTEM_DEBIAN)?;
         let instance = format!("{:04x}", std::process::id() as u16);
-        let vmm = open_vmm(config, &server.state_dir(), &instance)?;
-        let link_block = LINK_BLOCK.parse()?;
+        let vmm = open_vmm(config, &server.state_dir(), &instance).context("the floor's VMM")?;
+        let link_block = LINK_BLOCK.parse().context("the floor's network")?;
         let network = Network::start(NetworkConfig {
             instance,
             link_block,
@@ -46,7 +46,7 @@ impl Floor {
             prepared: 4,
             ..NetworkConfig::default()
         });
-        let network = network.await?;
+        let network = network.await.context("the floor's network")?;
         network.start_pool();
         let snapshot = server.warm_snapshot()?;
         let dir = server.state_dir().join("floor");
@@ -60,11 +60,11 @@ impl Floor {
     }
 
     /// One start to the first answer. Slot and disk are made before the clock starts.
-    pub async fn once(&self) -> Result<Millis, BenchError> {
-        let slot = self.network.take().await?;
+    pub async fn once(&self) -> Result<Millis> {
+        let slot = self.network.take().await.context("the floor's network")?;
         let guest = guest_of(&slot);
         let (disk, dir) = (self.dir.join("disk"), self.dir.join("machine"));
-        copy_sparse(&self.snapshot.disk, &disk)?;
+        copy_sparse(&self.snapshot.disk, &disk).context("the floor's disk")?;
         let spec = RestoreSpec {
             snapshot: Arc::clone(&self.snapshot),
             changes: None,
@@ -75,30 +75,30 @@ impl Floor {
             confinement: Confinement { name: "floor".to_owned(), uid: slot.uid(), dir },
         };
         let start = Instant::now();
-        let machine = self.vmm.restore(spec).await?;
+        let machine = self.vmm.restore(spec).await.context("the floor's VMM")?;
         let answered = async {
             // An unconfigured guest runs nothing for anybody.
             guest.configure(identity()).await?;
             guest.exec(first_command()).await?;
-            Ok::<_, BenchError>(ms_since(start))
+            anyhow::Ok(ms_since(start))
         };
         let answered = answered.await;
-        machine.destroy().await?;
+        machine.destroy().await.context("the floor's VMM")?;
         slot.close().await;
         std::fs::remove_file(&disk).map_err(FileError::of("removing", &disk))?;
-        answered
+        answered.context("the floor's guest")
     }
 
-    pub async fn close(self) -> Result<(), BenchError> {
-        Ok(self.network.stop(HostTable::Remove).await?)
+    pub async fn close(self) -> Result<()> {
+        self.network.stop(HostTable::Remove).await.context("the floor's network")
     }
 }
 
 /// The driver that the measured server has picked as well, with its files and a name for control groups of its own.
-fn open_vmm(config: &Config, state_dir: &Path, instance: &str) -> Result<UnconfinedVmm, BenchError> {
+fn open_vmm(config: &Config, state_dir: &Path, instance: &str) -> Result<UnconfinedVmm> {
     let choice = choose(config.driver, &DriverFacts::read(Path::new("/")));
     let instance = instance.to_owned();
-    Ok(match choice.map_err(|e| BenchError::Prepare { message: e.to_string() })?.driver {
+    Ok(match choice?.driver {
         Driver::Qemu => {
             // What is launched without walls needs no launcher.
             let (dir, launcher) = (state_dir.join("qemu"), PathBuf::new());

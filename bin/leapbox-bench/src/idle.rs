@@ -1,12 +1,12 @@
 //! What idle sandboxes cost.
 
-use crate::error::BenchError;
-use crate::figures::{Idle, Report};
+use crate::figures::{Idle, Report, median};
 use crate::server::Server;
+use anyhow::{Context, Result};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-pub async fn measure(count: u32, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+pub async fn measure(count: u32, server: &Server, report: &mut Report) -> Result<()> {
     let client = server.client();
     let mut ids = Vec::new();
     for _ in 0..count {
@@ -16,9 +16,8 @@ pub async fn measure(count: u32, server: &Server, report: &mut Report) -> Result
     }
     let mut private = Vec::new();
     for pid in server.vmm_pids()? {
-        private.push(leapbox_vmm::private_bytes(pid)? as f64 / MIB);
+        private.push(leapbox_vmm::private_bytes(pid).context("the memory of a VMM")? as f64 / MIB);
     }
-    private.sort_by(f64::total_cmp);
     let mut all_answered = true;
     for id in &ids {
         all_answered &= client.execute(id, "true").await.is_ok();
@@ -28,8 +27,8 @@ pub async fn measure(count: u32, server: &Server, report: &mut Report) -> Result
     }
     report.idle = Some(Idle {
         sandboxes: count,
-        private_mib_median: private.get(private.len() / 2).copied().unwrap_or(f64::NAN),
-        private_mib_max: private.last().copied().unwrap_or(f64::NAN),
+        private_mib_median: median(private.iter().copied()).unwrap_or(f64::NAN),
+        private_mib_max: private.into_iter().reduce(f64::max).unwrap_or(f64::NAN),
         all_answered,
     });
     Ok(())

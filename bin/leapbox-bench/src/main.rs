@@ -10,21 +10,24 @@
 
 mod client;
 mod egress;
-mod error;
 mod figures;
 mod floor;
 mod idle;
+mod nginx;
+mod process;
 mod proxy;
 mod rival;
 mod run;
+mod scratch;
 mod server;
 mod sleep;
+mod web;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use error::BenchError;
 use leapbox::config::{Config, Settings};
 use leapbox::program::{explain, start_logging};
-use std::error::Error;
+use process::multi_threaded;
 use std::process::ExitCode;
 
 /// Measures Leapbox beside the floor of its VMM, its gateway beside nginx, its egress proxy beside haproxy and nginx.
@@ -57,24 +60,19 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("leapbox-bench: {}", explain(error.as_ref()));
+            eprintln!("leapbox-bench: {}", explain(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
+fn run(cli: Cli) -> Result<()> {
     let config = Config::load(cli.settings)?;
     start_logging(&config, "warn");
     match cli.role {
-        None => runtime()?.block_on(run::run(&config, &cli.args))?,
-        Some(Role::Gateway(args)) => runtime()?.block_on(proxy::bench_gateway(args))?,
-        Some(Role::Load(args)) => runtime()?.block_on(proxy::bench_load(args))?,
-        Some(Role::Egress(args)) => egress::bench_egress(args)?,
+        None => multi_threaded()?.block_on(run::run(&config, &cli.args)),
+        Some(Role::Gateway(args)) => multi_threaded()?.block_on(proxy::bench_gateway(args)),
+        Some(Role::Load(args)) => proxy::bench_load(args),
+        Some(Role::Egress(args)) => egress::bench_egress(args),
     }
-    Ok(())
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(BenchError::Runtime)
 }

@@ -13,14 +13,14 @@
 //! state folder that is removed afterwards.
 
 use crate::client::Client;
-use crate::error::BenchError;
 use crate::figures::{Millis, Report, Samples, ms_since};
 use crate::floor::Floor;
-use crate::proxy::{self, ProxyOptions};
 use crate::server::Server;
-use crate::{egress, idle, sleep};
+use crate::{egress, idle, proxy, sleep};
+use anyhow::{Context, Result};
 use leapbox::config::Config;
 use std::time::{Duration, Instant};
+use tokio::task::spawn_blocking;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -59,56 +59,54 @@ enum Part {
 
 /// Clones the pool of the measured server holds in steady use: the default.
 const POOL: u32 = 16;
-/// GETs measured.
 const GETS: u32 = 500;
 const POOL_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Measures and prints.
-pub async fn run(config: &Config, args: &Args) -> Result<(), BenchError> {
+pub async fn run(config: &Config, args: &Args) -> Result<()> {
     let report = measure(config, args).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(BenchError::Encode)?);
+        println!("{}", serde_json::to_string_pretty(&report).context("encoding the report")?);
     } else {
         print!("{report}");
     }
     Ok(())
 }
 
-async fn measure(config: &Config, args: &Args) -> Result<Report, BenchError> {
+async fn measure(config: &Config, args: &Args) -> Result<Report> {
     let mut report = Report::default();
     if args.parts.contains(&Part::Create) {
         eprintln!("a server without a pool: first boot of the shape …");
-        let server = Server::start(config, 0).await?;
-        let measured = without_pool(config, args, &server, &mut report).await;
-        server.stop().await?;
-        measured?;
+        with_server(config, 0, async |server| without_pool(config, args, server, &mut report).await).await?;
     }
     if args.parts.contains(&Part::Pool) {
         eprintln!("a server with a pool of {POOL} …");
-        let server = Server::start(config, POOL).await?;
-        let measured = with_pool(args, &server, &mut report).await;
-        server.stop().await?;
-        measured?;
+        with_server(config, POOL, async |server| with_pool(args, server, &mut report).await).await?;
     }
     if args.parts.contains(&Part::Sleep) {
         eprintln!("a server for pauses and wakes …");
-        let server = Server::start(config, 0).await?;
-        let measured = pause_and_wake(config, args, &server, &mut report).await;
-        server.stop().await?;
-        measured?;
+        with_server(config, 0, async |server| pause_and_wake(config, args, server, &mut report).await).await?;
     }
     if args.parts.contains(&Part::Gateway) {
         eprintln!("gateway and nginx …");
-        report.proxy = Some(proxy::run(ProxyOptions::default()).await?);
+        report.proxy = Some(spawn_blocking(proxy::run).await?.context("measuring gateway and nginx")?);
     }
     if args.parts.contains(&Part::Egress) {
         eprintln!("ways out of a sandbox, beside haproxy and nginx …");
-        report.egress = Some(tokio::task::spawn_blocking(egress::run).await.map_err(BenchError::Task)??);
+        let measured = spawn_blocking(egress::run).await?;
+        report.egress = Some(measured.context("measuring the ways out of a sandbox")?);
     }
     Ok(report)
 }
 
-async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+/// Measures a server, which is ended also when that has failed.
+async fn with_server(config: &Config, pool: u32, measure: impl AsyncFnOnce(&Server) -> Result<()>) -> Result<()> {
+    let server = Server::start(config, pool).await?;
+    let measured = measure(&server).await;
+    server.stop().await?;
+    measured
+}
+
+async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mut Report) -> Result<()> {
     let client = server.client();
     report.cold = Some(create_and_use(&client).await?.first_answer);
     let floor = Floor::open(config, server).await?;
@@ -123,7 +121,7 @@ async fn without_pool(config: &Config, args: &Args, server: &Server, report: &mu
     idle::measure(args.idle, server, report).await
 }
 
-async fn pause_and_wake(config: &Config, args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+async fn pause_and_wake(config: &Config, args: &Args, server: &Server, report: &mut Report) -> Result<()> {
     let client = server.client();
     create_and_use(&client).await?;
     let floor = Floor::open(config, server).await?;
@@ -134,7 +132,7 @@ async fn pause_and_wake(config: &Config, args: &Args, server: &Server, report: &
     sleep::pauses(server, report).await
 }
 
-async fn beside_the_floor(args: &Args, floor: &Floor, client: &Client, report: &mut Report) -> Result<(), BenchError> {
+async fn beside_the_floor(args: &Args, floor: &Floor, client: &Client, report: &mut Report) -> Result<()> {
     // Once unmeasured: page cache and translation caches of the host.
     floor.once().await?;
     eprintln!("{} floors and restored creates in turn …", args.runs);
@@ -147,7 +145,7 @@ async fn beside_the_floor(args: &Args, floor: &Floor, client: &Client, report: &
     Ok(())
 }
 
-async fn with_pool(args: &Args, server: &Server, report: &mut Report) -> Result<(), BenchError> {
+async fn with_pool(args: &Args, server: &Server, report: &mut Report) -> Result<()> {
     let client = server.client();
     create_and_use(&client).await?;
     for _ in 0..args.runs {
@@ -169,7 +167,7 @@ struct Timed {
     first_answer: Millis,
 }
 
-async fn create_and_use(client: &Client) -> Result<Timed, BenchError> {
+async fn create_and_use(client: &Client) -> Result<Timed> {
     let start = Instant::now();
     let id = client.create().await?;
     let create = ms_since(start);
@@ -179,7 +177,7 @@ async fn create_and_use(client: &Client) -> Result<Timed, BenchError> {
     Ok(Timed { create, first_answer })
 }
 
-async fn get_a_sandbox(client: &Client, report: &mut Report) -> Result<(), BenchError> {
+async fn get_a_sandbox(client: &Client, report: &mut Report) -> Result<()> {
     let id = client.create().await?;
     for _ in 0..GETS {
         let start = Instant::now();
@@ -189,7 +187,7 @@ async fn get_a_sandbox(client: &Client, report: &mut Report) -> Result<(), Bench
     client.delete(&id).await
 }
 
-async fn burst(args: &Args, server: &Server) -> Result<Samples, BenchError> {
+async fn burst(args: &Args, server: &Server) -> Result<Samples> {
     let mut samples = Samples::default();
     let mut creates = tokio::task::JoinSet::new();
     for _ in 0..args.burst {
@@ -197,12 +195,12 @@ async fn burst(args: &Args, server: &Server) -> Result<Samples, BenchError> {
         creates.spawn(async move {
             let start = Instant::now();
             let id = client.create().await?;
-            Ok::<_, BenchError>((ms_since(start), id))
+            anyhow::Ok((ms_since(start), id))
         });
     }
     let mut ids = Vec::new();
     while let Some(created) = creates.join_next().await {
-        let (elapsed, id) = created.map_err(BenchError::Task)??;
+        let (elapsed, id) = created.context("a task of the bench was lost")??;
         samples.push(elapsed);
         ids.push(id);
     }

@@ -2,7 +2,7 @@
 //! artifacts.
 
 use crate::client::Client;
-use crate::error::BenchError;
+use anyhow::{Context, Result, bail};
 use leapbox::config::Config;
 use leapbox::state::State;
 use leapbox::verbs::setup::{first_key, local_ca};
@@ -41,18 +41,10 @@ pub struct Server {
 
 impl Server {
     /// Starts it with a pool of `pool` clones and waits until it answers.
-    pub async fn start(config: &Config, pool: u32) -> Result<Self, BenchError> {
+    pub async fn start(config: &Config, pool: u32) -> Result<Self> {
         let dir = config.data_dir.join(format!("bench-{}", std::process::id()));
         let state = State::at(dir.join("state"));
-        let prepare = |message: String| BenchError::Prepare { message };
-        state.create().map_err(|e| prepare(e.to_string()))?;
-        local_ca::ensure(&state.tls_dir(), &config.domain, time::OffsetDateTime::now_utc())
-            .map_err(|e| prepare(e.to_string()))?;
-        let own = state.clone();
-        // It has a runtime of its own inside.
-        let made = tokio::task::spawn_blocking(move || first_key::ensure(&own).map_err(|e| e.to_string())).await;
-        made.map_err(BenchError::Task)?.map_err(prepare)?;
-        let key = state.read_default_key().map_err(|e| prepare(e.to_string()))?.unwrap_or_default();
+        let key = prepare(&state, &config.domain).await.context("preparing the measured server's state")?;
         let [api, gateway, metrics] = free_addresses().map_err(FileError::of("finding a free port on", "127.0.0.1"))?;
         let process = spawn(config, &dir, pool, [api, gateway, metrics])?;
         let mut server = Self { process, dir, api, metrics, key };
@@ -65,20 +57,20 @@ impl Server {
         }
     }
 
-    async fn answers(&mut self) -> Result<(), BenchError> {
+    async fn answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_DEADLINE;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.process.try_wait() {
                 let log = std::fs::read_to_string(log_path(&self.dir)).unwrap_or_default();
-                let log = log.chars().skip(log.chars().count().saturating_sub(LOG_TAIL)).collect();
-                return Err(BenchError::ServerEnded { status: status.to_string(), log });
+                let log = log.chars().skip(log.chars().count().saturating_sub(LOG_TAIL)).collect::<String>();
+                bail!("the measured server ended with {status}; its log:\n{log}");
             }
             if self.client().text(self.api, "/healthz").await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
         }
-        Err(BenchError::NotReady { what: "its first answer" })
+        bail!("the measured server did not get ready (its first answer)")
     }
 
     pub fn client(&self) -> Client {
@@ -90,22 +82,23 @@ impl Server {
     }
 
     /// The first warm snapshot it has taken.
-    pub fn warm_snapshot(&self) -> Result<Arc<Snapshot>, BenchError> {
+    pub fn warm_snapshot(&self) -> Result<Arc<Snapshot>> {
         let warm = self.state_dir().join("warm");
         let mut stored = leapbox_bases::Bases::stored(&warm).into_iter();
-        stored.next().map(|base| base.snapshot).ok_or(BenchError::NotReady { what: "its warm snapshot" })
+        Ok(stored.next().context("the measured server did not get ready (its warm snapshot)")?.snapshot)
     }
 
     /// Bytes of the one checkpoint there is, before and after compression, as its manifest has them.
-    pub fn only_checkpoint(&self) -> Result<(u64, u64), BenchError> {
+    pub fn only_checkpoint(&self) -> Result<(u64, u64)> {
         let dir = State::at(self.state_dir()).archives_dir();
         let entries = std::fs::read_dir(&dir).map_err(FileError::of("listing", &dir))?.flatten();
         let checkpoint = entries
             .map(|entry| entry.path())
             .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ckp-")));
-        let path = checkpoint.ok_or(BenchError::NotReady { what: "its checkpoint" })?.join("manifest.json");
+        let checkpoint = checkpoint.context("the measured server did not get ready (its checkpoint)")?;
+        let path = checkpoint.join("manifest.json");
         let text = std::fs::read(&path).map_err(FileError::of("reading", &path))?;
-        let manifest: serde_json::Value = serde_json::from_slice(&text).map_err(BenchError::Encode)?;
+        let manifest: serde_json::Value = serde_json::from_slice(&text).map_err(FileError::of("reading", &path))?;
         let parts = manifest["content"]["parts"].as_object().into_iter().flatten().map(|(_, part)| part);
         let bytes = |part: &serde_json::Value, name: &str| part["stats"][name].as_u64().unwrap_or(0);
         Ok(parts.fold((0, 0), |(plain, stored), part| {
@@ -114,7 +107,7 @@ impl Server {
     }
 
     /// Waits until at least `count` clones are ready in the pool.
-    pub async fn pool_ready(&self, count: u32, deadline: Duration) -> Result<(), BenchError> {
+    pub async fn pool_ready(&self, count: u32, deadline: Duration) -> Result<()> {
         let client = self.client();
         let deadline = Instant::now() + deadline;
         while Instant::now() < deadline {
@@ -125,7 +118,7 @@ impl Server {
             }
             tokio::time::sleep(POLL).await;
         }
-        Err(BenchError::NotReady { what: "its pool" })
+        bail!("the measured server did not get ready (its pool)")
     }
 
     /// Sandboxes outlive their server, which a measurement that failed half-way must not mean for ever.
@@ -142,16 +135,14 @@ impl Server {
         groups.remove_if_empty();
     }
 
-    /// Process ids of its VMMs.
-    pub fn vmm_pids(&self) -> Result<Vec<i32>, BenchError> {
-        let instance =
-            State::at(self.state_dir()).instance().map_err(|e| BenchError::Prepare { message: e.to_string() })?;
+    pub fn vmm_pids(&self) -> Result<Vec<i32>> {
+        let instance = State::at(self.state_dir()).instance()?;
         let groups = Cgroups::open(Path::new("/sys/fs/cgroup"), &instance);
         Ok(groups.names().iter().flat_map(|name| groups.named(name).pids()).collect())
     }
 
     /// Ends it and removes everything of it.
-    pub async fn stop(mut self) -> Result<(), BenchError> {
+    pub async fn stop(mut self) -> Result<()> {
         if let Some(pid) = self.process.id() {
             // A server that has ended already is what we want.
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
@@ -164,11 +155,21 @@ impl Server {
     }
 }
 
+/// Gives the server a certificate and a key, which it returns.
+async fn prepare(state: &State, domain: &str) -> Result<String> {
+    state.create()?;
+    local_ca::ensure(&state.tls_dir(), domain, time::OffsetDateTime::now_utc())?;
+    let own = state.clone();
+    // It has a runtime of its own inside.
+    tokio::task::spawn_blocking(move || first_key::ensure(&own)).await??;
+    Ok(state.read_default_key()?.unwrap_or_default())
+}
+
 fn log_path(dir: &Path) -> PathBuf {
     dir.join("server.log")
 }
 
-fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> Result<Child, BenchError> {
+fn spawn(config: &Config, dir: &Path, pool: u32, addresses: [SocketAddr; 3]) -> Result<Child> {
     let own = std::env::current_exe().map_err(FileError::of("finding", "our own program"))?;
     let program = own.with_file_name("leapbox");
     let log = log_path(dir);

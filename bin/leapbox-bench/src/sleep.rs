@@ -1,10 +1,10 @@
 //! Pauses and wakes: a wake beside the floor, and what a pause costs in a small and a large machine.
 
 use crate::client::Client;
-use crate::error::BenchError;
 use crate::figures::{Report, Stored, ms_since};
 use crate::floor::Floor;
 use crate::server::Server;
+use anyhow::Result;
 use std::time::Instant;
 
 /// MiB that the measured guests write.
@@ -15,7 +15,7 @@ const MACHINES_MIB: [u64; 2] = [1024, 4096];
 const PAUSES: u32 = 7;
 
 /// Wakes beside floors, in turn.
-pub async fn wakes(runs: u32, floor: &Floor, client: &Client, report: &mut Report) -> Result<(), BenchError> {
+pub async fn wakes(runs: u32, floor: &Floor, client: &Client, report: &mut Report) -> Result<()> {
     eprintln!("{runs} floors and wakes in turn …");
     floor.once().await?;
     for _ in 0..runs {
@@ -32,7 +32,7 @@ pub async fn wakes(runs: u32, floor: &Floor, client: &Client, report: &mut Repor
 }
 
 /// Pauses of machines of two sizes whose guests have written the same, in turn.
-pub async fn pauses(server: &Server, report: &mut Report) -> Result<(), BenchError> {
+pub async fn pauses(server: &Server, report: &mut Report) -> Result<()> {
     eprintln!("{PAUSES} pauses each of 1 GiB and 4 GiB with the same {WRITTEN_MIB} MiB written …");
     let client = server.client();
     let mut ids = Vec::new();

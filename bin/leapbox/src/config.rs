@@ -11,7 +11,7 @@
 #![allow(rustdoc::invalid_html_tags)]
 
 use leapbox_egress_policy::{Cidr, CidrError, operator_cidr};
-use leapbox_network::{Ipv4Block, NetworkError};
+use leapbox_network::{InvalidBlock, Ipv4Block};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -142,32 +142,15 @@ pub struct Settings {
 impl Settings {
     /// What this source does not say is taken from `below`.
     fn over(self, below: Settings) -> Settings {
-        Settings {
-            data_dir: self.data_dir.or(below.data_dir),
-            config: self.config.or(below.config),
-            artifacts_dir: self.artifacts_dir.or(below.artifacts_dir),
-            api: self.api.or(below.api),
-            gateway: self.gateway.or(below.gateway),
-            metrics: self.metrics.or(below.metrics),
-            domain: self.domain.or(below.domain),
-            tls_cert: self.tls_cert.or(below.tls_cert),
-            tls_key: self.tls_key.or(below.tls_key),
-            driver: self.driver.or(below.driver),
-            rate_limit: self.rate_limit.or(below.rate_limit),
-            max_sandboxes: self.max_sandboxes.or(below.max_sandboxes),
-            memory_budget_mib: self.memory_budget_mib.or(below.memory_budget_mib),
-            pool_size: self.pool_size.or(below.pool_size),
-            pool_memory_mib: self.pool_memory_mib.or(below.pool_memory_mib),
-            disk_mib_per_s: self.disk_mib_per_s.or(below.disk_mib_per_s),
-            disk_ops_per_s: self.disk_ops_per_s.or(below.disk_ops_per_s),
-            network_mib_per_s: self.network_mib_per_s.or(below.network_mib_per_s),
-            object_store: self.object_store.or(below.object_store),
-            archive_cache_mib: self.archive_cache_mib.or(below.archive_cache_mib),
-            link_block: self.link_block.or(below.link_block),
-            egress_private_cidrs: self.egress_private_cidrs.or(below.egress_private_cidrs),
-            base_uid: self.base_uid.or(below.base_uid),
-            dns_upstreams: self.dns_upstreams.or(below.dns_upstreams),
-            log_format: self.log_format.or(below.log_format),
+        let above = self;
+        // A setting that is left out of the list does not compile.
+        macro_rules! first_that_is_there {
+            ($($setting:ident)*) => { Settings { $($setting: above.$setting.or(below.$setting)),* } };
+        }
+        first_that_is_there! {
+            data_dir config artifacts_dir api gateway metrics domain tls_cert tls_key driver rate_limit max_sandboxes
+            memory_budget_mib pool_size pool_memory_mib disk_mib_per_s disk_ops_per_s network_mib_per_s object_store
+            archive_cache_mib link_block egress_private_cidrs base_uid dns_upstreams log_format
         }
     }
 }
@@ -178,44 +161,31 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("read the configuration {path}")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// The file is not a configuration; the cause names the key and the line.
     #[error("the configuration {path} is wrong")]
     Parse {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: toml::de::Error,
     },
     /// A value is out of its bounds.
     #[error("{setting} = {value:?} is refused: {reason}")]
-    Refused {
-        /// The setting's name.
-        setting: &'static str,
-        /// Its value.
-        value: String,
-        /// Why.
-        reason: &'static str,
-    },
+    Refused { setting: &'static str, value: String, reason: &'static str },
     /// Not a network that sandboxes' links could have their addresses from.
     #[error("link_block = {value:?} is refused: it must be an IPv4 network like 10.253.0.0/16")]
     LinkBlock {
         value: String,
         #[source]
-        source: Box<NetworkError>,
+        source: InvalidBlock,
     },
     /// A network that no policy may open, or no network at all.
     #[error("egress_private_cidrs: {value:?} is refused")]
     PrivateCidr {
-        /// The entry.
         value: String,
-        /// Why.
         #[source]
         source: CidrError,
     },
@@ -260,7 +230,6 @@ pub struct Config {
 }
 
 const DEFAULT_DATA_DIR: &str = "/var/lib/leapbox";
-const DEFAULT_LINK_BLOCK: &str = "10.253.0.0/16";
 /// Below are people, services and the ranges Debian gives out for user namespaces.
 const LEAST_BASE_UID: u32 = 200_000;
 
@@ -354,8 +323,8 @@ fn checked_tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Tls
 }
 
 fn checked_link_block(text: Option<String>) -> Result<Ipv4Block, ConfigError> {
-    let text = text.unwrap_or_else(|| DEFAULT_LINK_BLOCK.to_owned());
-    text.parse().map_err(|source| ConfigError::LinkBlock { value: text, source: Box::new(source) })
+    let Some(value) = text else { return Ok(Ipv4Block::DEFAULT) };
+    value.parse().map_err(|source| ConfigError::LinkBlock { value, source })
 }
 
 fn checked_private_cidrs(texts: Vec<String>) -> Result<Vec<Cidr>, ConfigError> {

@@ -1,10 +1,11 @@
 //! The OpenAPI document, made from the handlers and the wire's types, and checked in as `docs/openapi.json`.
 
-use crate::routes::{filesystem, process, sandbox, snapshot, system};
+use crate::routes;
 use leapbox_api_types::FieldError;
 use leapbox_api_types::error::ErrorBody;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
 
 struct ApiKey;
 
@@ -25,35 +26,14 @@ impl Modify for ApiKey {
     modifiers(&ApiKey),
     security(("api_key" = [])),
     components(schemas(ErrorBody, FieldError)),
-    paths(
-        sandbox::create,
-        sandbox::read,
-        sandbox::delete,
-        sandbox::list,
-        sandbox::pause,
-        sandbox::stop,
-        sandbox::start,
-        snapshot::create,
-        snapshot::restore,
-        snapshot::remove,
-        snapshot::list,
-        system::user_home_dir,
-        system::workdir,
-        process::execute,
-        filesystem::ls,
-        filesystem::stat,
-        filesystem::mkdir,
-        filesystem::write_file,
-        filesystem::read_file,
-        filesystem::exists,
-        filesystem::delete,
-    )
 )]
 struct Document;
 
 /// The document as JSON, or why it cannot be written as such.
 pub fn openapi() -> Result<String, serde_json::Error> {
-    Document::openapi().to_pretty_json().map(|json| json + "\n")
+    let document = OpenApiRouter::with_openapi(Document::openapi());
+    let document = routes::described().fold(document, OpenApiRouter::routes).into_openapi();
+    document.to_pretty_json().map(|json| json + "\n")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use leapbox_api_types::ApiError;
 use leapbox_ids::{InvalidId, SandboxId, SnapshotId};
+use utoipa::IntoParams;
 
 /// The parameters of a path that are looked at here.
 #[derive(serde::Deserialize)]
@@ -13,10 +14,22 @@ struct Named {
 }
 
 /// The `{id}` of a sandbox's path. What is not an id answers as an unknown id does.
-pub(crate) struct InPath(pub SandboxId);
+#[derive(IntoParams)]
+#[into_params(names("id"), parameter_in = Path)]
+pub(crate) struct InPath(
+    /// The sandbox's id
+    #[param(value_type = String)]
+    pub SandboxId,
+);
 
 /// The `{id}` of a snapshot's path. What is not an id answers as an unknown id does.
-pub(crate) struct SnapshotInPath(pub SnapshotId);
+#[derive(IntoParams)]
+#[into_params(names("id"), parameter_in = Path)]
+pub(crate) struct SnapshotInPath(
+    /// The snapshot's id
+    #[param(value_type = String)]
+    pub SnapshotId,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for InPath {
     type Rejection = Failure;

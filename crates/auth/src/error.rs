@@ -11,10 +11,7 @@ pub enum AuthError {
     Missing,
     /// The header is there more than once.
     #[error("the {header} header is there more than once")]
-    Repeated {
-        /// Its name.
-        header: &'static str,
-    },
+    Repeated { header: &'static str },
     /// What the header carries is not shaped like a key.
     #[error("not shaped like a key")]
     Malformed,
@@ -24,7 +21,6 @@ pub enum AuthError {
     /// The database could not be asked for so long that what is in memory is not trusted any more.
     #[error("the keys cannot be checked")]
     Unchecked {
-        /// Why not.
         #[from]
         source: DbError,
     },
@@ -50,21 +46,18 @@ pub enum KeyError {
     /// No random bytes for the secret.
     #[error("the operating system gave no random bytes")]
     Random {
-        /// Why not.
         #[source]
         source: getrandom::Error,
     },
     /// The key could not be stored.
     #[error("storing the key")]
     Insert {
-        /// Why not.
         #[source]
         source: DbError,
     },
     /// The key could not be revoked.
     #[error("revoking the key")]
     Revoke {
-        /// Why not.
         #[source]
         source: DbError,
     },

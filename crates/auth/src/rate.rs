@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 pub struct RateLimit {
     /// Requests in one period; 0 means no limit.
     pub requests: u32,
-    /// The period.
     pub period: Duration,
 }
 

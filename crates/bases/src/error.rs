@@ -14,7 +14,6 @@ pub enum BaseError {
     /// The folder of all snapshots is not the server's alone.
     #[error("the folder of the warm snapshots cannot be used")]
     Folder {
-        /// Why not.
         #[source]
         source: PrivateError,
     },
@@ -23,7 +22,6 @@ pub enum BaseError {
     Network {
         /// The shape that was wanted.
         shape: Shape,
-        /// Why not.
         #[source]
         source: NetworkError,
     },
@@ -32,7 +30,6 @@ pub enum BaseError {
     Disk {
         /// The shape that was wanted.
         shape: Shape,
-        /// Why not.
         #[source]
         source: StorageError,
     },
@@ -41,7 +38,6 @@ pub enum BaseError {
     Vmm {
         /// The shape that was wanted.
         shape: Shape,
-        /// Why.
         #[source]
         source: VmmError,
     },
@@ -52,7 +48,6 @@ pub enum BaseError {
         shape: Shape,
         /// End of the guest's console.
         console: String,
-        /// Why.
         #[source]
         source: GuestError,
     },
@@ -61,25 +56,19 @@ pub enum BaseError {
     Seal {
         /// The shape that was wanted, or the base's id.
         what: String,
-        /// Why not.
         #[source]
         source: SealFailed,
     },
     /// A base could not be exported to its archive, or not be imported from it.
     #[error("the warm snapshot {id} and its archive")]
     Archive {
-        /// The base's id.
         id: BaseId,
-        /// Why not.
         #[source]
         source: Box<PackError>,
     },
     /// What is to be imported is no base.
     #[error("{archive} is not the archive of a warm snapshot")]
-    NotABase {
-        /// The archive.
-        archive: ArchiveId,
-    },
+    NotABase { archive: ArchiveId },
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),

@@ -10,18 +10,14 @@ pub enum DbError {
     /// The database's file could not be made.
     #[error("creating the database file {path}")]
     Create {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// The file is there but does not open as a database.
     #[error("opening the database {path}")]
     Open {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: sqlx::Error,
     },
@@ -30,14 +26,12 @@ pub enum DbError {
     Migrate {
         /// The version that could not be reached.
         version: i64,
-        /// Why not.
         #[source]
         source: sqlx::Error,
     },
     /// The database was written by a later version of Leapbox.
     #[error("the database has schema version {found}, this program knows up to {known}: use the newer program")]
     SchemaTooNew {
-        /// The database's version.
         found: i64,
         /// The newest version this program knows.
         known: i64,
@@ -47,25 +41,18 @@ pub enum DbError {
         "the database {path} was made by an unreleased version of Leapbox and has another schema: move it away (with \
          its -wal and -shm files) and run `leapbox setup` again"
     )]
-    SchemaUnreleased {
-        /// The database's file.
-        path: PathBuf,
-    },
+    SchemaUnreleased { path: PathBuf },
     /// A query failed.
     #[error("database query {query}")]
     Query {
-        /// The function that asked.
         query: &'static str,
-        /// Why it failed.
         #[source]
         source: sqlx::Error,
     },
     /// A column is not there or has another type.
     #[error("reading {table}.{column}")]
     Column {
-        /// Table.
         table: &'static str,
-        /// Column.
         column: &'static str,
         /// What is wrong with it.
         #[source]
@@ -73,43 +60,19 @@ pub enum DbError {
     },
     /// A stored value is not what this program writes.
     #[error("the database has an unreadable {table}.{column}: {value:?}")]
-    Unreadable {
-        /// Table.
-        table: &'static str,
-        /// Column.
-        column: &'static str,
-        /// What stands there.
-        value: String,
-    },
+    Unreadable { table: &'static str, column: &'static str, value: String },
     /// A sandbox's row lacks what its state needs: nothing this program has written.
     #[error(
         "the database's row of sandbox {id} is impossible: it is {state} and has no {column}; put a backup of the \
          database back, or set the row's state to 'deleted' to give the sandbox up"
     )]
-    Impossible {
-        /// The sandbox.
-        id: SandboxId,
-        /// Its state.
-        state: SandboxState,
-        /// What its state needs.
-        column: &'static str,
-    },
+    Impossible { id: SandboxId, state: SandboxState, column: &'static str },
     /// The name, or the id, is in use already.
     #[error("there is already a {table} with this name or id: {name}")]
-    Taken {
-        /// Table.
-        table: &'static str,
-        /// The name or id.
-        name: String,
-    },
+    Taken { table: &'static str, name: String },
     /// No row has this id.
     #[error("there is no {table} {id}")]
-    Missing {
-        /// Table.
-        table: &'static str,
-        /// The id.
-        id: String,
-    },
+    Missing { table: &'static str, id: String },
 }
 
 impl DbError {

@@ -7,7 +7,6 @@ use leapbox_ids::OrganisationId;
 row! {
     /// One organisation.
     pub struct OrganisationRow of "organisation" {
-        /// Its id.
         id: OrganisationId,
         /// Its name, unique.
         name: String,
@@ -22,7 +21,6 @@ impl Db {
         row.insert(self, "organisation_insert", &row.name).await
     }
 
-    /// The organisation of this name.
     pub async fn organisation_by_name(&self, name: &str) -> Result<Option<OrganisationRow>, DbError> {
         let row = sqlx::query(&OrganisationRow::select("WHERE name = $1"))
             .bind(name)

@@ -9,7 +9,6 @@ use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SnapshotId,
 row! {
     /// One snapshot.
     pub struct SnapshotRow of "snapshot" {
-        /// Its id.
         id: SnapshotId,
         /// Whose it is.
         organisation: OrganisationId,
@@ -46,7 +45,6 @@ impl Db {
         row.insert(self, "snapshot_insert", &row.name).await
     }
 
-    /// The snapshot of this id.
     pub async fn snapshot_by_id(&self, id: &SnapshotId) -> Result<Option<SnapshotRow>, DbError> {
         let row = sqlx::query(&SnapshotRow::select("WHERE id = $1"))
             .bind(id.as_str())

@@ -7,7 +7,6 @@ use leapbox_ids::TemplateId;
 row! {
     /// One template.
     pub struct TemplateRow of "template" {
-        /// Its id.
         id: TemplateId,
         /// Its name, unique (`system/debian:bookworm`).
         name: String,
@@ -38,7 +37,6 @@ impl Db {
         }
     }
 
-    /// The template of this name.
     pub async fn template_by_name(&self, name: &str) -> Result<Option<TemplateRow>, DbError> {
         let row = sqlx::query(&TemplateRow::select("WHERE name = $1"))
             .bind(name)
@@ -48,7 +46,6 @@ impl Db {
         row.as_ref().map(TemplateRow::read).transpose()
     }
 
-    /// The template of this id.
     pub async fn template_by_id(&self, id: &TemplateId) -> Result<Option<TemplateRow>, DbError> {
         let row = sqlx::query(&TemplateRow::select("WHERE id = $1"))
             .bind(id.as_str())

@@ -10,10 +10,7 @@ use tokio::sync::Semaphore;
 pub enum ProxyError {
     /// Without trust anchors no upstream of a transform could be verified.
     #[error("found no trust anchors on this host (install ca-certificates): {}", problems.join("; "))]
-    NoAnchors {
-        /// What was tried.
-        problems: Vec<String>,
-    },
+    NoAnchors { problems: Vec<String> },
     /// The TLS library has no protocol version in common with its own cipher suites.
     #[error("cannot set up TLS towards upstream servers")]
     Tls(#[source] rustls::Error),

@@ -28,7 +28,6 @@ pub trait Backends: Send + Sync + 'static {
 
 /// One application: a port in a sandbox that runs.
 pub trait Backend: Send + Sync + 'static {
-    /// The port.
     fn port(&self) -> u16;
 
     /// A new byte stream to it. Called in the runtime of the gateway's worker, so that the stream belongs to the
@@ -52,7 +51,6 @@ pub enum OpenError {
     /// The sandbox itself could not be asked.
     #[error("the sandbox could not be reached")]
     Unreachable {
-        /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

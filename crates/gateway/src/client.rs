@@ -13,7 +13,6 @@ use tokio::sync::OwnedSemaphorePermit;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Order {
-    /// Serve.
     Serve,
     /// End after what is open.
     Finish,
@@ -34,7 +33,6 @@ pub(crate) struct Client {
     moved: AtomicU64,
     /// Requests and tunnels open.
     open: AtomicUsize,
-    /// An [`Order`].
     order: AtomicU8,
     /// The connection's task.
     pub(crate) waker: AtomicWaker,

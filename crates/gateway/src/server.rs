@@ -34,7 +34,6 @@ pub enum ServeError {
     /// A worker's runtime.
     #[error("could not start a thread of the gateway")]
     Worker {
-        /// Why.
         #[source]
         source: io::Error,
     },

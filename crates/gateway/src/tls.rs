@@ -26,36 +26,28 @@ pub enum TlsError {
     /// A file cannot be read.
     #[error("could not read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
     /// A file is not PEM of the kind expected.
     #[error("{} has no usable {what} in PEM form", path.display())]
     Pem {
-        /// The file.
         path: PathBuf,
-        /// Certificate or private key.
         what: &'static str,
-        /// Why.
         #[source]
         source: pem::Error,
     },
     /// Key and certificate cannot be used, or not together.
     #[error("the certificate in {} cannot be used with its key", path.display())]
     Unusable {
-        /// The certificate's file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: rustls::Error,
     },
     /// TLS itself could not be set up.
     #[error("could not set up TLS")]
     Setup {
-        /// Why.
         #[source]
         source: rustls::Error,
     },

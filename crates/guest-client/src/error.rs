@@ -11,46 +11,30 @@ pub enum GuestError {
     /// No connection to the agent.
     #[error("cannot connect to the sandbox's agent")]
     Dial {
-        /// What the socket said.
         #[source]
         source: io::Error,
     },
     /// No complete answer in time.
     #[error("the sandbox's agent did not answer `{operation}` within {after:?}")]
-    Deadline {
-        /// The request's name.
-        operation: &'static str,
-        /// The call's deadline.
-        after: Duration,
-    },
+    Deadline { operation: &'static str, after: Duration },
     /// The agent says no: its message is one line of limited length, whatever a hostile agent has sent.
     #[error(transparent)]
     Fault(#[from] GuestFault),
     /// The answer announces more bytes than this request's answer may have. Also a request too long to send.
     #[error("a frame of {len} bytes where at most {cap} are allowed")]
-    Oversized {
-        /// Bytes announced.
-        len: usize,
-        /// Bytes allowed.
-        cap: usize,
-    },
+    Oversized { len: usize, cap: usize },
     /// The answer can't be decoded.
     #[error("the sandbox's agent answered nonsense")]
     Malformed {
-        /// Where decoding stopped.
         #[source]
         source: FrameError,
     },
     /// The answer is one to another question.
     #[error("the sandbox's agent gave an answer that does not belong to `{operation}`")]
-    Unexpected {
-        /// The request's name.
-        operation: &'static str,
-    },
+    Unexpected { operation: &'static str },
     /// The connection ended before the answer was complete.
     #[error("the sandbox's agent closed the connection")]
     Closed {
-        /// How it ended.
         #[source]
         source: io::Error,
     },
@@ -62,10 +46,7 @@ pub enum GuestError {
     },
     /// The guest did not become what `configure` asked for: it must not be handed out.
     #[error("the sandbox did not confirm its {what}")]
-    NotConfirmed {
-        /// Which part.
-        what: &'static str,
-    },
+    NotConfirmed { what: &'static str },
 }
 
 impl From<FrameError> for GuestError {

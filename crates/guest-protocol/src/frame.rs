@@ -21,7 +21,6 @@ pub const MAX_STREAM_OUTPUT: usize = 5 << 20;
 /// What opens every call. Its encoding never changes, whatever the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`MAGIC`].
     pub magic: [u8; 4],
     /// The caller's [`PROTOCOL_VERSION`].
     pub version: u16,
@@ -37,32 +36,22 @@ impl Hello {
 pub enum FrameError {
     /// Longer than its reader accepts.
     #[error("frame of {len} bytes where at most {cap} are accepted")]
-    TooLong {
-        /// Bytes of its body.
-        len: usize,
-        /// What is accepted.
-        cap: usize,
-    },
+    TooLong { len: usize, cap: usize },
     /// Not what the type looks like.
     #[error("frame is malformed")]
     Decode {
-        /// What postcard says.
         #[source]
         source: postcard::Error,
     },
     /// The value has no encoding.
     #[error("value cannot be encoded")]
     Encode {
-        /// What postcard says.
         #[source]
         source: postcard::Error,
     },
     /// Bytes are left after the value.
     #[error("{bytes} bytes are left over after the frame's value")]
-    Trailing {
-        /// How many.
-        bytes: usize,
-    },
+    Trailing { bytes: usize },
 }
 
 /// A call that the agent does not take.
@@ -73,10 +62,7 @@ pub enum CallError {
     BadMagic,
     /// It speaks another version.
     #[error("the caller speaks version {theirs} of the protocol, the agent {PROTOCOL_VERSION}")]
-    Version {
-        /// The caller's.
-        theirs: u16,
-    },
+    Version { theirs: u16 },
     /// It can't be understood.
     #[error(transparent)]
     Frame(#[from] FrameError),

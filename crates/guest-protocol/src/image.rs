@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct ImageConfig {
     /// User name processes run as.
     pub user: String,
-    /// Its uid.
     pub uid: u32,
-    /// Its gid.
     pub gid: u32,
     /// Its supplementary groups.
     pub groups: Vec<u32>,

@@ -16,7 +16,6 @@ pub enum Reply {
     Done,
     /// To `Configure`.
     Configured(Configured),
-    /// To `Exec`.
     Exec(ExecOutput),
     /// To `ReadFile`.
     Content(#[serde(with = "serde_bytes")] Vec<u8>),
@@ -24,7 +23,6 @@ pub enum Reply {
     Entries(#[serde(deserialize_with = "bounded::entries")] Vec<FileInfo>),
     /// To `Stat`.
     Info(FileInfo),
-    /// To `Exists`.
     Exists(bool),
     /// To `Connect`: everything after this frame is the port's.
     Connected,
@@ -104,7 +102,6 @@ pub struct ExecOutput {
 /// One file, as the API's `FileInfo` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileInfo {
-    /// Its name.
     pub name: String,
     /// Its full path.
     pub path: String,

@@ -19,23 +19,19 @@ pub enum Request<'a> {
     Warm,
     /// Run a command as the image's user.
     Exec(ExecRequest),
-    /// Read a file.
     ReadFile(ReadFile),
-    /// Write a file.
     #[serde(borrow)]
     WriteFile(WriteFile<'a>),
     /// List a directory.
     List(List),
     /// Describe a path, without following a symbolic link.
     Stat {
-        /// The path.
         path: String,
     },
     /// Make a directory.
     Mkdir(Mkdir),
     /// Whether a path exists, symbolic links followed.
     Exists {
-        /// The path.
         path: String,
     },
     /// Delete a file, a symbolic link or a directory.
@@ -141,7 +137,6 @@ impl fmt::Debug for Trust {
 /// A command to run with `/bin/sh -c`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
-    /// The command.
     pub command: String,
     /// Working directory; the image's when absent.
     pub cwd: Option<String>,
@@ -220,7 +215,6 @@ pub struct Mkdir {
 /// Something to delete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delete {
-    /// The path.
     pub path: String,
     /// A directory's contents too.
     pub recursive: bool,

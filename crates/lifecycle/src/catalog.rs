@@ -12,7 +12,6 @@ use std::sync::Arc;
 /// One template, ready to use.
 #[derive(Debug)]
 pub struct Template {
-    /// Its id.
     pub id: TemplateId,
     /// What its machines boot.
     pub image: GuestImage,

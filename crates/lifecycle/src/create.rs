@@ -2,7 +2,8 @@
 
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
-use crate::sandbox::{CreateRequest, MachineSource, Published, sandbox};
+use crate::handle::Published;
+use crate::sandbox::{CreateRequest, MachineSource, sandbox};
 use crate::service::Lifecycle;
 use crate::view;
 use leapbox_api_types::sandbox::{DISK_MIB, NewSandbox, SandboxDetails};

@@ -28,66 +28,31 @@ const FULL_RETRY_S: u64 = 5;
 pub enum LifecycleError {
     /// Unknown, another organisation's, or deleted: told apart by nobody.
     #[error("sandbox {id} not found")]
-    NotFound {
-        /// The id asked for.
-        id: SandboxId,
-    },
+    NotFound { id: SandboxId },
     /// It failed, and its owner has not deleted it yet.
     #[error("sandbox {id} has failed: {reason}")]
-    Failed {
-        /// Its id.
-        id: SandboxId,
-        /// Why.
-        reason: String,
-    },
+    Failed { id: SandboxId, reason: String },
     /// Something else is being done to it.
     #[error("sandbox {id} is {state}; try again when it is not")]
-    InTransition {
-        /// Its id.
-        id: SandboxId,
-        /// Where it stands.
-        state: SandboxState,
-    },
+    InTransition { id: SandboxId, state: SandboxState },
     /// There is no such template.
     #[error("there is no template {name}")]
-    UnknownTemplate {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        known: Vec<String>,
-    },
+    UnknownTemplate { name: String, known: Vec<String> },
     /// It must run for that, and does not.
     #[error("sandbox {id} is {state}, not running{hint}", hint = if *state == SandboxState::Stopped { "; start it first" } else { "" })]
-    NotRunning {
-        /// Its id.
-        id: SandboxId,
-        /// Where it stands.
-        state: SandboxState,
-    },
+    NotRunning { id: SandboxId, state: SandboxState },
     /// It must be stopped for that, and is not.
     #[error("sandbox {id} is {state}, not stopped")]
-    NotStopped {
-        /// Its id.
-        id: SandboxId,
-        /// Where it stands.
-        state: SandboxState,
-    },
+    NotStopped { id: SandboxId, state: SandboxState },
     /// Its machine went, because it was paused or stopped, while a call used it.
     #[error("sandbox {id} was paused or stopped while this call used it")]
-    Interrupted {
-        /// Its id.
-        id: SandboxId,
-    },
+    Interrupted { id: SandboxId },
     /// Too many requests wait for it to be usable.
     #[error("too many requests wait for sandbox {id} to wake up")]
-    TooManyWaiting {
-        /// Its id.
-        id: SandboxId,
-    },
+    TooManyWaiting { id: SandboxId },
     /// It is paused and could not be woken; what is stored of it is as it was.
     #[error("sandbox {id} could not be woken: {reason}")]
     NotWoken {
-        /// Its id.
         id: SandboxId,
         /// Why, in words for its owner.
         reason: String,
@@ -100,10 +65,7 @@ pub enum LifecycleError {
     },
     /// The organisation has a snapshot of this name, or one is being taken.
     #[error("there is a snapshot with the name {name} already")]
-    NameTaken {
-        /// The name.
-        name: String,
-    },
+    NameTaken { name: String },
     /// The host cannot take another sandbox now.
     #[error("this host cannot take another sandbox now: {missing}")]
     HostFull {
@@ -156,7 +118,6 @@ pub enum LaunchError {
     Agent {
         /// What was asked of it.
         stage: &'static str,
-        /// How it failed.
         #[source]
         source: GuestError,
     },
@@ -165,10 +126,7 @@ pub enum LaunchError {
     Random(#[source] getrandom::Error),
     /// The agent did not confirm fresh randomness, clock and identity: the clone must not be used.
     #[error("the guest did not confirm {what}")]
-    NotConfirmed {
-        /// What was not confirmed.
-        what: &'static str,
-    },
+    NotConfirmed { what: &'static str },
 }
 
 /// Why the service could not start.
@@ -194,14 +152,7 @@ pub enum StartError {
         "{count} sandbox(es) still run with {recorded}, and this server would use {own}: start it with \
          driver = \"{recorded}\" (`leapbox doctor` tells why it was not picked), or delete them first"
     )]
-    OtherDriver {
-        /// How many.
-        count: usize,
-        /// Whose they are.
-        recorded: String,
-        /// What was picked.
-        own: &'static str,
-    },
+    OtherDriver { count: usize, recorded: String, own: &'static str },
     /// A folder of the server's cannot be used.
     #[error("preparing the folders of machines and disks")]
     Folder(#[from] leapbox_storage::PrivateError),

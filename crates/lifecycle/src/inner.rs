@@ -2,10 +2,10 @@
 
 use crate::catalog::Catalog;
 use crate::error::LifecycleError;
+use crate::handle::{Handle, refused};
 use crate::machines::Machines;
 use crate::names::Names;
 use crate::policy::Refusal;
-use crate::sandbox::{Handle, refused};
 use crate::stats::Stats;
 use leapbox_db::{Db, Sandbox};
 use leapbox_errors::chain;

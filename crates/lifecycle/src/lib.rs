@@ -24,6 +24,7 @@ mod config;
 mod create;
 mod error;
 mod garbage;
+mod handle;
 mod inner;
 mod machines;
 mod names;

@@ -17,6 +17,7 @@ mod cleanup;
 mod host;
 mod launch;
 mod pool;
+mod storing;
 mod vm;
 
 pub(crate) use host::{Host, HostParts};

@@ -29,7 +29,6 @@ pub(crate) enum Refusal {
     NotRunning,
     /// That needs a sandbox that is stopped.
     NotStopped,
-    /// It is gone.
     Gone,
 }
 

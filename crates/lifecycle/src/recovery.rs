@@ -12,8 +12,9 @@
 
 use crate::clock::now_ms;
 use crate::error::StartError;
+use crate::handle::Published;
 use crate::inner::Inner;
-use crate::sandbox::{NextState, Published, sandbox};
+use crate::sandbox::{NextState, sandbox};
 use futures::stream::{self, StreamExt};
 use leapbox_db::{Db, Live, Sandbox, Status};
 use leapbox_errors::chain;

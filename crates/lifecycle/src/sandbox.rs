@@ -1,4 +1,4 @@
-//! One sandbox: the task that owns its state, and the handle everybody else holds.
+//! One sandbox: the task that owns its state. Everybody else holds a [`Handle`].
 //!
 //! ```text
 //! Handle ──request──► StateDriver ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; store.rs,
@@ -13,58 +13,27 @@
 
 mod asleep;
 mod begin;
-mod handle;
 mod running;
 mod snapshot;
 mod stop;
 mod store;
 
 pub(crate) use begin::{CreateRequest, MachineSource};
-pub(crate) use handle::{Handle, refused};
 
 use crate::clock::now_ms;
-use crate::error::{LifecycleError, WakeFailure};
+use crate::error::LifecycleError;
+use crate::handle::{Handle, Published, refused};
 use crate::inner::Inner;
 use crate::machines::SandboxVm;
-use crate::request::{Message, PauseEpoch, Reply, Request, answer};
+use crate::request::{Message, Reply, Request, answer};
 use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
-use leapbox_guest_client::GuestClient;
 use leapbox_ids::CheckpointId;
-use leapbox_templates::ImageConfig;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// Requests that may wait for one sandbox's task.
 const REQUESTS_MAX: usize = 32;
-
-/// What everybody may know of a sandbox.
-#[derive(Clone)]
-pub(crate) struct Published {
-    pub sandbox: Sandbox,
-    /// The way inside, while there is a machine.
-    pub guest: Option<GuestClient>,
-    pub image: Arc<ImageConfig>,
-    /// Machines it has had: tells the one of now from the one before.
-    pub runs: u64,
-    /// How the last wake failed; none once it runs.
-    pub failed_wake: Option<Arc<WakeFailure>>,
-}
-
-impl Published {
-    /// Of a sandbox that has no machine yet.
-    pub fn new(sandbox: Sandbox, image: Arc<ImageConfig>) -> Self {
-        Self { sandbox, guest: None, image, runs: 0, failed_wake: None }
-    }
-
-    fn failed_wakes(&self) -> u64 {
-        self.failed_wake.as_ref().map_or(0, |failure| failure.count)
-    }
-
-    fn epoch(&self) -> PauseEpoch {
-        PauseEpoch { runs: self.runs, failed_wakes: self.failed_wakes() }
-    }
-}
 
 /// Where a sandbox's task goes on.
 pub(crate) enum NextState {

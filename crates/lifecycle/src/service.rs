@@ -3,11 +3,11 @@
 use crate::catalog::Catalog;
 use crate::config::{LifecycleConfig, Parts};
 use crate::error::{LifecycleError, StartError};
+use crate::handle::refused;
 use crate::inner::Inner;
 use crate::machines::{Host, HostParts, Machines};
 use crate::policy::Refusal;
 use crate::request::{Reply, Request};
-use crate::sandbox::refused;
 use crate::stats::LifecycleStats;
 use crate::usable::RunningSandbox;
 use crate::{garbage, recovery, view};

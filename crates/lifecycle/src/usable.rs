@@ -1,7 +1,7 @@
 //! A sandbox that can be used, as the API and the gateway hold it.
 
 use crate::error::LifecycleError;
-use crate::sandbox::Handle;
+use crate::handle::Handle;
 use leapbox_guest_client::{GuestClient, GuestError};
 use leapbox_ids::SandboxId;
 use leapbox_templates::ImageConfig;
@@ -14,7 +14,6 @@ const DEATH_NOTICE: Duration = Duration::from_millis(50);
 /// A sandbox that runs, and its guest.
 #[derive(Clone)]
 pub struct RunningSandbox {
-    /// Its id.
     pub id: SandboxId,
     /// The way into it.
     pub guest: GuestClient,

@@ -1,10 +1,9 @@
 //! What an installation says about its network, and the checks on it.
 
+use crate::block::Ipv4Block;
 use crate::error::NetworkError;
 use leapbox_egress_policy::Cidr;
-use std::net::{AddrParseError, Ipv4Addr, SocketAddr};
-use std::num::ParseIntError;
-use std::str::FromStr;
+use std::net::SocketAddr;
 
 /// Settings of [`crate::Network::start`].
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             instance: "0000".into(),
-            link_block: Ipv4Block { first: Ipv4Addr::new(10, 253, 0, 0), prefix: 16 },
+            link_block: Ipv4Block::DEFAULT,
             base_uid: 200_000,
             max_slots: 1024,
             prepared: 8,
@@ -70,67 +69,9 @@ impl NetworkConfig {
     }
 }
 
-/// An IPv4 network in CIDR notation, without host bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv4Block {
-    first: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Ipv4Block {
-    /// Its first address.
-    pub(crate) fn first(self) -> Ipv4Addr {
-        self.first
-    }
-
-    /// How many addresses it holds.
-    pub(crate) fn size(self) -> u64 {
-        1 << (32 - u32::from(self.prefix))
-    }
-
-    /// Whether the address lies in it.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        let first = u64::from(self.first.to_bits());
-        (first..first + self.size()).contains(&u64::from(address.to_bits()))
-    }
-}
-
-impl std::fmt::Display for Ipv4Block {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.first, self.prefix)
-    }
-}
-
-impl FromStr for Ipv4Block {
-    type Err = NetworkError;
-
-    fn from_str(text: &str) -> Result<Self, NetworkError> {
-        let wrong = || NetworkError::LinkBlockText { text: text.to_owned() };
-        let (first, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let first: Ipv4Addr = first.parse().map_err(|_: AddrParseError| wrong())?;
-        let prefix: u8 = prefix.parse().map_err(|_: ParseIntError| wrong())?;
-        let block = Self { first, prefix };
-        if !(8..=30).contains(&prefix) || u64::from(first.to_bits()) % block.size() != 0 {
-            return Err(wrong());
-        }
-        Ok(block)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_block_is_an_aligned_cidr() {
-        let block: Ipv4Block = "10.253.0.0/16".parse().expect("aligned");
-        assert_eq!(block.size(), 65536);
-        assert!(block.contains(Ipv4Addr::new(10, 253, 255, 255)));
-        assert!(!block.contains(Ipv4Addr::new(10, 254, 0, 0)));
-        for wrong in ["10.253.0.1/16", "10.253.0.0", "10.253.0.0/33", "10.253.0.0/31", "x/16"] {
-            assert!(wrong.parse::<Ipv4Block>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_config_that_would_overflow_is_refused() {

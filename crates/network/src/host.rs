@@ -32,7 +32,6 @@ pub struct HostFacts {
 pub struct ForwardDrop {
     /// `ip`, `inet` …
     pub family: String,
-    /// Its table.
     pub table: String,
     /// Its name.
     pub chain: String,

@@ -32,6 +32,7 @@
 
 #![deny(unsafe_code)]
 
+mod block;
 mod config;
 mod dns;
 mod error;
@@ -53,7 +54,8 @@ mod stock;
 mod sysctl;
 mod tap;
 
-pub use config::{GuestLink, Ipv4Block, NetworkConfig};
+pub use block::{InvalidBlock, Ipv4Block};
+pub use config::{GuestLink, NetworkConfig};
 pub use dns::DnsStats;
 pub use error::NetworkError;
 pub use host::{ForwardDrop, HostFacts, host_facts};

@@ -39,45 +39,24 @@ pub enum KeyError {
     File(#[from] FileError),
     /// A link, folder or device lies where the key should.
     #[error("{path} is not a regular file; the server's key must be one")]
-    NotAFile {
-        /// What lies there.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// Cut off, or something else altogether.
     #[error(
         "{path} has {found} bytes and a server key has {KEY_LENGTH}: put the right one back from a backup (if nothing was ever stored with it, remove the file, and the next start makes a new one)"
     )]
-    Length {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        found: u64,
-    },
+    Length { path: PathBuf, found: u64 },
     /// Somebody else could have chosen it.
     #[error("{path} belongs to uid {owner}, not to the server's: `chown` it if it is the right one")]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-    },
+    Owner { path: PathBuf, owner: u32 },
     /// Somebody else can read it.
     #[error("{path} is open to others (mode {mode:04o}): `chmod 0600` it, and consider who may have read it")]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
+    Mode { path: PathBuf, mode: u32 },
     /// The kernel gave no random bytes.
     #[error("no random bytes from the operating system")]
     Random,
     /// The cryptographic library refused; by its rules it never does for what is asked of it here.
     #[error("{step} failed in the cryptographic library")]
-    Crypto {
-        /// What was done.
-        step: &'static str,
-    },
+    Crypto { step: &'static str },
     /// Changed, cut off, sealed for another purpose or with another key.
     #[error("a stored secret cannot be opened as {purpose}: it was changed, or sealed with another server key")]
     Refused {

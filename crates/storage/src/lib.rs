@@ -54,12 +54,5 @@ pub enum StorageError {
     File(#[from] FileError),
     /// A host program failed.
     #[error("`{argv}` ended with {status}: {output}")]
-    Command {
-        /// The command line.
-        argv: String,
-        /// Its exit status.
-        status: String,
-        /// What it printed.
-        output: String,
-    },
+    Command { argv: String, status: String, output: String },
 }

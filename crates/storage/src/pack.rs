@@ -15,63 +15,47 @@ pub enum PackError {
     /// A file operation failed.
     #[error("{step}: {path}")]
     File {
-        /// What was done.
         step: &'static str,
-        /// Where.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// What is to be stored is damaged.
     #[error("{path} is not as it was sealed, and not stored")]
-    Damaged {
-        /// Its folder.
-        path: PathBuf,
-    },
+    Damaged { path: PathBuf },
     /// The archive cannot be written, or not be read.
     #[error("the archive's {part}")]
     Part {
-        /// The part.
         part: &'static str,
-        /// Why not.
         #[source]
         source: ArchiveError,
     },
     /// The archive cannot be completed.
     #[error("the archive cannot be completed")]
     Seal {
-        /// Why not.
         #[source]
         source: StoreError,
     },
     /// A file cannot be made of its data.
     #[error("the archive's {part} cannot be unpacked")]
     Unpack {
-        /// The part.
         part: &'static str,
-        /// Why not.
         #[source]
         source: StorageError,
     },
     /// The archive holds something else than its id promises.
     #[error("what is stored as {id} is {found}")]
     Another {
-        /// The archive's id.
         id: ArchiveId,
         /// What its contents amount to.
         found: ArchiveId,
     },
     /// The archive says that a file has a name that leads elsewhere.
     #[error("{name:?} cannot be the name of a file")]
-    Name {
-        /// The name.
-        name: String,
-    },
+    Name { name: String },
     /// The server is ending.
     #[error("interrupted")]
     Interrupted {
-        /// By what.
         #[source]
         source: tokio::task::JoinError,
     },

@@ -19,26 +19,13 @@ pub enum PrivateError {
     File(#[from] FileError),
     /// It is a link or a file.
     #[error("{path} is not a folder")]
-    NotAFolder {
-        /// What there is instead.
-        path: PathBuf,
-    },
+    NotAFolder { path: PathBuf },
     /// Somebody else's.
     #[error("{path} belongs to uid {owner}, not to the server's")]
-    Owner {
-        /// The folder.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-    },
+    Owner { path: PathBuf, owner: u32 },
     /// Somebody else could put another folder in its place.
     #[error("{path} may be written by others (mode {mode:04o})")]
-    Writable {
-        /// The folder above.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
+    Writable { path: PathBuf, mode: u32 },
 }
 
 /// Makes `path`, and what is missing above it, for this process's user alone (0700). One that exists must be a real

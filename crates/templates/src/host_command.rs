@@ -20,27 +20,21 @@ pub enum CommandError {
     /// The program could not be started.
     #[error("cannot start `{argv}`")]
     Start {
-        /// The command line.
         argv: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// It was started, but its output or status was lost.
     #[error("lost `{argv}` while it ran")]
     Lost {
-        /// The command line.
         argv: String,
-        /// What failed.
         #[source]
         source: std::io::Error,
     },
     /// It ran and reported failure.
     #[error("`{argv}` failed ({status}){}{}", said("stdout", stdout), said("stderr", stderr))]
     Failed {
-        /// The command line.
         argv: String,
-        /// Its exit status.
         status: ExitStatus,
         /// End of its standard output.
         stdout: String,

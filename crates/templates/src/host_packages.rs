@@ -80,40 +80,27 @@ const ALWAYS: [Requirement; 15] = [
 pub enum HostPackagesError {
     /// Something is missing and there is no apt to install it with.
     #[error("missing on this host, which has no apt-get to install it with: {}", list(missing))]
-    NoApt {
-        /// What is missing.
-        missing: Vec<Requirement>,
-    },
+    NoApt { missing: Vec<Requirement> },
     /// apt failed.
     #[error("install {packages}")]
     Install {
-        /// The packages asked for.
         packages: String,
-        /// How it failed.
         #[source]
         source: CommandError,
     },
     /// A host command that only asks failed.
     #[error("{step}")]
     Ask {
-        /// What was asked.
         step: &'static str,
-        /// How it failed.
         #[source]
         source: CommandError,
     },
     /// The package archive has no QEMU that is known to work.
     #[error("apt offers no QEMU 7.2 (Debian bookworm's); offered: {offered}. Add Debian bookworm to the apt sources")]
-    NoSoundQemu {
-        /// Versions it has.
-        offered: String,
-    },
+    NoSoundQemu { offered: String },
     /// apt was satisfied, and yet something is not there.
     #[error("still missing after apt-get install: {}", list(missing))]
-    StillMissing {
-        /// What is missing.
-        missing: Vec<Requirement>,
-    },
+    StillMissing { missing: Vec<Requirement> },
 }
 
 fn list(missing: &[Requirement]) -> String {

@@ -103,58 +103,32 @@ fn panic_of(console: &str) -> Option<String> {
 pub enum VmmError {
     /// Something the driver needs is not on this host.
     #[error("{what} not found; {hint}")]
-    Missing {
-        /// What is missing.
-        what: String,
-        /// How to get it.
-        hint: String,
-    },
+    Missing { what: String, hint: String },
     /// A file or folder operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// An operating system call failed.
     #[error("{step}")]
     System {
-        /// What was done.
         step: &'static str,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// The launcher could not build the walls around the VMM.
     #[error("launching the virtual machine monitor failed: {message}")]
-    Launch {
-        /// What the launcher said.
-        message: String,
-    },
+    Launch { message: String },
     /// The VMM ended while it was being set up.
     #[error("the virtual machine monitor died while {stage}: {reason}")]
-    Died {
-        /// What was going on.
-        stage: &'static str,
-        /// Why it died.
-        reason: ExitReason,
-    },
+    Died { stage: &'static str, reason: ExitReason },
     /// The VMM refused a control command.
     #[error("the virtual machine monitor refused {command}: {message}")]
-    Refused {
-        /// The command.
-        command: String,
-        /// Its answer.
-        message: String,
-    },
+    Refused { command: String, message: String },
     /// The VMM did not answer in time.
     #[error("the virtual machine monitor did not answer {command} within {seconds} s")]
-    Hung {
-        /// The command.
-        command: String,
-        /// The deadline.
-        seconds: u64,
-    },
+    Hung { command: String, seconds: u64 },
     /// What the VMM answered is not its protocol.
     #[error("the virtual machine monitor's answer to {command} cannot be read: {message}")]
     Protocol {
-        /// The command.
         command: String,
         /// What is wrong with the answer.
         message: String,
@@ -162,113 +136,71 @@ pub enum VmmError {
     /// A process's memory could not be read, or not be written.
     #[error("{step} of process {pid}")]
     Memory {
-        /// What was done.
         step: &'static str,
-        /// The VMM.
         pid: i32,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// A process has not mapped its RAM as a clone does: all of its file, once, copy-on-write.
     #[error("process {pid} has not mapped its RAM as a clone does: {found}")]
-    Mapping {
-        /// The VMM.
-        pid: i32,
-        /// What it has instead.
-        found: String,
-    },
+    Mapping { pid: i32, found: String },
     /// Changes to a memory could not be read where they come from.
     #[error("reading the changes to a memory")]
     Changes {
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// What should be laid over a memory does not fit it.
     #[error("{length} bytes at {offset:#x} are no change of this memory: {fault}")]
     Change {
-        /// Where they should go.
         offset: u64,
-        /// How many they are.
         length: usize,
         /// What is wrong with them.
         fault: &'static str,
     },
     /// A state is empty, or larger than any machine's.
     #[error("{found} bytes are no state of a machine")]
-    StateLength {
-        /// Its length.
-        found: u64,
-    },
+    StateLength { found: u64 },
     /// The note of what a machine's memory was composed of is damaged.
     #[error("{path} does not say any more what of its memory the machine was restored with")]
-    Inherited {
-        /// Where.
-        path: PathBuf,
-    },
+    Inherited { path: PathBuf },
     /// The memory that changes belong to could not be copied.
     #[error("copying the memory {path}")]
     CopyMemory {
-        /// The memory.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: leapbox_storage::StorageError,
     },
     /// A stored working set is damaged, or of another size or version.
     #[error("{path} is no working set of this memory")]
-    WorkingSet {
-        /// Where.
-        path: PathBuf,
-    },
+    WorkingSet { path: PathBuf },
     /// The record is of a machine that no longer lives.
     #[error("process {pid} is not the recorded machine any more")]
-    NotAlive {
-        /// The recorded process id.
-        pid: i32,
-    },
+    NotAlive { pid: i32 },
     /// A folder of the driver's cannot be used.
     #[error("preparing {path}")]
     Folder {
-        /// The folder.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: leapbox_storage::PrivateError,
     },
     /// The record is of another driver's machine.
     #[error("the machine is {recorded}'s, and this server runs {own}: start it with driver = \"{recorded}\"")]
-    OtherDriver {
-        /// Whose it is.
-        recorded: String,
-        /// Who was asked.
-        own: &'static str,
-    },
+    OtherDriver { recorded: String, own: &'static str },
     /// No machine has this size.
     #[error("{shape} is no size of a machine: 1 to 8 vCPUs and 512 to 8192 MiB, an even number")]
-    Shape {
-        /// What was asked for.
-        shape: Shape,
-    },
+    Shape { shape: Shape },
     /// A snapshot's memory is not as long as its machine's.
     #[error("the snapshot's memory {path} is damaged: {found} bytes long, not {expected}")]
     MemoryLength {
-        /// The file.
         path: PathBuf,
-        /// Its length in bytes.
         found: u64,
         /// The machine's memory in bytes.
         expected: u64,
     },
     /// The snapshot was made for something else.
     #[error("the snapshot does not fit: it was made for {found}, this host is {expected}")]
-    Incompatible {
-        /// The snapshot's key.
-        found: String,
-        /// This host's key.
-        expected: String,
-    },
+    Incompatible { found: String, expected: String },
 }
 
 #[cfg(test)]

@@ -72,7 +72,6 @@ pub struct BootSpec {
     pub image: GuestImage,
     /// Its writable disk: a file the driver opens read-write.
     pub disk: PathBuf,
-    /// Its network.
     pub network: NetworkAttachment,
     /// Its walls.
     pub confinement: Confinement,
@@ -186,7 +185,6 @@ pub struct RestoreSpec {
     pub disk: PathBuf,
     /// How much it may move; applied before its guest runs.
     pub limits: IoLimits,
-    /// Its network.
     pub network: NetworkAttachment,
     /// Its walls.
     pub confinement: Confinement,

@@ -1,23 +1,23 @@
 //! Putting policies in force, with many slots alive, and what that does to the host's rules.
 
-use super::EgressError;
 use super::figures::Admissions;
 use super::netns::Netns;
 use super::world::policy;
 use crate::figures::{Samples, ms_since};
+use crate::process::parse;
+use anyhow::{Context, Result};
 use leapbox_network::{Admission, HostTable, Network, NetworkConfig, Slot};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::runtime::Runtime;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
-/// Slots alive.
 const SLOTS: u32 = 100;
 
 /// Makes the slots, with real taps, and gives each the largest policy the API takes but for transforms.
-pub(super) fn measure(root: &Netns, runtime: &Runtime) -> Result<Admissions, EgressError> {
+pub(super) fn measure(root: &Netns, runtime: &Runtime) -> Result<Admissions> {
     let network = runtime.block_on(start())?;
     let rules_before = rules(root)?;
     let (slots, samples) = runtime.block_on(admit_all(&network))?;
@@ -27,25 +27,25 @@ pub(super) fn measure(root: &Netns, runtime: &Runtime) -> Result<Admissions, Egr
         for slot in slots {
             slot.close().await;
         }
-        network.stop(HostTable::Remove).await.map_err(EgressError::Network)
+        network.stop(HostTable::Remove).await.context("ending the network of the policies")
     })?;
     let [p50_ms, p95_ms, max_ms] = [0.5, 0.95, 1.0].map(|share| samples.percentile(share));
     Ok(Admissions { slots: count, p50_ms, p95_ms, max_ms, rules_before, rules_after })
 }
 
-async fn start() -> Result<Arc<Network>, EgressError> {
+async fn start() -> Result<Arc<Network>> {
     let config = NetworkConfig {
         instance: "be9d".to_owned(),
         max_slots: SLOTS,
         prepared: 0,
         dns_upstreams: Some(vec![]),
-        link_block: "10.251.0.0/16".parse().map_err(EgressError::Network)?,
+        link_block: "10.251.0.0/16".parse()?,
         ..NetworkConfig::default()
     };
-    Network::start(config).await.map_err(EgressError::Network)
+    Network::start(config).await.context("making the network of the policies")
 }
 
-async fn admit_all(network: &Arc<Network>) -> Result<(Vec<Slot>, Samples), EgressError> {
+async fn admit_all(network: &Arc<Network>) -> Result<(Vec<Slot>, Samples)> {
     let mut making = JoinSet::new();
     for _ in 0..SLOTS {
         let network = network.clone();
@@ -53,7 +53,7 @@ async fn admit_all(network: &Arc<Network>) -> Result<(Vec<Slot>, Samples), Egres
     }
     let mut slots = Vec::new();
     while let Some(made) = making.join_next().await {
-        slots.push(made.map_err(|_: JoinError| EgressError::Thread)?.map_err(EgressError::Network)?);
+        slots.push(made.context("a task of the bench was lost")?.context("making a slot")?);
     }
     let policy = policy(&largest())?;
     let mut samples = Samples::default();
@@ -61,7 +61,7 @@ async fn admit_all(network: &Arc<Network>) -> Result<(Vec<Slot>, Samples), Egres
         let admission =
             Admission { sandbox: format!("bench-{}", slot.index()), policy: policy.clone(), authority: None };
         let begin = Instant::now();
-        slot.gatekeeper().admit(admission).await.map_err(EgressError::Network)?;
+        slot.gatekeeper().admit(admission).await.context("putting a policy in force")?;
         samples.push(ms_since(begin));
     }
     Ok((slots, samples))
@@ -75,9 +75,9 @@ fn largest() -> Value {
 }
 
 /// How many rules the namespace has, whosever they are.
-fn rules(netns: &Netns) -> Result<usize, EgressError> {
+fn rules(netns: &Netns) -> Result<usize> {
     let output = netns.output(Command::new("nft").args(["-j", "list", "ruleset"]))?;
-    let all: Value = serde_json::from_slice(&output.stdout).map_err(EgressError::Encode)?;
+    let all: Value = parse("nft", &output.stdout)?;
     let objects = all["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     Ok(objects.iter().filter(|object| object.get("rule").is_some()).count())
 }

@@ -1,5 +1,6 @@
 //! What was measured of the ways out, and how it is shown.
 
+use crate::figures::median;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -66,16 +67,9 @@ pub struct Admissions {
 
 impl Compared {
     pub fn of(ours: Vec<f64>, theirs: Vec<f64>) -> Self {
-        let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>();
-        let has_both = !ratios.is_empty();
-        Self { ours: median(ours), theirs: has_both.then(|| median(theirs)), ratio: has_both.then(|| median(ratios)) }
+        let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs));
+        Self { ours: median(ours).unwrap_or_default(), theirs: median(theirs), ratio }
     }
-}
-
-/// The middle value, the upper one of two; 0 without any.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 impl fmt::Display for EgressFigures {

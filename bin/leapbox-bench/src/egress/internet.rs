@@ -1,20 +1,14 @@
 //! The servers out there, in one process and one thread: the role `egress internet`.
 
-use super::scratch::Scratch;
 use super::world::{ANSWER_PORTS, HTTPS_PORT, NAME_SERVER, SERVER, STREAM_PORT};
-use super::{EgressError, io};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use crate::process::single_threaded;
+use crate::scratch::Scratch;
+use crate::web;
+use anyhow::{Context, Result};
 use leapbox_errors::chain;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,28 +16,25 @@ use tokio_rustls::TlsAcceptor;
 
 /// What a ClientHello is answered, in bytes.
 pub(super) const ANSWER: usize = 128;
-/// What is written at a time where it has no end, and the longest answer over HTTPS, in bytes.
-const PIECE: usize = 1 << 20;
 /// A TLS record's header: type, version, length (RFC 8446 §5.1).
 const RECORD_HEADER: usize = 5;
 
 /// Serves until standard input ends. Says `ready` on standard output once all of them listen.
-pub(super) fn serve(scratch: &Scratch) -> Result<(), EgressError> {
-    let acceptor = acceptor(scratch)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(io("starting the servers' runtime"))?.block_on(async {
-        let bind = async |port| TcpListener::bind((SERVER, port)).await.map_err(io("binding a server's port"));
+pub(super) fn serve(scratch: &Scratch) -> Result<()> {
+    let acceptor = acceptor(scratch).context("setting up the servers' TLS")?;
+    single_threaded()?.block_on(async {
+        let bind = async |port| TcpListener::bind((SERVER, port)).await.context("binding a server's port");
         let (streams, https) = (bind(STREAM_PORT).await?, bind(HTTPS_PORT).await?);
         for port in ANSWER_PORTS {
             tokio::spawn(accept(bind(port).await?, answer));
         }
-        let names = UdpSocket::bind((NAME_SERVER, 53)).await.map_err(io("binding the name server's port"))?;
+        let names = UdpSocket::bind((NAME_SERVER, 53)).await.context("binding the name server's port")?;
         tokio::spawn(name_server(names));
         tokio::spawn(accept(streams, stream));
-        tokio::spawn(accept(https, move |socket| web(acceptor.clone(), socket)));
+        tokio::spawn(accept(https, move |socket| https_server(acceptor.clone(), socket)));
         println!("ready");
         let mut rest = Vec::new();
-        tokio::io::stdin().read_to_end(&mut rest).await.map(|_| ()).map_err(io("waiting for the run's end"))
+        tokio::io::stdin().read_to_end(&mut rest).await.map(drop).context("waiting for the run's end")
     })
 }
 
@@ -85,41 +76,25 @@ async fn answer(mut socket: TcpStream) -> std::io::Result<()> {
     socket.read(&mut [0; 1]).await.map(|_| ())
 }
 
-/// Bytes without an end.
 async fn stream(mut socket: TcpStream) -> std::io::Result<()> {
-    static BYTES: [u8; PIECE] = [b'x'; PIECE];
     read_hello(&mut socket).await?;
     loop {
-        socket.write_all(&BYTES).await?;
+        socket.write_all(&web::BYTES).await?;
     }
 }
 
-fn acceptor(scratch: &Scratch) -> Result<TlsAcceptor, EgressError> {
-    let certificate = CertificateDer::from_pem_file(scratch.certificate()).map_err(EgressError::Pem)?;
-    let key = PrivateKeyDer::from_pem_file(scratch.key()).map_err(EgressError::Pem)?;
+fn acceptor(scratch: &Scratch) -> Result<TlsAcceptor> {
+    let certificate = CertificateDer::from_pem_file(scratch.certificate())?;
+    let key = PrivateKeyDer::from_pem_file(scratch.key())?;
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(EgressError::Tls)?
+        .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .map_err(EgressError::Tls)?;
+        .with_single_cert(vec![certificate], key)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// HTTP/1.1 over TLS: `/<n>` answers n bytes.
-async fn web(acceptor: TlsAcceptor, socket: TcpStream) -> std::io::Result<()> {
-    static BYTES: [u8; PIECE] = [b'x'; PIECE];
-    let socket = acceptor.accept(socket).await?;
-    let service = service_fn(|request: Request<Incoming>| async move {
-        let length = request.uri().path().strip_prefix('/').and_then(|length| length.parse::<usize>().ok());
-        let body = length.and_then(|length| BYTES.get(..length));
-        let mut response = Response::new(Full::new(Bytes::from_static(body.unwrap_or_default())));
-        if body.is_none() {
-            *response.status_mut() = StatusCode::NOT_FOUND;
-        }
-        Ok::<_, Infallible>(response)
-    });
-    http1::Builder::new().serve_connection(TokioIo::new(socket), service).await.map_err(std::io::Error::other)
+async fn https_server(acceptor: TlsAcceptor, socket: TcpStream) -> std::io::Result<()> {
+    web::serve(acceptor.accept(socket).await?).await.map_err(std::io::Error::other)
 }
 
 /// Every name is the server's.

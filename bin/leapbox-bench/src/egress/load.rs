@@ -1,10 +1,12 @@
 //! The load generator of one round, in one thread: the role `egress load`.
 
+use super::OPAQUE;
 use super::internet::ANSWER;
-use super::{EgressError, OPAQUE, io};
-use crate::proxy::load::connector;
-use rustls::pki_types::{InvalidDnsNameError, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use crate::process::single_threaded;
+use crate::proxy::load::{client_config, connector};
+use anyhow::{Context, Result, bail, ensure};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, RootCertStore};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,8 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::error::Elapsed;
+use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 
@@ -64,16 +65,15 @@ pub(super) struct Done {
 }
 
 /// Runs until the time is over and prints what was done.
-pub(super) fn run(args: &Args) -> Result<(), EgressError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(io("starting the load's runtime"))?.block_on(load(args))?;
-    println!("{}", serde_json::to_string(&done).map_err(EgressError::Encode)?);
+pub(super) fn run(args: &Args) -> Result<()> {
+    let done = single_threaded()?.block_on(load(args))?;
+    println!("{}", serde_json::to_string(&done)?);
     Ok(())
 }
 
-async fn load(args: &Args) -> Result<Done, EgressError> {
+async fn load(args: &Args) -> Result<Done> {
     let hello = Arc::<[u8]>::from(client_hello(OPAQUE)?);
-    let tls = args.certificate.as_deref().map(connector).transpose().map_err(EgressError::Load)?;
+    let tls = args.certificate.as_deref().map(connector).transpose()?;
     let begin = Instant::now();
     let end = begin + Duration::from_millis(args.ms);
     let mut tasks = JoinSet::new();
@@ -83,12 +83,13 @@ async fn load(args: &Args) -> Result<Done, EgressError> {
             (Kind::Answers, _) => tasks.spawn(async move { answers(address, &hello, end).await }),
             (Kind::Stream, _) => tasks.spawn(async move { stream(address, &hello, end).await }),
             (Kind::Tls, Some(tls)) => tasks.spawn(async move { requests(address, &tls, &host, end).await }),
-            (Kind::Tls, None) => return Err(EgressError::Connection { why: "there is nobody to trust".to_owned() }),
+            (Kind::Tls, None) => bail!("there is nobody to trust"),
         };
     }
     let (mut connections, mut bytes) = (0, 0);
     while let Some(done) = tasks.join_next().await {
-        let (more_connections, more_bytes) = done.map_err(|_: JoinError| EgressError::Thread)??;
+        let done = done.context("a task of the load was lost")?;
+        let (more_connections, more_bytes) = done.context("a measured connection failed")?;
         connections += more_connections;
         bytes += more_bytes;
     }
@@ -96,21 +97,16 @@ async fn load(args: &Args) -> Result<Done, EgressError> {
 }
 
 /// A ClientHello as rustls makes it.
-fn client_hello(name: &str) -> Result<Vec<u8>, EgressError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(EgressError::Tls)?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let mut session = ClientConnection::new(Arc::new(config), server_name(name)?).map_err(EgressError::Tls)?;
+fn client_hello(name: &str) -> Result<Vec<u8>> {
+    let config = client_config(RootCertStore::empty(), &["h2", "http/1.1"])?;
+    let mut session = ClientConnection::new(Arc::new(config), server_name(name)?).context("making a ClientHello")?;
     let mut hello = Vec::new();
-    session.write_tls(&mut hello).map_err(io("writing a ClientHello"))?;
+    session.write_tls(&mut hello).context("writing a ClientHello")?;
     Ok(hello)
 }
 
-fn server_name(name: &str) -> Result<ServerName<'static>, EgressError> {
-    ServerName::try_from(name.to_owned()).map_err(|_: InvalidDnsNameError| EgressError::Name { name: name.to_owned() })
+fn server_name(name: &str) -> Result<ServerName<'static>> {
+    ServerName::try_from(name.to_owned()).with_context(|| format!("{name} is no name of a server"))
 }
 
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -120,15 +116,12 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// A broken connection is no slow one: the round fails.
-async fn in_time<T>(step: &'static str, work: impl Future<Output = std::io::Result<T>>) -> Result<T, EgressError> {
+async fn in_time<T>(step: &'static str, work: impl Future<Output = std::io::Result<T>>) -> Result<T> {
     let done = tokio::time::timeout(PATIENCE, work).await;
-    done.map_err(|_: Elapsed| EgressError::Connection {
-        why: format!("{step} took longer than {} s", PATIENCE.as_secs()),
-    })?
-    .map_err(io(step))
+    done.with_context(|| format!("{step} took longer than {} s", PATIENCE.as_secs()))?.context(step)
 }
 
-async fn answers(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64), EgressError> {
+async fn answers(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64)> {
     let (mut connections, mut answer) = (0, Vec::with_capacity(ANSWER));
     while Instant::now() < end {
         answer.clear();
@@ -138,15 +131,13 @@ async fn answers(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64
             socket.read_to_end(&mut answer).await
         })
         .await?;
-        if answer.len() != ANSWER {
-            return Err(EgressError::Connection { why: format!("{} bytes of an answer", answer.len()) });
-        }
+        ensure!(answer.len() == ANSWER, "{} bytes of an answer", answer.len());
         connections += 1;
     }
     Ok((connections, connections * ANSWER as u64))
 }
 
-async fn stream(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64), EgressError> {
+async fn stream(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64, u64)> {
     let mut socket = in_time("a connection that asks for a stream", async {
         let mut socket = connect(address).await?;
         socket.write_all(hello).await?;
@@ -155,20 +146,15 @@ async fn stream(address: SocketAddr, hello: &[u8], end: Instant) -> Result<(u64,
     .await?;
     let (mut bytes, mut room) = (0, vec![0; ROOM]);
     while let Ok(read) = timeout_at(end.into(), socket.read(&mut room)).await {
-        match read.map_err(io("reading a stream"))? {
-            0 => return Err(EgressError::Connection { why: "a stream without end has ended".to_owned() }),
+        match read.context("reading a stream")? {
+            0 => bail!("a stream without end has ended"),
             n => bytes += n as u64,
         }
     }
     Ok((1, bytes))
 }
 
-async fn requests(
-    address: SocketAddr,
-    tls: &TlsConnector,
-    host: &str,
-    end: Instant,
-) -> Result<(u64, u64), EgressError> {
+async fn requests(address: SocketAddr, tls: &TlsConnector, host: &str, end: Instant) -> Result<(u64, u64)> {
     let request = format!("GET /{ANSWER} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let name = server_name(host)?;
     let (mut connections, mut bytes, mut answer) = (0, 0, Vec::new());
@@ -180,10 +166,8 @@ async fn requests(
             stream.read_to_end(&mut answer).await
         })
         .await?;
-        if !answer.starts_with(b"HTTP/1.1 200 ") || !answer.ends_with(&[b'x'; ANSWER]) {
-            let why = format!("answered {:?}", String::from_utf8_lossy(&answer));
-            return Err(EgressError::Connection { why });
-        }
+        let is_right = answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(&[b'x'; ANSWER]);
+        ensure!(is_right, "answered {:?}", String::from_utf8_lossy(&answer));
         connections += 1;
         bytes += answer.len() as u64;
     }

@@ -4,45 +4,40 @@ use super::admission;
 use super::figures::{Compared, EgressFigures, Opaque, Transform};
 use super::load::{Done, Kind};
 use super::netns::Netns;
-use super::scratch::Scratch;
 use super::world::{
     DIALLED_BY_PLAIN, DIALLED_BY_PROXY, DIALLED_BY_SLOT, HTTPS_PORT, PLAIN_GATEWAY, SERVER, STREAM_PORT, World,
 };
-use super::{EgressError, TRANSFORMED, haproxy, io, nginx};
+use super::{TRANSFORMED, haproxy, nginx};
+use crate::process::{multi_threaded, parse, this_program};
 use crate::proxy::load::LoadResult;
-use crate::rival::Rival;
+use crate::rival::{Rival, Rounds};
+use crate::scratch::Scratch;
+use crate::web::{BULK, SMALL};
+use anyhow::Result;
 use clap::ValueEnum;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// Rounds for each side; more where there is a promise.
-const ROUNDS: usize = 5;
-const PROMISED_ROUNDS: usize = 7;
-/// Of one round.
-const ROUND: Duration = Duration::from_millis(700);
-/// Before the first: names, sessions and caches.
-const WARM_UP: Duration = Duration::from_millis(150);
+const ROUNDS: Rounds = Rounds { count: 5, length: Duration::from_millis(700), warm_up: Duration::from_millis(150) };
+const PROMISED_ROUNDS: Rounds = Rounds { count: 7, ..ROUNDS };
 /// Connections at a time where new ones are counted.
 const NEW: usize = 16;
 /// Connections of a bulk transfer that has several.
 const SEVERAL: usize = 4;
-/// Bytes of one answer of a bulk transfer over HTTP.
-const BULK: usize = 1 << 20;
-const SMALL: usize = 128;
 const MB: f64 = 1e6;
 
 /// Measures everything, in namespaces that end with this process.
-pub(super) fn measure(scratch: &Scratch) -> Result<EgressFigures, EgressError> {
+pub(super) fn measure(scratch: &Scratch) -> Result<EgressFigures> {
     // Before the runtime: its threads are to be in the same namespace.
     let root = Netns::enter_fresh()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(io("starting the proxy's runtime"))?;
+    let runtime = multi_threaded()?;
     eprintln!("policies put in force …");
     let admission = admission::measure(&root, &runtime)?;
     let world = World::make(&root, &runtime, scratch)?;
-    let load = Load { program: std::env::current_exe().map_err(io("finding this program"))?, scratch, world: &world };
+    let load = Load { scratch, world: &world };
     eprintln!("through NAT, in turn …");
     let nat = load.nat()?;
     eprintln!("opaque, beside haproxy, in turn …");
@@ -59,7 +54,6 @@ pub(super) fn measure(scratch: &Scratch) -> Result<EgressFigures, EgressError> {
 }
 
 struct Load<'a> {
-    program: PathBuf,
     scratch: &'a Scratch,
     world: &'a World,
 }
@@ -75,16 +69,16 @@ struct Way<'a> {
 
 impl Load<'_> {
     /// The kernel alone, with a slot and without.
-    fn nat(&self) -> Result<Opaque, EgressError> {
+    fn nat(&self) -> Result<Opaque> {
         let ours = Way { netns: &self.world.open.netns, address: SERVER, port: DIALLED_BY_SLOT };
         let theirs = Way { netns: &self.world.plain, address: SERVER, port: DIALLED_BY_PLAIN };
-        self.hellos(ours, Some(theirs), ROUNDS)
+        hellos(ours, Some(theirs), ROUNDS)
     }
 
     /// By SNI, bytes as they are.
-    fn opaque(&self, beside: bool) -> Result<Opaque, EgressError> {
+    fn opaque(&self, beside: bool) -> Result<Opaque> {
         let (ours, theirs) = self.proxies();
-        self.hellos(ours, beside.then_some(theirs), PROMISED_ROUNDS)
+        hellos(ours, beside.then_some(theirs), PROMISED_ROUNDS)
     }
 
     /// Through Leapbox's proxy, and through another one.
@@ -94,26 +88,8 @@ impl Load<'_> {
         (ours, theirs)
     }
 
-    fn hellos(&self, ours: Way<'_>, theirs: Option<Way<'_>>, rounds: usize) -> Result<Opaque, EgressError> {
-        let bulk = |connections| {
-            move |way: Way<'_>, time| {
-                let done = self.hello(Kind::Stream, way, STREAM_PORT, connections, time)?;
-                Ok(done.bytes as f64 / MB / done.seconds)
-            }
-        };
-        let new = |way: Way<'_>, time| {
-            let done = self.hello(Kind::Answers, way, way.port, NEW, time)?;
-            Ok(done.connections as f64 / done.seconds)
-        };
-        Ok(Opaque {
-            bulk: compare(rounds, ours, theirs, bulk(1))?,
-            bulk_of_several: compare(rounds, ours, theirs, bulk(SEVERAL))?,
-            connections: compare(rounds, ours, theirs, new)?,
-        })
-    }
-
     /// TLS terminated on the way.
-    fn transform(&self, beside: bool) -> Result<Transform, EgressError> {
+    fn transform(&self, beside: bool) -> Result<Transform> {
         let (ours, theirs) = self.proxies();
         let theirs = beside.then_some(theirs);
         let is_ours = |way: Way<'_>| way.address == SERVER;
@@ -136,37 +112,17 @@ impl Load<'_> {
         })
     }
 
-    fn hello(
-        &self,
-        kind: Kind,
-        way: Way<'_>,
-        port: u16,
-        connections: usize,
-        time: Duration,
-    ) -> Result<Done, EgressError> {
-        let mut command = self.generator(kind, SocketAddr::from((way.address, port)), connections, time);
-        read(way.netns, &mut command)
-    }
-
-    fn generator(&self, kind: Kind, address: SocketAddr, connections: usize, time: Duration) -> Command {
-        let kind = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        let mut command = Command::new(&self.program);
-        command.args(["egress", "load", "--kind", &kind, "--address", &address.to_string()]);
-        command.args(["--connections", &connections.to_string(), "--ms", &time.as_millis().to_string()]);
-        command
-    }
-
-    fn tls(&self, way: Way<'_>, ours: bool, time: Duration) -> Result<Done, EgressError> {
+    fn tls(&self, way: Way<'_>, ours: bool, time: Duration) -> Result<Done> {
         let port = if ours { HTTPS_PORT } else { nginx::FRESH_PORT };
-        let mut command = self.generator(Kind::Tls, SocketAddr::from((way.address, port)), NEW, time);
+        let mut command = generator(Kind::Tls, way, port, NEW, time)?;
         command.args(["--host", TRANSFORMED, "--certificate"]).arg(self.trusted(ours));
         read(way.netns, &mut command)
     }
 
     /// One kept connection, by the load generator of the gateway's bench.
-    fn requests(&self, way: Way<'_>, ours: bool, bytes: usize, time: Duration) -> Result<LoadResult, EgressError> {
+    fn requests(&self, way: Way<'_>, ours: bool, bytes: usize, time: Duration) -> Result<LoadResult> {
         let port = if ours { HTTPS_PORT } else { nginx::KEPT_PORT };
-        let mut command = Command::new(&self.program);
+        let mut command = this_program()?;
         command.args(["load", "--address", &SocketAddr::from((way.address, port)).to_string()]);
         command.args(["--host", TRANSFORMED, "--key", "none", "--certificate"]).arg(self.trusted(ours));
         command.args(["--answer-bytes", &bytes.to_string(), "--connections", "1"]);
@@ -179,30 +135,45 @@ impl Load<'_> {
     }
 }
 
-/// Runs a load inside and reads its line.
-fn read<T: serde::de::DeserializeOwned>(netns: &Netns, command: &mut Command) -> Result<T, EgressError> {
-    let output = netns.output(command.stdin(Stdio::null()))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    serde_json::from_str(&said).map_err(|_: serde_json::Error| EgressError::Child { child: "load", said })
+fn hellos(ours: Way<'_>, theirs: Option<Way<'_>>, rounds: Rounds) -> Result<Opaque> {
+    let bulk = |connections| {
+        move |way: Way<'_>, time| {
+            let done: Done = read(way.netns, &mut generator(Kind::Stream, way, STREAM_PORT, connections, time)?)?;
+            Ok(done.bytes as f64 / MB / done.seconds)
+        }
+    };
+    let new = |way: Way<'_>, time| {
+        let done: Done = read(way.netns, &mut generator(Kind::Answers, way, way.port, NEW, time)?)?;
+        Ok(done.connections as f64 / done.seconds)
+    };
+    Ok(Opaque {
+        bulk: compare(rounds, ours, theirs, bulk(1))?,
+        bulk_of_several: compare(rounds, ours, theirs, bulk(SEVERAL))?,
+        connections: compare(rounds, ours, theirs, new)?,
+    })
 }
 
-/// In turn, so that a drift of the machine falls on both.
+fn generator(kind: Kind, way: Way<'_>, port: u16, connections: usize, time: Duration) -> Result<Command> {
+    let kind = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let address = SocketAddr::from((way.address, port));
+    let mut command = this_program()?;
+    command.args(["egress", "load", "--kind", &kind, "--address", &address.to_string()]);
+    command.args(["--connections", &connections.to_string(), "--ms", &time.as_millis().to_string()]);
+    Ok(command)
+}
+
+/// Runs a load inside and reads its line.
+fn read<T: serde::de::DeserializeOwned>(netns: &Netns, command: &mut Command) -> Result<T> {
+    parse("load", &netns.output(command)?.stdout)
+}
+
 fn compare<'a>(
-    rounds: usize,
+    rounds: Rounds,
     ours: Way<'a>,
     theirs: Option<Way<'a>>,
-    rate: impl Fn(Way<'a>, Duration) -> Result<f64, EgressError>,
-) -> Result<Compared, EgressError> {
-    for way in [Some(ours), theirs].into_iter().flatten() {
-        rate(way, WARM_UP)?;
-    }
-    let (mut of_ours, mut of_theirs) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        of_ours.push(rate(ours, ROUND)?);
-        if let Some(theirs) = theirs {
-            of_theirs.push(rate(theirs, ROUND)?);
-        }
-    }
+    rate: impl Fn(Way<'a>, Duration) -> Result<f64>,
+) -> Result<Compared> {
+    let (of_ours, of_theirs) = rounds.in_turn(ours, theirs, rate)?;
     tracing::debug!(?of_ours, ?of_theirs, "rounds");
     Ok(Compared::of(of_ours, of_theirs))
 }

@@ -1,13 +1,14 @@
 //! The namespaces of the run, wired, and the slots in them.
 
-use super::netns::{Netns, Process};
-use super::scratch::Scratch;
-use super::{EgressError, OPAQUE, TRANSFORMED, io};
+use super::netns::Netns;
+use super::{OPAQUE, TRANSFORMED};
+use crate::process::{Process, this_program};
+use crate::scratch::Scratch;
+use anyhow::{Context, Result, anyhow, ensure};
 use leapbox_egress_policy::Policy;
 use leapbox_guest_protocol::net::{WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC, WORKLOAD_PREFIX, mac_string};
 use leapbox_network::{Admission, Authority, GuestLink, Network, NetworkConfig, STAND_IN, Slot};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -59,10 +60,10 @@ pub(super) struct Guest {
 impl World {
     /// Makes all of it around the calling thread, which must be the process's only one but for the runtime's, and in
     /// the root namespace like these.
-    pub fn make(root: &Netns, runtime: &Runtime, scratch: &Scratch) -> Result<Self, EgressError> {
+    pub fn make(root: &Netns, runtime: &Runtime, scratch: &Scratch) -> Result<Self> {
         let internet = wire_internet(root, scratch)?;
         let plain = wire_plain(root)?;
-        let authority = Arc::new(Authority::generate().map_err(EgressError::Authority)?);
+        let authority = Arc::new(Authority::generate().context("the authority of the stand-in's sandbox")?);
         scratch.write(&scratch.sandbox_authority(), authority.certificate_pem())?;
         runtime.block_on(async {
             let network = Network::start(NetworkConfig {
@@ -73,7 +74,7 @@ impl World {
                 guest_link: GuestLink::Veth,
                 ..NetworkConfig::default()
             });
-            let network = network.await.map_err(EgressError::Network)?;
+            let network = network.await.context("the network of the stand-ins")?;
             let open = Guest::admit(&network, "bench-open", &json!({"mode": "allow-all"}), None).await?;
             let custom = Guest::admit(&network, "bench-custom", &custom(), Some(authority)).await?;
             Ok(Self { plain, open, custom, _network: network, _internet: internet })
@@ -91,11 +92,11 @@ fn custom() -> Value {
 }
 
 /// What the API would make of it.
-pub(super) fn policy(object: &Value) -> Result<Arc<Policy>, EgressError> {
-    let refused = |problems: Vec<leapbox_egress_policy::Problem>| EgressError::Policy {
-        problems: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-    };
-    Policy::parse(object, &[]).map(Arc::new).map_err(refused)
+pub(super) fn policy(object: &Value) -> Result<Arc<Policy>> {
+    Policy::parse(object, &[]).map(Arc::new).map_err(|problems| {
+        let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        anyhow!("the policy of the stand-in's sandbox: {problems}")
+    })
 }
 
 impl Guest {
@@ -104,10 +105,10 @@ impl Guest {
         sandbox: &str,
         object: &Value,
         authority: Option<Arc<Authority>>,
-    ) -> Result<Self, EgressError> {
-        let slot = network.take().await.map_err(EgressError::Network)?;
+    ) -> Result<Self> {
+        let slot = network.take().await.context("the slot of a stand-in")?;
         let admission = Admission { sandbox: sandbox.to_owned(), policy: policy(object)?, authority };
-        slot.gatekeeper().admit(admission).await.map_err(EgressError::Network)?;
+        slot.gatekeeper().admit(admission).await.context("putting a stand-in's policy in force")?;
         let netns = Netns::fresh()?;
         Netns::of(slot.netns()).ip(&[&format!("link set {STAND_IN} netns {}", netns.path())])?;
         netns.ip(&[
@@ -121,7 +122,7 @@ impl Guest {
 }
 
 /// The far end of the root namespace's uplink, with its servers.
-fn wire_internet(root: &Netns, scratch: &Scratch) -> Result<Process, EgressError> {
+fn wire_internet(root: &Netns, scratch: &Scratch) -> Result<Process> {
     let internet = Netns::fresh()?;
     root.ip(&[
         &format!("link add up0 type veth peer name inet0 netns {}", internet.path()),
@@ -133,19 +134,16 @@ fn wire_internet(root: &Netns, scratch: &Scratch) -> Result<Process, EgressError
         &format!("address add {NAME_SERVER}/24 dev inet0"),
         "link set inet0 up",
     ])?;
-    let program = std::env::current_exe().map_err(io("finding this program"))?;
-    let mut command = Command::new(program);
+    let mut command = this_program()?;
     command.args(["egress", "internet", "--scratch"]).arg(scratch.folder());
-    let mut process = internet.spawn("starting the servers", command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-    let mut said = String::new();
-    if let Some(stdout) = process.0.stdout.take() {
-        BufReader::new(stdout).read_line(&mut said).map_err(io("waiting for the servers"))?;
-    }
-    if said.trim() == "ready" { Ok(process) } else { Err(EgressError::Child { child: "servers'", said }) }
+    let mut process = internet.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let said = process.first_line().context("waiting for the servers")?;
+    ensure!(said.trim() == "ready", "the servers' process said {said:?}");
+    Ok(process)
 }
 
 /// A stand-in that has no slot: one veth to the root namespace, which masquerades it.
-fn wire_plain(root: &Netns) -> Result<Netns, EgressError> {
+fn wire_plain(root: &Netns) -> Result<Netns> {
     let plain = Netns::fresh()?;
     root.ip(&[
         &format!("link add plain0 type veth peer name eth0 netns {}", plain.path()),

@@ -1,104 +1,56 @@
 //! The processes of a run, and what they used.
 
 use super::load::LoadResult;
-use super::{CONNECTIONS, Figures, ProxyError, Scratch};
+use super::{CONNECTIONS, Figures};
+use crate::process::{Process, parse, this_program};
+use crate::scratch::Scratch;
+use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
 /// A proxy that runs.
 pub(super) struct Proxy {
     pub(super) address: SocketAddr,
     pub(super) host: String,
     pub(super) key: String,
-    /// The process, or for nginx its master.
-    pub(super) pid: u32,
-    pub(super) _running: Running,
+    pub(super) process: Process,
 }
 
-/// What ends with the proxy.
-pub(super) enum Running {
-    /// Killed when dropped.
-    Gateway { _child: Child },
-    /// Told to end when dropped, because its workers would outlive a kill.
-    Nginx { _master: super::nginx::Master },
-}
-
-fn this_program() -> Result<PathBuf, ProxyError> {
-    std::env::current_exe().map_err(ProxyError::io("finding this program"))
-}
-
-pub(super) async fn start_gateway(scratch: &Scratch, application: SocketAddr) -> Result<Proxy, ProxyError> {
-    let mut child = Command::new(this_program()?)
-        .arg("gateway")
-        .arg("--certificate")
-        .arg(scratch.certificate())
-        .arg("--key")
-        .arg(scratch.key())
-        .arg("--database")
-        .arg(scratch.as_ref().join("keys.db"))
-        .arg("--application")
-        .arg(application.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(ProxyError::io("starting the gateway"))?;
-    let mut said = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        let read = BufReader::new(stdout).read_line(&mut said).await;
-        read.map_err(ProxyError::io("reading the gateway's port"))?;
-    }
-    let bad = || ProxyError::Child { child: "gateway", said: said.clone() };
-    let mut words = said.split_whitespace();
-    let port: u16 = words.next().and_then(|port| port.parse().ok()).ok_or_else(bad)?;
-    let (host, key) = words.next().zip(words.next()).ok_or_else(bad)?;
-    let pid = child.id().ok_or_else(bad)?;
-    Ok(Proxy {
-        address: SocketAddr::from(([127, 0, 0, 1], port)),
-        host: host.to_owned(),
-        key: key.to_owned(),
-        pid,
-        _running: Running::Gateway { _child: child },
-    })
+pub(super) fn start_gateway(scratch: &Scratch, application: SocketAddr) -> Result<Proxy> {
+    let mut command = this_program()?;
+    command.arg("gateway").arg("--certificate").arg(scratch.certificate()).arg("--key").arg(scratch.key());
+    command.arg("--database").arg(scratch.folder().join("keys.db"));
+    command.args(["--application", &application.to_string()]);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting the gateway")?;
+    let mut process = Process(child);
+    let said = process.first_line().context("reading the gateway's address")?;
+    let [address, host, key] = said.split_whitespace().collect::<Vec<_>>()[..] else {
+        bail!("the gateway process said {said:?}");
+    };
+    let address = address.parse().with_context(|| format!("the gateway process said {said:?}"))?;
+    Ok(Proxy { address, host: host.to_owned(), key: key.to_owned(), process })
 }
 
 /// One round against one proxy.
-pub(super) async fn load_once(
-    scratch: &Scratch,
-    proxy: &Proxy,
-    answer_bytes: usize,
-    round: Duration,
-) -> Result<Figures, ProxyError> {
-    let before = cpu_us(proxy.pid);
-    let output = Command::new(this_program()?)
-        .arg("load")
-        .args(["--address", &proxy.address.to_string()])
-        .args(["--host", &proxy.host])
-        .args(["--key", &proxy.key])
+pub(super) fn load_once(scratch: &Scratch, proxy: &Proxy, answer_bytes: usize, round: Duration) -> Result<Figures> {
+    let before = cpu_us(proxy.process.0.id());
+    let output = this_program()?
+        .args(["load", "--address", &proxy.address.to_string(), "--host", &proxy.host, "--key", &proxy.key])
         .arg("--certificate")
-        .arg(scratch.certificate())
-        .args(["--answer-bytes", &answer_bytes.to_string()])
-        .args(["--connections", &CONNECTIONS.to_string()])
+        .arg(scratch.authority())
+        .args(["--answer-bytes", &answer_bytes.to_string(), "--connections", &CONNECTIONS.to_string()])
         .args(["--ms", &round.as_millis().to_string()])
         .stderr(Stdio::inherit())
-        .kill_on_drop(true)
         .output()
-        .await
-        .map_err(ProxyError::io("running the load"))?;
-    let used = cpu_us(proxy.pid).saturating_sub(before);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let result: LoadResult = serde_json::from_str(&said)
-        .map_err(|_: serde_json::Error| ProxyError::Child { child: "load", said: said.clone() })?;
-    let requests = result.requests.max(1) as f64;
+        .context("running the load")?;
+    let used = cpu_us(proxy.process.0.id()).saturating_sub(before);
+    let result: LoadResult = parse("load", &output.stdout)?;
     let requests_per_s = result.requests as f64 / result.seconds;
     Ok(Figures {
         requests_per_s,
         mib_per_s: requests_per_s * answer_bytes as f64 / f64::from(1 << 20),
-        cpu_us_per_request: used as f64 / requests,
+        cpu_us_per_request: used as f64 / result.requests.max(1) as f64,
     })
 }
 

@@ -1,6 +1,6 @@
 //! The hidden role `gateway`: our gateway before a fixed address, with real keys.
 
-use super::ProxyError;
+use anyhow::{Context, Result};
 use leapbox_api_types::ApiError;
 use leapbox_auth::{Auth, RateLimit};
 use leapbox_db::{Db, OrganisationRow};
@@ -10,7 +10,7 @@ use leapbox_gateway::{Backend, Backends, Config, Gateway, OpenError};
 use leapbox_ids::{OrganisationId, SandboxId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 /// The gateway's domain in the bench.
@@ -77,30 +77,28 @@ impl Backend for FixedApplication {
     }
 }
 
-/// Serves until standard input ends. Says `<port> <host name> <key>` on standard output once it is ready.
-pub async fn bench_gateway(args: GatewayArgs) -> Result<(), ProxyError> {
-    let db = Db::open(&args.database).await.map_err(ProxyError::Db)?;
+/// Serves until standard input ends. Says `<address> <host name> <key>` on standard output once it is ready.
+pub async fn bench_gateway(args: GatewayArgs) -> Result<()> {
+    let db = Db::open(&args.database).await.context("making the key table")?;
     let organisation = OrganisationId::generate();
     let row = OrganisationRow { id: organisation.clone(), name: "bench".to_owned(), created_at_ms: 0 };
-    db.organisation_insert(&row).await.map_err(ProxyError::Db)?;
+    db.organisation_insert(&row).await.context("making the key table")?;
     let auth = Auth::new(db, RateLimit::default());
-    let (_, secret) = auth.create_key(&organisation, "bench").await.map_err(ProxyError::Key)?;
+    let (_, secret) = auth.create_key(&organisation, "bench").await.context("making a key")?;
     let sandbox = SandboxId::generate();
     let host = format!("{sandbox}.{DOMAIN}");
 
-    let tls = Tls::from_files(&args.certificate, &args.key).map_err(ProxyError::Tls)?;
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(ProxyError::io("binding the gateway's port"))?;
-    let port = listener.local_addr().map_err(ProxyError::io("asking for the gateway's port"))?.port();
+    let tls = Tls::from_files(&args.certificate, &args.key).context("setting up TLS")?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("binding the gateway's port")?;
+    let address = listener.local_addr().context("asking for the gateway's port")?;
     let backends = Fixed { auth, sandbox, application: args.application };
     let gateway = Gateway::new(backends, axum::Router::new(), Config::new(DOMAIN));
-    let ready = format!("{port} {host} {secret}\n");
-    tokio::io::stdout().write_all(ready.as_bytes()).await.map_err(ProxyError::io("telling the port"))?;
-    tokio::io::stdout().flush().await.map_err(ProxyError::io("telling the port"))?;
+    println!("{address} {host} {secret}");
     let parent_has_gone = async {
         let mut rest = Vec::new();
         if let Err(error) = tokio::io::stdin().read_to_end(&mut rest).await {
             tracing::debug!(error = %chain(&error), "standard input broke off");
         }
     };
-    gateway.serve(vec![listener], tls, parent_has_gone).await.map_err(ProxyError::Serve)
+    gateway.serve(vec![listener], tls, parent_has_gone).await.context("serving")
 }

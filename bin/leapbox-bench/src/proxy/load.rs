@@ -1,6 +1,7 @@
 //! The hidden role `load`: kept TLS connections that ask for one path as fast as they are answered.
 
-use super::ProxyError;
+use crate::process::single_threaded;
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -10,7 +11,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,26 +52,15 @@ pub struct LoadResult {
     pub seconds: f64,
 }
 
-fn failed(error: impl Display) -> ProxyError {
-    ProxyError::Request { why: error.to_string() }
-}
-
-/// Asks until the time is over and prints what was done as one line of JSON.
-pub async fn bench_load(args: LoadArgs) -> Result<(), ProxyError> {
-    // One thread whatever the caller's runtime is: the load must not take all cores from what it measures.
-    let run = tokio::task::spawn_blocking(move || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ProxyError::io("starting the load's runtime"))?
-            .block_on(load(args))
-    });
-    let result = run.await.map_err(failed)??;
-    println!("{}", serde_json::to_string(&result).map_err(failed)?);
+/// Asks until the time is over and prints what was done as one line of JSON. One thread: the load must not take all
+/// cores from what it measures.
+pub fn bench_load(args: LoadArgs) -> Result<()> {
+    let result = single_threaded()?.block_on(load(args))?;
+    println!("{}", serde_json::to_string(&result)?);
     Ok(())
 }
 
-async fn load(args: LoadArgs) -> Result<LoadResult, ProxyError> {
+async fn load(args: LoadArgs) -> Result<LoadResult> {
     let connector = connector(&args.certificate)?;
     let args = Arc::new(args);
     let mut senders = Vec::new();
@@ -86,52 +75,54 @@ async fn load(args: LoadArgs) -> Result<LoadResult, ProxyError> {
     }
     let mut requests = 0;
     while let Some(done) = tasks.join_next().await {
-        requests += done.map_err(failed)??;
+        requests += done.context("a task of the load was lost")?.context("a request failed")?;
     }
     Ok(LoadResult { requests, seconds: begin.elapsed().as_secs_f64() })
 }
 
-/// TLS that trusts this certificate alone, and whom it has signed.
-pub fn connector(certificate: &Path) -> Result<TlsConnector, ProxyError> {
-    let certificate = CertificateDer::from_pem_file(certificate).map_err(failed)?;
+/// TLS that trusts whom this certificate has signed, and nobody else.
+pub fn connector(certificate: &Path) -> Result<TlsConnector> {
+    let certificate = CertificateDer::from_pem_file(certificate).context("reading the certificate to trust")?;
     let mut roots = RootCertStore::empty();
-    roots.add(certificate).map_err(ProxyError::ClientTls)?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(ProxyError::ClientTls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    roots.add(certificate).context("trusting the certificate")?;
+    Ok(TlsConnector::from(Arc::new(client_config(roots, &["http/1.1"])?)))
 }
 
-async fn connect(args: &LoadArgs, connector: &TlsConnector) -> Result<SendRequest<Empty<Bytes>>, ProxyError> {
-    let socket = TcpStream::connect(args.address).await.map_err(ProxyError::io("connecting to the proxy"))?;
-    socket.set_nodelay(true).map_err(ProxyError::io("setting TCP_NODELAY"))?;
-    let name = ServerName::try_from(args.host.clone()).map_err(failed)?;
-    let stream = connector.connect(name, socket).await.map_err(ProxyError::io("the TLS handshake with the proxy"))?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+pub fn client_config(roots: RootCertStore, protocols: &[&str]) -> Result<ClientConfig> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .context("setting up the load generator's TLS")?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Ok(config)
+}
+
+async fn connect(args: &LoadArgs, connector: &TlsConnector) -> Result<SendRequest<Empty<Bytes>>> {
+    let socket = TcpStream::connect(args.address).await.context("connecting to the proxy")?;
+    socket.set_nodelay(true).context("setting TCP_NODELAY")?;
+    let name = ServerName::try_from(args.host.clone()).context("reading the name to ask for")?;
+    let stream = connector.connect(name, socket).await.context("the TLS handshake with the proxy")?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("the proxy's HTTP")?;
     tokio::spawn(connection);
     Ok(sender)
 }
 
-async fn ask(mut sender: SendRequest<Empty<Bytes>>, args: Arc<LoadArgs>, end: Instant) -> Result<u64, ProxyError> {
+async fn ask(mut sender: SendRequest<Empty<Bytes>>, args: Arc<LoadArgs>, end: Instant) -> Result<u64> {
     let mut requests = 0;
     while Instant::now() < end {
-        sender.ready().await.map_err(failed)?;
+        sender.ready().await?;
         let request = Request::get(format!("/{}", args.answer_bytes))
             .header("host", &args.host)
             .header("authorization", &args.key)
-            .body(Empty::new())
-            .map_err(failed)?;
-        let mut response = sender.send_request(request).await.map_err(failed)?;
+            .body(Empty::new())?;
+        let mut response = sender.send_request(request).await?;
         let mut bytes = 0;
         while let Some(frame) = response.body_mut().frame().await {
-            bytes += frame.map_err(failed)?.data_ref().map_or(0, Bytes::len);
+            bytes += frame?.data_ref().map_or(0, Bytes::len);
         }
-        if response.status() != StatusCode::OK || bytes != args.answer_bytes {
-            return Err(failed(format!("status {}, {bytes} bytes", response.status())));
-        }
+        let status = response.status();
+        ensure!(status == StatusCode::OK && bytes == args.answer_bytes, "status {status}, {bytes} bytes");
         requests += 1;
     }
     Ok(requests)

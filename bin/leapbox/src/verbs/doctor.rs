@@ -42,7 +42,6 @@ pub enum DoctorError {
     /// Standard output is closed.
     #[error("print the report")]
     Print {
-        /// Why not.
         #[source]
         source: std::io::Error,
     },

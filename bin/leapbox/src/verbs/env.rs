@@ -18,21 +18,16 @@ const TRUST: [&str; 4] = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE
 pub enum EnvError {
     /// No key, or no certificate.
     #[error("{path} is missing: run `leapbox setup`")]
-    NotSetUp {
-        /// What is missing.
-        path: std::path::PathBuf,
-    },
+    NotSetUp { path: std::path::PathBuf },
     /// The key cannot be read.
     #[error("the first API key cannot be read")]
     Key {
-        /// Why not.
         #[source]
         source: FileError,
     },
     /// Standard output is closed.
     #[error("print the exports")]
     Print {
-        /// Why not.
         #[source]
         source: std::io::Error,
     },

@@ -56,46 +56,31 @@ pub enum Action {
 pub enum KeysError {
     /// There is no database.
     #[error("{path} is missing: run `leapbox setup`")]
-    NotSetUp {
-        /// The database.
-        path: PathBuf,
-    },
+    NotSetUp { path: PathBuf },
     /// No organisation of this name.
     #[error("there is no organisation {name:?}; add --new-organisation to make it")]
-    UnknownOrganisation {
-        /// The name.
-        name: String,
-    },
+    UnknownOrganisation { name: String },
     /// An organisation of this name is there already.
     #[error("there is an organisation {name:?} already; leave --new-organisation out")]
-    OrganisationExists {
-        /// The name.
-        name: String,
-    },
+    OrganisationExists { name: String },
     /// No key of this id.
     #[error("there is no key {id}, or it is another organisation's")]
-    UnknownKey {
-        /// The id.
-        id: KeyId,
-    },
+    UnknownKey { id: KeyId },
     /// The database does not answer.
     #[error("ask the database")]
     Database {
-        /// Why not.
         #[from]
         source: DbError,
     },
     /// The key could not be made or revoked.
     #[error("change the keys")]
     Key {
-        /// Why not.
         #[from]
         source: KeyError,
     },
     /// There is no runtime for the database.
     #[error("start the database's tasks")]
     Runtime {
-        /// Why not.
         #[source]
         source: std::io::Error,
     },

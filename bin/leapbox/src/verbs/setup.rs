@@ -43,7 +43,6 @@ pub enum SetupError {
     /// The host lacks something.
     #[error("prepare the host")]
     HostPackages {
-        /// What.
         #[source]
         source: HostPackagesError,
     },
@@ -52,41 +51,31 @@ pub enum SetupError {
         "QEMU {version} is installed, which crashes the guest kernel under emulation; \
          install Debian bookworm's 7.2: apt-get install --allow-downgrades 'qemu-system-x86=1:7.2*'"
     )]
-    UnsoundQemu {
-        /// Its version.
-        version: QemuVersion,
-    },
+    UnsoundQemu { version: QemuVersion },
     /// The guest agent has not been built.
     #[error("no leapbox-agent beside {beside} or in PATH: run `make build`")]
-    NoAgent {
-        /// This executable's folder.
-        beside: PathBuf,
-    },
+    NoAgent { beside: PathBuf },
     /// Kernel, initramfs or template.
     #[error("build the guest's parts")]
     Artifact {
-        /// Why not.
         #[source]
         source: ArtifactError,
     },
     /// Local CA and certificates.
     #[error("make the local CA and certificate")]
     LocalCa {
-        /// Why not.
         #[source]
         source: LocalCaError,
     },
     /// First organisation and key.
     #[error("make the first API key")]
     FirstKey {
-        /// Why not.
         #[source]
         source: FirstKeyError,
     },
     /// The state folder.
     #[error("prepare the state folder")]
     State {
-        /// Why not.
         #[source]
         source: FileError,
     },

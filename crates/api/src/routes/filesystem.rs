@@ -1,6 +1,6 @@
 //! Files in a sandbox.
 
-use super::Routes;
+use super::Described;
 use crate::ApiState;
 use crate::answer::Failure;
 use crate::body::{JsonObject, RawBody};
@@ -11,7 +11,6 @@ use crate::routes::answers::{Errors, RawBytes};
 use crate::validate::{self, Query};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use axum::{Extension, Json};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -20,16 +19,17 @@ use leapbox_api_types::filesystem::{
 };
 use leapbox_auth::Caller;
 use leapbox_guest_protocol as guest;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Routes {
+pub(super) fn routes() -> Vec<Described> {
     vec![
-        ("/v1/sandbox/{id}/filesystem/ls", post(ls)),
-        ("/v1/sandbox/{id}/filesystem/stat", post(stat)),
-        ("/v1/sandbox/{id}/filesystem/mkdir", post(mkdir)),
-        ("/v1/sandbox/{id}/filesystem/write-file", post(write_file)),
-        ("/v1/sandbox/{id}/filesystem/read-file", post(read_file)),
-        ("/v1/sandbox/{id}/filesystem/exists", post(exists)),
-        ("/v1/sandbox/{id}/filesystem/delete", post(delete)),
+        routes!(ls),
+        routes!(stat),
+        routes!(mkdir),
+        routes!(write_file),
+        routes!(read_file),
+        routes!(exists),
+        routes!(delete),
     ]
 }
 
@@ -38,13 +38,11 @@ pub(super) fn routes() -> Routes {
     path = "/v1/sandbox/{id}/filesystem/ls",
     operation_id = "filesystemLS",
     tag = "Filesystem",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = LsRequest,
     responses((status = 200, description = "The entries.", body = LsResponse), Errors),
 )]
-pub(crate) async fn ls(
+async fn ls(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -61,13 +59,11 @@ pub(crate) async fn ls(
     path = "/v1/sandbox/{id}/filesystem/stat",
     operation_id = "filesystemStat",
     tag = "Filesystem",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = PathRequest,
     responses((status = 200, description = "The path.", body = FileInfo), Errors),
 )]
-pub(crate) async fn stat(
+async fn stat(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -83,13 +79,11 @@ pub(crate) async fn stat(
     path = "/v1/sandbox/{id}/filesystem/mkdir",
     operation_id = "filesystemMkdir",
     tag = "Filesystem",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = MkdirRequest,
     responses((status = 204, description = "It is there."), Errors),
 )]
-pub(crate) async fn mkdir(
+async fn mkdir(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -110,14 +104,14 @@ pub(crate) async fn mkdir(
     operation_id = "filesystemWriteFile",
     tag = "Filesystem",
     params(
-        ("id" = String, Path, description = "The sandbox's id"),
+        InPath,
         ("path" = String, Query, description = "The file; missing parent directories are made"),
         ("permissions" = Option<String>, Query, description = "Octal permissions, for example `0755`")
     ),
     request_body(content = RawBytes, content_type = "application/octet-stream", description = "The content, at most 10 MiB"),
     responses((status = 204, description = "It is written."), Errors),
 )]
-pub(crate) async fn write_file(
+async fn write_file(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -138,13 +132,11 @@ pub(crate) async fn write_file(
     path = "/v1/sandbox/{id}/filesystem/read-file",
     operation_id = "filesystemReadFile",
     tag = "Filesystem",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = ReadFileRequest,
     responses((status = 200, description = "The bytes.", body = RawBytes, content_type = "application/octet-stream"), Errors),
 )]
-pub(crate) async fn read_file(
+async fn read_file(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -161,13 +153,11 @@ pub(crate) async fn read_file(
     path = "/v1/sandbox/{id}/filesystem/exists",
     operation_id = "filesystemExists",
     tag = "Filesystem",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = PathRequest,
     responses((status = 200, description = "Whether it is there.", body = ExistsResponse), Errors),
 )]
-pub(crate) async fn exists(
+async fn exists(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -183,13 +173,11 @@ pub(crate) async fn exists(
     path = "/v1/sandbox/{id}/filesystem/delete",
     operation_id = "filesystemDelete",
     tag = "Filesystem",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = DeleteRequest,
     responses((status = 204, description = "It is gone."), Errors),
 )]
-pub(crate) async fn delete(
+async fn delete(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,

@@ -1,10 +1,9 @@
 //! What the contract has and this version has not: each answers 501 and says so. A path leaves this table in the change
 //! that serves it.
 
-use super::Routes;
 use crate::answer::Failure;
 use axum::extract::MatchedPath;
-use axum::routing::{MethodFilter, on};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 use leapbox_api_types::ApiError;
 
@@ -63,8 +62,8 @@ const LATER: [(&str, MethodFilter); 46] = [
     ("/v1/sandbox/{id}/ssh/{access}/regen", POST),
 ];
 
-pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Routes<S> {
-    LATER.into_iter().map(|(path, methods)| (path, on(methods, not_yet))).collect()
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> impl Iterator<Item = (&'static str, MethodRouter<S>)> {
+    LATER.into_iter().map(|(path, methods)| (path, on(methods, not_yet)))
 }
 
 async fn not_yet(method: Method, path: MatchedPath) -> Failure {

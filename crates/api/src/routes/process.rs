@@ -1,6 +1,6 @@
 //! Running commands.
 
-use super::Routes;
+use super::Described;
 use crate::answer::Failure;
 use crate::body::JsonObject;
 use crate::detached::detached;
@@ -8,14 +8,14 @@ use crate::path::InPath;
 use crate::routes::answers::Errors;
 use crate::{ApiState, guest_errors, validate};
 use axum::extract::State;
-use axum::routing::post;
 use axum::{Extension, Json};
 use leapbox_api_types::process::{ExecuteRequest, ExecuteResponse, TIMED_OUT_EXIT_CODE};
 use leapbox_auth::Caller;
 use leapbox_guest_protocol::ExecOutput;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Routes {
-    vec![("/v1/sandbox/{id}/process/execute", post(execute))]
+pub(super) fn routes() -> Vec<Described> {
+    vec![routes!(execute)]
 }
 
 #[utoipa::path(
@@ -23,13 +23,11 @@ pub(super) fn routes() -> Routes {
     path = "/v1/sandbox/{id}/process/execute",
     operation_id = "processExecute",
     tag = "Process",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     request_body = ExecuteRequest,
     responses((status = 200, description = "The command has ended.", body = ExecuteResponse), Errors),
 )]
-pub(crate) async fn execute(
+async fn execute(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,

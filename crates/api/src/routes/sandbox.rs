@@ -1,6 +1,6 @@
 //! Create, get, list, pause, stop, start, delete.
 
-use super::Routes;
+use super::Described;
 use crate::ApiState;
 use crate::answer::Failure;
 use crate::body::JsonObject;
@@ -9,21 +9,14 @@ use crate::path::InPath;
 use crate::routes::answers::Errors;
 use crate::validate::{self, Query};
 use axum::extract::State;
-use axum::routing::{get, post};
 use axum::{Extension, Json};
 use http::StatusCode;
 use leapbox_api_types::sandbox::{CreateSandbox, SandboxDetails, SandboxList};
 use leapbox_auth::Caller;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Routes {
-    vec![
-        ("/v1/sandbox", post(create)),
-        ("/v1/sandbox/{id}", get(read).delete(delete)),
-        ("/v1/sandbox/{id}/pause", post(pause)),
-        ("/v1/sandbox/{id}/stop", post(stop)),
-        ("/v1/sandbox/{id}/start", post(start)),
-        ("/v1/sandboxes", get(list)),
-    ]
+pub(super) fn routes() -> Vec<Described> {
+    vec![routes!(create), routes!(read, delete), routes!(pause), routes!(stop), routes!(start), routes!(list)]
 }
 
 #[utoipa::path(
@@ -34,7 +27,7 @@ pub(super) fn routes() -> Routes {
     request_body = CreateSandbox,
     responses((status = 201, description = "It can be used.", body = SandboxDetails), Errors),
 )]
-pub(crate) async fn create(
+async fn create(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -49,12 +42,10 @@ pub(crate) async fn create(
     path = "/v1/sandbox/{id}",
     operation_id = "getSandbox",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 200, description = "The sandbox.", body = SandboxDetails), Errors),
 )]
-pub(crate) async fn read(
+async fn read(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -67,12 +58,10 @@ pub(crate) async fn read(
     path = "/v1/sandbox/{id}",
     operation_id = "deleteSandbox",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 204, description = "Nothing is left of it."), Errors),
 )]
-pub(crate) async fn delete(
+async fn delete(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -95,7 +84,7 @@ pub(crate) async fn delete(
     ),
     responses((status = 200, description = "A page.", body = SandboxList), Errors),
 )]
-pub(crate) async fn list(
+async fn list(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Query(query): Query,
@@ -109,12 +98,10 @@ pub(crate) async fn list(
     path = "/v1/sandbox/{id}/pause",
     operation_id = "pauseSandbox",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 201, description = "Its memory and disk are stored; a request wakes it.", body = SandboxDetails), Errors),
 )]
-pub(crate) async fn pause(
+async fn pause(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -128,12 +115,10 @@ pub(crate) async fn pause(
     path = "/v1/sandbox/{id}/stop",
     operation_id = "stopSandbox",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 200, description = "Its disk is stored; only a start brings it back.", body = SandboxDetails), Errors),
 )]
-pub(crate) async fn stop(
+async fn stop(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -147,12 +132,10 @@ pub(crate) async fn stop(
     path = "/v1/sandbox/{id}/start",
     operation_id = "startSandbox",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 200, description = "It has booted afresh over its disk and can be used.", body = SandboxDetails), Errors),
 )]
-pub(crate) async fn start(
+async fn start(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,

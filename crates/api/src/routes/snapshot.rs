@@ -1,6 +1,6 @@
 //! Snapshots: create, list, restore, delete.
 
-use super::Routes;
+use super::Described;
 use crate::ApiState;
 use crate::answer::Failure;
 use crate::body::{JsonObject, OptionalJsonObject};
@@ -9,20 +9,15 @@ use crate::path::{InPath, SnapshotInPath};
 use crate::routes::answers::Errors;
 use crate::validate::{self, Query};
 use axum::extract::State;
-use axum::routing::{delete, get, post};
 use axum::{Extension, Json};
 use http::StatusCode;
 use leapbox_api_types::sandbox::SandboxDetails;
 use leapbox_api_types::snapshot::{CreateSnapshot, RestoreSnapshotRequest, SnapshotDetails, SnapshotList};
 use leapbox_auth::Caller;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Routes {
-    vec![
-        ("/v1/sandbox/{id}/snapshot/create", post(create)),
-        ("/v1/snapshot/restore", post(restore)),
-        ("/v1/snapshot/{id}", delete(remove)),
-        ("/v1/snapshots", get(list)),
-    ]
+pub(super) fn routes() -> Vec<Described> {
+    vec![routes!(create), routes!(restore), routes!(remove), routes!(list)]
 }
 
 #[utoipa::path(
@@ -36,7 +31,7 @@ pub(super) fn routes() -> Routes {
     request_body = Option<CreateSnapshot>,
     responses((status = 201, description = "It is stored.", body = SnapshotDetails), Errors),
 )]
-pub(crate) async fn create(
+async fn create(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -55,7 +50,7 @@ pub(crate) async fn create(
     request_body = RestoreSnapshotRequest,
     responses((status = 201, description = "A new sandbox that can be used.", body = SandboxDetails), Errors),
 )]
-pub(crate) async fn restore(
+async fn restore(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -70,12 +65,10 @@ pub(crate) async fn restore(
     path = "/v1/snapshot/{id}",
     operation_id = "deleteSnapshot",
     tag = "Snapshot",
-    params(
-        ("id" = String, Path, description = "The snapshot's id")
-    ),
+    params(SnapshotInPath),
     responses((status = 204, description = "It is gone; sandboxes restored from it live on."), Errors),
 )]
-pub(crate) async fn remove(
+async fn remove(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     SnapshotInPath(id): SnapshotInPath,
@@ -98,7 +91,7 @@ pub(crate) async fn remove(
     ),
     responses((status = 200, description = "A page.", body = SnapshotList), Errors),
 )]
-pub(crate) async fn list(
+async fn list(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     Query(query): Query,

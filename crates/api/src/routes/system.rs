@@ -1,21 +1,18 @@
 //! What a sandbox's image says about itself.
 
-use super::Routes;
+use super::Described;
 use crate::ApiState;
 use crate::answer::Failure;
 use crate::path::InPath;
 use crate::routes::answers::Errors;
 use axum::extract::State;
-use axum::routing::get;
 use axum::{Extension, Json};
 use leapbox_api_types::system::{UserHomeDir, Workdir};
 use leapbox_auth::Caller;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Routes {
-    vec![
-        ("/v1/sandbox/{id}/system/user-home-dir", get(user_home_dir)),
-        ("/v1/sandbox/{id}/system/workdir", get(workdir)),
-    ]
+pub(super) fn routes() -> Vec<Described> {
+    vec![routes!(user_home_dir), routes!(workdir)]
 }
 
 #[utoipa::path(
@@ -23,12 +20,10 @@ pub(super) fn routes() -> Routes {
     path = "/v1/sandbox/{id}/system/user-home-dir",
     operation_id = "getSandboxUserHomeDir",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 200, description = "Home of the image's user.", body = UserHomeDir), Errors),
 )]
-pub(crate) async fn user_home_dir(
+async fn user_home_dir(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
@@ -42,12 +37,10 @@ pub(crate) async fn user_home_dir(
     path = "/v1/sandbox/{id}/system/workdir",
     operation_id = "getSandboxWorkdir",
     tag = "Sandbox",
-    params(
-        ("id" = String, Path, description = "The sandbox's id")
-    ),
+    params(InPath),
     responses((status = 200, description = "The image's working directory.", body = Workdir), Errors),
 )]
-pub(crate) async fn workdir(
+async fn workdir(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,

@@ -43,7 +43,6 @@ fn refuse_mounts(fields: &mut Fields<'_>) {
     }
 }
 
-/// A list.
 pub(crate) fn list(query: &Map<String, Value>) -> Result<SandboxListQuery, ApiError> {
     const SORTS: [(&str, SandboxSort); 2] = [("created_at", SandboxSort::CreatedAt), ("state", SandboxSort::State)];
     let mut fields = Fields::new(query);

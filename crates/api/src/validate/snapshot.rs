@@ -8,7 +8,6 @@ use leapbox_api_types::snapshot::{NewSnapshot, RestoreSnapshot, SNAPSHOT_NAME_MA
 use leapbox_egress_policy::Cidr;
 use serde_json::{Map, Value};
 
-/// A create.
 pub(crate) fn create(body: &Map<String, Value>) -> Result<NewSnapshot, ApiError> {
     let mut fields = Fields::new(body);
     let new = NewSnapshot {
@@ -34,7 +33,6 @@ pub(crate) fn restore(body: &Map<String, Value>, private: &[Cidr]) -> Result<Res
     fields.done(restore)
 }
 
-/// A list.
 pub(crate) fn list(query: &Map<String, Value>) -> Result<SnapshotListQuery, ApiError> {
     const SORTS: [(&str, SnapshotSort); 2] =
         [("created_at", SnapshotSort::CreatedAt), ("template_id", SnapshotSort::Template)];

@@ -51,7 +51,6 @@ pub struct Sandbox {
 row! {
     /// What a sandbox was made with.
     pub struct Spec of "sandbox" {
-        /// Its id.
         id: SandboxId,
         /// Whose it is.
         organisation: OrganisationId,
@@ -137,7 +136,6 @@ pub struct VmRecord {
 /// What a VM was started from: its memory is a difference to the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// The base.
     pub base: BaseId,
     /// The guest image under the base.
     pub image: ImageDigest,
@@ -166,7 +164,6 @@ pub struct StoredDisk {
 pub enum Stored {
     /// All of it.
     Memory(StoredMemory),
-    /// Its disk.
     Disk(StoredDisk),
 }
 
@@ -197,7 +194,6 @@ impl Stored {
 }
 
 impl Sandbox {
-    /// Its id.
     pub fn id(&self) -> &SandboxId {
         &self.spec.id
     }

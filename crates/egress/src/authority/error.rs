@@ -8,49 +8,42 @@ pub enum AuthorityError {
     /// No key pair could be made.
     #[error("could not make a key")]
     Key {
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },
     /// The authority's own certificate could not be made.
     #[error("could not make a sandbox's CA certificate")]
     Certificate {
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },
     /// What was stored is not an ECDSA P-256 key in PKCS #8.
     #[error("a stored CA key can't be read")]
     StoredKey {
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },
     /// What was stored is not a certificate in PEM.
     #[error("a stored CA certificate is not PEM")]
     StoredPem {
-        /// Why not.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
     /// What was stored is not a CA's certificate.
     #[error("a stored CA certificate can't be read")]
     StoredCertificate {
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },
     /// Key and certificate are of different authorities.
     #[error("a stored CA certificate and key don't belong together")]
     Mismatch {
-        /// What the comparison said.
         #[source]
         source: rustls::Error,
     },
     /// The leaves' key does not work for TLS.
     #[error("a leaf key can't be used for TLS")]
     LeafKey {
-        /// Why not.
         #[source]
         source: rustls::Error,
     },
@@ -60,9 +53,7 @@ pub enum AuthorityError {
     /// A leaf could not be made.
     #[error("could not make a certificate for {name}")]
     Leaf {
-        /// For whom.
         name: DomainName,
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },

@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 #[derive(Clone)]
 pub(crate) struct Spawner(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
 
-/// The tasks.
 pub(crate) struct Tasks {
     new: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
     running: FuturesUnordered<BoxFuture<'static, ()>>,

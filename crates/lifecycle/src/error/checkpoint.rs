@@ -33,18 +33,13 @@ pub enum CheckpointError {
     /// What is stored is damaged, or is another's.
     #[error("what is stored of it is damaged or missing ({part})")]
     Damaged {
-        /// Which part of it.
         part: String,
-        /// How that was found.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It was stored as something else than its row says.
     #[error("what is stored is not what was expected: another {what}")]
-    Mismatch {
-        /// What differs.
-        what: &'static str,
-    },
+    Mismatch { what: &'static str },
     /// Stored by a machine this host cannot make any more.
     #[error(
         "it was stored with another CPU model, VMM or kernel than this host has now (stored for {stored:.12}, here is \

@@ -15,30 +15,12 @@ use leapbox_errors::chain;
 use leapbox_ids::{ArchiveId, BaseId, ImageDigest, TemplateId};
 use leapbox_storage::{ArchiveWriter, StoreError};
 use leapbox_templates::ArtifactError;
-use parking_lot::Mutex;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// After the object store did not answer.
 const EXPORT_AGAIN: Duration = Duration::from_secs(15);
-
-/// Bases and images that something stored needs, still to be put into archives.
-#[derive(Debug, Default)]
-pub(super) struct Exports {
-    wanted: Mutex<BTreeSet<ArchiveId>>,
-    added: Notify,
-}
-
-impl Exports {
-    /// Notes what is to be exported of these archives: a checkpoint is in an archive from the beginning.
-    pub fn want(&self, ids: impl IntoIterator<Item = ArchiveId>) {
-        self.wanted.lock().extend(ids.into_iter().filter(|id| !matches!(id, ArchiveId::Checkpoint(_))));
-        self.added.notify_one();
-    }
-}
 
 impl Host {
     /// Puts into archives what is wanted, one after the other, until `stop`; uploading is the archives' business.
@@ -49,17 +31,15 @@ impl Host {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.storing.exports.added.notified() => {}
-                () = tokio::time::sleep(EXPORT_AGAIN), if !self.storing.exports.wanted.lock().is_empty() => {}
+                () = self.storing.exports.added() => {}
+                () = tokio::time::sleep(EXPORT_AGAIN), if !self.storing.exports.is_empty() => {}
             }
-            loop {
-                let next = self.storing.exports.wanted.lock().pop_first();
-                let Some(id) = next else { break };
+            while let Some(id) = self.storing.exports.pop() {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     exported = self.export(&id) => if exported.is_err() {
                         tracing::warn!(%id, "the object store does not answer: bases and images wait");
-                        self.storing.exports.wanted.lock().insert(id);
+                        self.storing.exports.put_back(id);
                         break;
                     },
                 }

@@ -8,14 +8,12 @@
 //! ```
 
 use super::CheckpointPin;
-use super::launch::Disk;
-use super::vm::Vm;
 use crate::clock::now_ms;
 use crate::error::CheckpointError;
 use leapbox_db::{Live, Origin, Spec, Stored};
 use leapbox_errors::FileError;
 use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, TemplateId};
-use leapbox_storage::{Archive, ArchiveError, ArchiveStore, ArchiveWriter, Runs, disk_runs};
+use leapbox_storage::{Archive, ArchiveError, ArchiveStore, Runs, disk_runs};
 use leapbox_vmm::{DiffSnapshot, Shape};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -59,7 +57,8 @@ impl Header {
         }
     }
 
-    fn of_memory(spec: &Spec, origin: &Origin, compatibility_key: String, driver: String) -> Self {
+    /// Of a suspended machine, memory and disk.
+    pub fn of_memory(spec: &Spec, origin: &Origin, compatibility_key: String, driver: String) -> Self {
         Self {
             base: Some(origin.base.clone()),
             compatibility_key: Some(compatibility_key),
@@ -89,22 +88,6 @@ impl Header {
     }
 }
 
-/// Stores a suspended machine whole.
-pub(super) async fn store(
-    archives: &ArchiveStore,
-    vm: &Vm,
-    spec: &Spec,
-    checkpoint: &CheckpointId,
-) -> Result<CheckpointPin, CheckpointError> {
-    let base = vm.base.as_ref().ok_or(CheckpointError::Mismatch { what: "base (it is not there any more)" })?;
-    let changes = vm.machine.snapshot_diff().await.map_err(CheckpointError::Vmm)?;
-    let key = base.snapshot.compatibility_key.clone();
-    let header = Header::of_memory(spec, &vm.origin, key, vm.machine.record().driver);
-    let writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
-    let disk = vm.disk.clone();
-    write(writer, header, Some(changes), disk).await
-}
-
 /// Stores a disk alone.
 pub(super) async fn store_disk(
     archives: &ArchiveStore,
@@ -114,16 +97,19 @@ pub(super) async fn store_disk(
     checkpoint: &CheckpointId,
 ) -> Result<CheckpointPin, CheckpointError> {
     let header = Header::of_disk(spec, &live.origin.image, live.vm.machine.driver.clone());
-    let writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
-    write(writer, header, None, disk.to_path_buf()).await
+    write(archives, checkpoint, header, None, disk.to_path_buf()).await
 }
 
-async fn write(
-    mut writer: ArchiveWriter,
+/// Writes it, sealed and pinned when this returns. `changes` are the memory and state of a machine that stays suspended
+/// meanwhile.
+pub(super) async fn write(
+    archives: &ArchiveStore,
+    checkpoint: &CheckpointId,
     header: Header,
     changes: Option<DiffSnapshot>,
     disk: PathBuf,
 ) -> Result<CheckpointPin, CheckpointError> {
+    let mut writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
     // Given up when this future is dropped: the machine goes on then, and what is read of it is nonsense.
     let given_up = GivenUp::default();
     let flag = Arc::clone(&given_up.0);
@@ -172,7 +158,7 @@ fn until(given_up: &Arc<AtomicBool>, runs: Runs) -> Runs {
 pub(super) struct Contents {
     /// None of a stopped sandbox.
     pub changes: Option<DiffSnapshot>,
-    pub disk: Disk,
+    pub disk: Runs,
 }
 
 /// What `archive` is of; an error unless that is what is `stored` of the sandbox.
@@ -192,7 +178,7 @@ pub(super) async fn read(archive: Archive) -> Result<Contents, CheckpointError> 
             }),
             false => None,
         };
-        Ok(Contents { changes, disk: Disk::Stored(archive.runs(DISK).map_err(damaged)?) })
+        Ok(Contents { changes, disk: archive.runs(DISK).map_err(damaged)? })
     });
     reading.await.map_err(CheckpointError::Interrupted)?
 }

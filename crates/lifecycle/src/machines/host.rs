@@ -1,11 +1,11 @@
 //! The machines of this host: the driver, the pool, the bases and the archives behind one door.
 
 use super::capacity::{Capacity, Permit};
-use super::carry::Exports;
 use super::checkpoint::{self, Contents};
 use super::launch::{Disk, Launcher};
 use super::pool::Pool;
-use super::vm::{Storing, Vm, admission};
+use super::storing::{Exports, Storing};
+use super::vm::{Vm, admission};
 use super::{CheckpointPin, Egress, Machines, SandboxVm};
 use crate::catalog::{Catalog, Template};
 use crate::config::LifecycleConfig;
@@ -148,7 +148,7 @@ impl Host {
         // Reading begins with the turn: frames that nobody takes yet would only fill the memory.
         let _turn = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
         let Contents { changes, disk } = checkpoint::read(archive).await?;
-        let launched = self.launcher.launch(&template, base, disk, changes, permit).await;
+        let launched = self.launcher.launch(&template, base, Disk::Stored(disk), changes, permit).await;
         let vm = launched.map_err(CheckpointError::of_launch)?;
         if header.base.is_some() {
             return Ok(vm);

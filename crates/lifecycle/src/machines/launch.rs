@@ -2,7 +2,8 @@
 
 use super::capacity::Permit;
 use super::cleanup::Cleanup;
-use super::vm::{SlotOf, Storing, Vm};
+use super::storing::Storing;
+use super::vm::{SlotOf, Vm};
 use crate::catalog::Template;
 use crate::error::LaunchError;
 use leapbox_api_types::sandbox::DISK_MIB;

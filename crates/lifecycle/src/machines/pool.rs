@@ -61,7 +61,6 @@ impl Shelf {
     }
 }
 
-/// The pool.
 pub(crate) struct Pool {
     limits: PoolLimits,
     shelves: Mutex<HashMap<Key, Shelf>>,

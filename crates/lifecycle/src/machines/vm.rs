@@ -1,9 +1,9 @@
 //! A running clone, and everything that has to be given back when it ends.
 
-use super::capacity::{Capacity, Permit};
-use super::carry::Exports;
-use super::checkpoint;
+use super::capacity::Permit;
+use super::checkpoint::{self, Header};
 use super::cleanup::Cleanup;
+use super::storing::Storing;
 use super::{CheckpointPin, Egress, Identity, SandboxVm};
 use crate::clock::now_ns;
 use crate::error::{CheckpointError, LaunchError};
@@ -15,7 +15,6 @@ use leapbox_guest_client::GuestClient;
 use leapbox_guest_protocol::{Configure, Entropy, Identity as Names, Trust};
 use leapbox_ids::{ArchiveId, CheckpointId, SandboxId};
 use leapbox_network::{Admission, Gatekeeper, Slot};
-use leapbox_storage::ArchiveStore;
 use leapbox_vmm::{ExitReason, Machine};
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::MetadataExt;
@@ -30,13 +29,6 @@ const CONFIGURE_ATTEMPTS: usize = 5;
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// The name of the clean-up step that removes the disk.
 pub(super) const DISK: &str = "disk";
-
-/// What machines are stored with.
-pub(crate) struct Storing {
-    pub archives: ArchiveStore,
-    pub capacity: Capacity,
-    pub exports: Exports,
-}
 
 /// What a machine knows of its slot, which is on its clean-up stack.
 pub(crate) struct SlotOf {
@@ -160,7 +152,11 @@ impl SandboxVm for Vm {
         let Storing { archives, capacity, exports } = self.storing.as_ref();
         // Before it is written, that is: what is stored is no larger, and compresses.
         let _room = capacity.reserve_disk(self.own_mib()).map_err(CheckpointError::of_full_disk)?;
-        let stored = checkpoint::store(archives, self, spec, checkpoint).await?;
+        let base = self.base.as_ref().ok_or(CheckpointError::Mismatch { what: "base (it is not there any more)" })?;
+        let changes = self.machine.snapshot_diff().await.map_err(CheckpointError::Vmm)?;
+        let (key, driver) = (base.snapshot.compatibility_key.clone(), self.machine.record().driver);
+        let header = Header::of_memory(spec, &self.origin, key, driver);
+        let stored = checkpoint::write(archives, checkpoint, header, Some(changes), self.disk.clone()).await?;
         exports.want([ArchiveId::from(&self.origin.base), ArchiveId::from(&self.origin.image)]);
         Ok(stored)
     }

@@ -13,10 +13,7 @@ pub enum ArchiveError {
     File(#[from] FileError),
     /// Names of parts, like ids of archives, are single path segments of letters, digits, `-` and `_`.
     #[error("{name:?} cannot be the name of an archive or of a part of one")]
-    Name {
-        /// The name.
-        name: String,
-    },
+    Name { name: String },
     /// An archive never changes, so it is never written twice.
     #[error("{path} is there already")]
     Exists {
@@ -32,47 +29,31 @@ pub enum ArchiveError {
     /// What was to be stored could not be read.
     #[error("reading what is to be stored in {path}")]
     Source {
-        /// The part.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
     /// Runs are ascending, do not overlap, and have 1 to 1 Mi bytes.
     #[error("a run of {length} bytes at {offset} cannot be in {path}: it is too long, empty, or out of order")]
     Run {
-        /// The part.
         path: PathBuf,
         /// Where the run belongs, in bytes.
         offset: u64,
-        /// Its bytes.
         length: usize,
     },
     /// Parts of bytes are read into memory as a whole.
     #[error("{path} has {length} bytes, too many for a part that is no runs")]
-    TooLong {
-        /// The part.
-        path: PathBuf,
-        /// Its bytes.
-        length: u64,
-    },
+    TooLong { path: PathBuf, length: u64 },
     /// A manifest cannot be written as JSON.
     #[error("the manifest {path} cannot be encoded")]
     Encode {
-        /// The manifest.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: serde_json::Error,
     },
     /// More than an opened one may have.
     #[error("the manifest {path} would have {length} bytes; at most {max} can be read again", max = super::MANIFEST_MAX)]
-    ManifestTooLong {
-        /// The manifest.
-        path: PathBuf,
-        /// Its bytes.
-        length: u64,
-    },
+    ManifestTooLong { path: PathBuf, length: u64 },
     /// There is no such file.
     #[error("{path} is missing")]
     Missing {
@@ -81,14 +62,10 @@ pub enum ArchiveError {
     },
     /// A link, folder or device lies where a file should.
     #[error("{path} is not a regular file")]
-    NotAFile {
-        /// What lies there.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// Not what any version writes.
     #[error("the manifest {path} is damaged: it cannot be read")]
     ManifestUnreadable {
-        /// The manifest.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
@@ -96,44 +73,24 @@ pub enum ArchiveError {
     },
     /// Written by another version of Leapbox.
     #[error("the manifest {path} has format {found}, this version reads {expected}")]
-    ManifestFormat {
-        /// The manifest.
-        path: PathBuf,
-        /// Its format number.
-        found: u64,
-        /// Ours.
-        expected: u32,
-    },
+    ManifestFormat { path: PathBuf, found: u64, expected: u32 },
     /// Of another installation, or of a key that is lost.
     #[error("{path} was sealed with another server key ({found}, and this server's is {expected})")]
     OtherKey {
-        /// The manifest.
         path: PathBuf,
         /// That key's fingerprint, as it is said there.
         found: String,
-        /// Ours.
         expected: String,
     },
     /// Well formed, but not what was written.
     #[error("the manifest {path} is damaged: its tag does not match")]
-    ManifestDamaged {
-        /// The manifest.
-        path: PathBuf,
-    },
+    ManifestDamaged { path: PathBuf },
     /// A sound archive in the place of another one.
     #[error("{path} is the manifest of {found}, not of {expected}")]
-    OtherArchive {
-        /// The manifest.
-        path: PathBuf,
-        /// Whose it is.
-        found: String,
-        /// What was asked for.
-        expected: String,
-    },
+    OtherArchive { path: PathBuf, found: String, expected: String },
     /// The header is not of the kind that was asked for.
     #[error("the manifest {path} describes something else")]
     Header {
-        /// The manifest.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
@@ -141,24 +98,13 @@ pub enum ArchiveError {
     },
     /// The archive has no part of that name and kind.
     #[error("{path} is not among the archive's parts of that kind")]
-    NoPart {
-        /// The part.
-        path: PathBuf,
-    },
+    NoPart { path: PathBuf },
     /// Truncated or extended.
     #[error("{path} is damaged: it has {found} bytes and was sealed with {expected}")]
-    Length {
-        /// The part.
-        path: PathBuf,
-        /// Its length.
-        found: u64,
-        /// What it was.
-        expected: u64,
-    },
+    Length { path: PathBuf, found: u64, expected: u64 },
     /// Other bytes than were sealed.
     #[error("{path} is damaged: frame {frame}, at byte {offset}, is not what was sealed")]
     Damaged {
-        /// The part.
         path: PathBuf,
         /// The first frame that is not sound, counted from 0.
         frame: u64,
@@ -167,20 +113,11 @@ pub enum ArchiveError {
     },
     /// The frames are sound and yet not those of the manifest.
     #[error("{path} is damaged: it holds {found} bytes of data and was sealed with {expected}")]
-    Total {
-        /// The part.
-        path: PathBuf,
-        /// Its bytes when read.
-        found: u64,
-        /// What they were.
-        expected: u64,
-    },
+    Total { path: PathBuf, found: u64, expected: u64 },
     /// The keys cannot be derived.
     #[error("deriving the keys of {path}")]
     Key {
-        /// The archive's folder.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: KeyError,
     },

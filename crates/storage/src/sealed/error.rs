@@ -12,18 +12,13 @@ pub enum SealError {
     /// The header cannot be written as JSON.
     #[error("the header of {path} cannot be encoded")]
     Encode {
-        /// The manifest.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: serde_json::Error,
     },
     /// A file of a folder is named by one plain component, and not like the manifest.
     #[error("{name:?} cannot be the name of a sealed file")]
-    Name {
-        /// The name.
-        name: String,
-    },
+    Name { name: String },
     /// There is no such file.
     #[error("{path} is missing")]
     Missing {
@@ -32,24 +27,13 @@ pub enum SealError {
     },
     /// A link, folder or device lies where a file should.
     #[error("{path} is not a regular file")]
-    NotAFile {
-        /// What lies there.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// Truncated or extended.
     #[error("{path} is damaged: it has {found} bytes and was sealed with {expected}")]
-    Length {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        found: u64,
-        /// What it was.
-        expected: u64,
-    },
+    Length { path: PathBuf, found: u64, expected: u64 },
     /// Other bytes than were sealed.
     #[error("{path} is damaged: its bytes at {offset}..{end} are not those that were sealed", end = offset + crate::checksum::CHUNK)]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// Where the first damaged chunk begins, in bytes.
         offset: u64,
@@ -57,7 +41,6 @@ pub enum SealError {
     /// Not what any version writes.
     #[error("the manifest {path} is damaged: it cannot be read")]
     ManifestUnreadable {
-        /// The manifest.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
@@ -65,24 +48,13 @@ pub enum SealError {
     },
     /// Well formed, but its content is not what was written.
     #[error("the manifest {path} is damaged: its checksum does not match")]
-    ManifestDamaged {
-        /// The manifest.
-        path: PathBuf,
-    },
+    ManifestDamaged { path: PathBuf },
     /// Written by another version of Leapbox.
     #[error("the manifest {path} has format {found}, this version reads {expected}")]
-    ManifestFormat {
-        /// The manifest.
-        path: PathBuf,
-        /// Its format number.
-        found: u64,
-        /// Ours.
-        expected: u32,
-    },
+    ManifestFormat { path: PathBuf, found: u64, expected: u32 },
     /// The header is not of the kind that was asked for.
     #[error("the manifest {path} describes something else")]
     Header {
-        /// The manifest.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
@@ -90,10 +62,7 @@ pub enum SealError {
     },
     /// Asked for a file that is not under the seal.
     #[error("{path} is not among the sealed files")]
-    NotSealed {
-        /// The file.
-        path: PathBuf,
-    },
+    NotSealed { path: PathBuf },
 }
 
 impl SealError {

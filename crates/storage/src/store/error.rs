@@ -20,20 +20,13 @@ pub enum StoreError {
     File(#[from] FileError),
     /// Two servers on one folder would remove what the other one is writing.
     #[error("{path} is in use by another server")]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-    },
+    InUse { path: PathBuf },
     /// There is no such archive, neither in the folder nor in the bucket.
     #[error("there is no archive {id}")]
-    NotFound {
-        /// Its id.
-        id: ArchiveId,
-    },
+    NotFound { id: ArchiveId },
     /// What follows the bucket in the object store's URL cannot begin the names of objects.
     #[error("{url} cannot be the object store: its prefix cannot be one")]
     Prefix {
-        /// As configured.
         url: String,
         #[source]
         source: object_store::path::Error,
@@ -41,7 +34,6 @@ pub enum StoreError {
     /// The object store's URL is none that can be used.
     #[error("{url} cannot be the object store: {why}")]
     Url {
-        /// As configured.
         url: String,
         /// What is wrong with it.
         why: &'static str,
@@ -49,7 +41,6 @@ pub enum StoreError {
     /// The object store's settings (`AWS_…`) do not go together.
     #[error("the settings of the object store {url} cannot be used")]
     Settings {
-        /// As configured.
         url: String,
         /// What is wrong with them.
         #[source]
@@ -58,22 +49,17 @@ pub enum StoreError {
     /// A request to the object store failed, after some tries.
     #[error("{step} in the object store: {object}")]
     Remote {
-        /// What was done.
         step: &'static str,
-        /// To which object.
         object: String,
-        /// Why not.
         #[source]
         source: object_store::Error,
     },
     /// The object is not as long as its manifest says.
     #[error("the object {object} has {found} bytes and was sealed with {expected}")]
     RemoteLength {
-        /// Which one.
         object: String,
         /// Bytes it has, or that came before it was too many.
         found: u64,
-        /// What they were.
         expected: u64,
     },
     /// Everything under the prefix that this server does not know would be garbage to it.
@@ -81,7 +67,6 @@ pub enum StoreError {
         "the object store {url} belongs to another installation, whose key is {found}: give this one another prefix"
     )]
     OtherInstallation {
-        /// As configured.
         url: String,
         /// That installation's key, by its fingerprint.
         found: String,
@@ -89,7 +74,6 @@ pub enum StoreError {
     /// What came from the bucket cannot be used, or nothing came.
     #[error("the archive {id} cannot be had from the object store")]
     Fetch {
-        /// Its id.
         id: ArchiveId,
         /// Why not; one attempt for all who asked.
         #[source]
@@ -97,10 +81,7 @@ pub enum StoreError {
     },
     /// The archive was removed, or the server is about to end.
     #[error("the upload of {id} was given up")]
-    GivenUp {
-        /// Its id.
-        id: ArchiveId,
-    },
+    GivenUp { id: ArchiveId },
     /// A blocking task was cancelled or panicked.
     #[error("a task of the store did not end as it should")]
     Task(#[source] tokio::task::JoinError),

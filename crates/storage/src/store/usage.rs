@@ -5,15 +5,12 @@
 pub struct Usage {
     /// All of them.
     pub archives: u64,
-    /// Their bytes.
     pub bytes: u64,
     /// Those that the bucket has, too.
     pub uploaded: u64,
-    /// Their bytes.
     pub uploaded_bytes: u64,
     /// Those that it does not have yet. Without a bucket: all.
     pub pending: u64,
-    /// Their bytes.
     pub pending_bytes: u64,
 }
 

@@ -14,11 +14,8 @@ const SOUND: &str = "1:7.2";
 /// Major, minor and micro version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QemuVersion {
-    /// Major.
     pub major: u32,
-    /// Minor.
     pub minor: u32,
-    /// Micro.
     pub micro: u32,
 }
 

@@ -54,7 +54,6 @@ pub struct Binaries {
 #[derive(Debug, thiserror::Error)]
 #[error("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct BinariesRefused {
-    /// One or more.
     pub faults: Vec<BinaryFault>,
 }
 
@@ -63,32 +62,16 @@ pub struct BinariesRefused {
 pub enum BinaryFault {
     /// It is not on this host.
     #[error("no {name} in PATH")]
-    NotFound {
-        /// Program name.
-        name: &'static str,
-    },
+    NotFound { name: &'static str },
     /// Its path cannot be followed to a file.
     #[error("{path} cannot be looked at ({source})")]
-    Unreadable {
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// It is a folder, a device or a socket.
     #[error("{path} is not a regular file")]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// Others than root could replace it.
     #[error("{path} cannot be trusted: {}", listed(untrusted))]
-    Untrusted {
-        /// The path.
-        path: PathBuf,
-        /// What others could change.
-        untrusted: Vec<Untrusted>,
-    },
+    Untrusted { path: PathBuf, untrusted: Vec<Untrusted> },
     /// The jailer names its jails after the file, symbolic links aside, and they would not be found again.
     #[error("{path} must be named firecracker, because the jails are named after it")]
     Name {
@@ -97,22 +80,13 @@ pub enum BinaryFault {
     },
     /// The jailer copies it into a folder without libraries.
     #[error("{path} is not a static executable, and a jail holds no libraries")]
-    NotStatic {
-        /// The path.
-        path: PathBuf,
-    },
+    NotStatic { path: PathBuf },
     /// It does not start, or does not end.
     #[error("`{path} --version` does not run ({source})")]
-    DoesNotRun {
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    DoesNotRun { path: PathBuf, source: io::Error },
     /// What it prints is no version.
     #[error("`{path} --version` says {said:?}, which is no version")]
     NoVersion {
-        /// The path.
         path: PathBuf,
         /// The first line it printed.
         said: String,

@@ -21,11 +21,8 @@ pub const RECOMMENDED: &str = "1.16.1";
 /// Version of a Firecracker or jailer binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// Major.
     pub major: u32,
-    /// Minor.
     pub minor: u32,
-    /// Patch.
     pub patch: u32,
     /// What follows a `-` or `+`, with it: `-dev`. Empty for releases.
     pub label: String,
@@ -64,24 +61,13 @@ impl Version {
 pub enum Refusal {
     /// It lacks what the driver asks for.
     #[error("Firecracker {found} is too old: the driver needs {}.{} or later", OLDEST.0, OLDEST.1)]
-    TooOld {
-        /// Its version.
-        found: Version,
-    },
+    TooOld { found: Version },
     /// A new major release may take away what the driver uses (RELEASE_POLICY.md, API support).
     #[error("Firecracker {found} has another major version than the driver was made for, and may not understand it")]
-    UntriedMajor {
-        /// Its version.
-        found: Version,
-    },
+    UntriedMajor { found: Version },
     /// A jailer is made for the Firecracker of its own release (docs/jailer.md, Disclaimer).
     #[error("Firecracker {firecracker} and jailer {jailer} are not of the same release")]
-    Mismatch {
-        /// Version of the one.
-        firecracker: Version,
-        /// Version of the other.
-        jailer: Version,
-    },
+    Mismatch { firecracker: Version, jailer: Version },
 }
 
 /// A known weakness of a version that is used nevertheless.

@@ -18,7 +18,6 @@ pub(crate) enum Mapping {
     File {
         /// Its device, as stat(2) tells it.
         device: u64,
-        /// Its inode.
         inode: u64,
     },
 }

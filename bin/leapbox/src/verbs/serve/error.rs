@@ -10,25 +10,18 @@ use std::path::PathBuf;
 pub enum ServeError {
     /// Another server has the folder.
     #[error("another server is using {dir}; stop it, or give this one a --data-dir of its own")]
-    AlreadyServing {
-        /// The state folder.
-        dir: PathBuf,
-    },
+    AlreadyServing { dir: PathBuf },
     /// An operating system call failed.
     #[error("{step}")]
     System {
-        /// What was done.
         step: &'static str,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// An address cannot be listened on.
     #[error("listening on {address}; is another server there?")]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },

@@ -19,28 +19,24 @@ pub enum FirstKeyError {
     /// The database does not answer.
     #[error("ask the database")]
     Database {
-        /// Why not.
         #[from]
         source: DbError,
     },
     /// The key could not be made, or an old one not revoked.
     #[error("change the keys")]
     Key {
-        /// Why not.
         #[from]
         source: KeyError,
     },
     /// Its file could not be read or written.
     #[error("keep the key")]
     State {
-        /// Why not.
         #[from]
         source: FileError,
     },
     /// There is no runtime for the database.
     #[error("start the database's tasks")]
     Runtime {
-        /// Why not.
         #[source]
         source: std::io::Error,
     },

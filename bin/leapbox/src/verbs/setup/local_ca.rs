@@ -47,18 +47,14 @@ pub enum LocalCaError {
     /// A file could not be read or written.
     #[error("{step}")]
     File {
-        /// What for.
         step: &'static str,
-        /// Why not.
         #[source]
         source: FileError,
     },
     /// Key or certificate could not be made.
     #[error("{step}")]
     Certificate {
-        /// What was made.
         step: &'static str,
-        /// Why not.
         #[source]
         source: rcgen::Error,
     },

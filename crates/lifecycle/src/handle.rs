@@ -1,16 +1,45 @@
 //! What everybody but the sandbox's own task holds of it: the published state, and a way to ask.
 
-use super::Published;
-use crate::error::LifecycleError;
+use crate::error::{LifecycleError, WakeFailure};
 use crate::policy::{Refusal, Use, can_use, judge};
-use crate::request::{Message, Reply, Request};
+use crate::request::{Message, PauseEpoch, Reply, Request};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::Sandbox;
+use leapbox_guest_client::GuestClient;
+use leapbox_templates::ImageConfig;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
 /// Requests that may wait for one sandbox to be usable. One more is told to come again.
 const WAITING_MAX: usize = 256;
+
+/// What everybody may know of a sandbox.
+#[derive(Clone)]
+pub(crate) struct Published {
+    pub sandbox: Sandbox,
+    /// The way inside, while there is a machine.
+    pub guest: Option<GuestClient>,
+    pub image: Arc<ImageConfig>,
+    /// Machines it has had: tells the one of now from the one before.
+    pub runs: u64,
+    /// How the last wake failed; none once it runs.
+    pub failed_wake: Option<Arc<WakeFailure>>,
+}
+
+impl Published {
+    /// Of a sandbox that has no machine yet.
+    pub fn new(sandbox: Sandbox, image: Arc<ImageConfig>) -> Self {
+        Self { sandbox, guest: None, image, runs: 0, failed_wake: None }
+    }
+
+    pub fn failed_wakes(&self) -> u64 {
+        self.failed_wake.as_ref().map_or(0, |failure| failure.count)
+    }
+
+    pub fn epoch(&self) -> PauseEpoch {
+        PauseEpoch { runs: self.runs, failed_wakes: self.failed_wakes() }
+    }
+}
 
 /// The handle of one sandbox. Cheap to clone.
 #[derive(Clone)]
