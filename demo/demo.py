@@ -93,7 +93,7 @@ def main() -> None:
 def show_a_life(steps: Steps, client: Leap0Client, web: httpx.Client, exports: dict[str, str]) -> None:
     with steps.step("create the first microVM of its shape"):
         client.sandboxes.create().delete()
-    say("the very first time it boots, and its warm snapshot is kept; later it is restored")
+    say("the very first time it boots, and its base snapshot is kept; later it is restored")
     with steps.step("create a microVM"):
         sandbox = client.sandboxes.create(env_vars={"GREETING": "hello from a microVM"})
     shape = f"{sandbox.vcpu} vCPU, {sandbox.memory} MiB, {sandbox.disk // 1024} GiB disk"

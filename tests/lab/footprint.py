@@ -22,7 +22,7 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _KERNELS_FROM = 1 << 47
 _PIECE, _OVERLAP = 1 << 24, 1024
 _MACHINE_FOLDERS = ("machines", "disks")
-# Of the archives, those of warm snapshots and images stay, as in `warm`; checkpoints and half-made ones do not.
+# Of the archives, those of base snapshots and images stay, as in `warm`; checkpoints and half-made ones do not.
 _PASSING_ARCHIVES = ("ckp-*", ".*-*")
 
 

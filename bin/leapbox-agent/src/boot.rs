@@ -1,13 +1,13 @@
-//! From the kernel's first process to a guest that can be asked.
+//! Boots the guest: from the kernel's first process to a guest that answers calls.
 //!
 //! ```text
-//! boot_bare: /dev /proc /sys → modules → channel NIC into a network namespace of its own → listener there
-//!            ┄┄ `bare` answers, and a snapshot may be taken: no disk has been opened ┄┄► `Mount`
+//! boot_diskless: /dev /proc /sys → modules → channel NIC into a network namespace of its own → listener there
+//!            ┄┄ `diskless` answers, and a snapshot may be taken: no disk has been opened ┄┄► `Mount`
 //! mount:     disks by superblock → EROFS ro + ext4 rw → overlay → switch root
 //!            → /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity, trust → Guest
 //! ```
 //!
-//! Everything happens on the main thread, once, before any other process exists. A failure ends PID 1, and with it the
+//! Everything happens once, on the main thread, before any other process exists. A failure ends PID 1 and with it the
 //! machine, after its cause was written to the console. Called by `main`.
 
 mod channel;
@@ -34,37 +34,34 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where an image says how its processes run.
+/// The file of the root file system that holds its [`ImageConfig`]; set-up writes it into every template.
 const IMAGE_FILE: &str = "/.leapbox/image.json";
-/// Folder of the initramfs for the agent's own files: in memory, and out of the guest's sight once the root is switched.
+/// Directory of the initramfs for the agent's own files. It is in memory, and out of reach of every path once the root
+/// is switched.
 const HIDDEN: &str = "/hidden";
 
-/// A step of booting that failed.
+/// A step of booting that failed. It is printed on the console, or answered to `Mount`.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A path could not be made, read, written or mounted.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not all disks appeared.
-    #[error("{found} of {expected} disks")]
-    FewDisks {
-        found: usize,
-        /// How many there should be.
-        expected: usize,
-    },
-    /// No disk with the wanted file system appeared.
-    #[error("no disk with an {filesystem} file system")]
+    /// Fewer virtio disks appeared than every guest has.
+    #[error("only {found} of {expected} virtio disks appeared")]
+    FewDisks { found: usize, expected: usize },
+    /// Both disks are there, but one of them holds neither of the wanted file systems.
+    #[error("no disk has an {filesystem} file system")]
     NoDisk { filesystem: &'static str },
-    /// The image's configuration is not understood.
-    #[error("{IMAGE_FILE} is not valid")]
+    /// The image's configuration is not the JSON of an [`ImageConfig`].
+    #[error("{IMAGE_FILE} is not a valid image configuration")]
     Image {
         #[source]
         source: serde_json::Error,
     },
-    /// There is no network card with the address it should have.
-    #[error("no network card has the address {mac}")]
+    /// The machine lacks one of its two network cards, which are told apart by their MAC addresses.
+    #[error("no network card has the MAC address {mac}")]
     NoCard { mac: String },
-    /// A network card could not be set up.
+    /// A network card could not be set up. `step` is a participle that goes before the card's name.
     #[error("{step} {interface}")]
     Network {
         step: &'static str,
@@ -75,27 +72,30 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// For `map_err`.
+    /// Makes a closure for `map_err` that adds the step and the card to a system error.
     fn network<E: Into<std::io::Error>>(step: &'static str, interface: &str) -> impl FnOnce(E) -> Self {
         let interface = interface.to_owned();
         move |source| BootError::Network { step, interface, source: source.into() }
     }
 }
 
-/// Boots a guest that waits for its disks. The listener is the agent's port on the guest channel.
-pub fn boot_bare() -> Result<TcpListener, Box<dyn Error>> {
+/// Boots as far as a guest gets without opening a disk. The listener is the agent's port on the guest channel.
+pub fn boot_diskless() -> Result<TcpListener, Box<dyn Error>> {
     root::mount_initramfs()?;
+    // As early as /proc allows, so that no later step of booting can be picked by the out-of-memory killer.
     limits::protect_agent();
     modules::load_all()?;
+    // A snapshot may be taken as soon as the listener answers, and every machine started from it has both disks.
     disks::wait_for_devices()?;
     Ok(channel::listen()?)
 }
 
-/// The rest of the boot, with the disks that are there now.
+/// Does the rest of the boot, with the disks that the machine has now: in a machine that was started from a snapshot
+/// the writable one is another than before.
 pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     let disks = disks::find()?;
     root::assemble(&disks)?;
-    // Opened while its path can be reached; see `IdentityFiles`.
+    // Opened before the root is switched, because no path leads there afterwards.
     fs::create_dir_all(HIDDEN).map_err(FileError::of("making", HIDDEN))?;
     let hidden = fs::File::open(HIDDEN).map_err(FileError::of("opening", HIDDEN))?;
     root::switch()?;
@@ -105,9 +105,11 @@ pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     let image = read_image()?;
     etc::write()?;
     workload_net::set_up()?;
+    // The kernel's link for an open descriptor is a path that still leads to it; new files can be made below it.
     let hidden = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&hidden)));
     let identity = IdentityFiles::install(&hidden, Path::new("/etc"), Path::new(BOOT_ID_PATH))?;
     let trust = TrustStore::install(Path::new("/"), &hidden, Path::new(trust::FOLDER))?;
+    // An image may run its processes as a uid that has no line in /etc/passwd.
     let shell = names::login_shell(Path::new("/etc/passwd"), image.uid);
     let shell = shell.unwrap_or_else(|| "/bin/sh".to_owned());
     let (cgroups, workload) = (Cgroups::new(cgroups), Workload::below(limits::CGROUPS));

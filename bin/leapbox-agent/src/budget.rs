@@ -1,19 +1,20 @@
-//! Memory that requests may hold together.
+//! Bounds the memory that all requests hold together.
 //!
-//! PID 1 must not run out of memory, so whatever can be large (file content, output, listings) is accounted before it
-//! is held. Who finds nothing left waits a little and is then told that the guest is busy.
+//! PID 1 must not run out of memory, so whatever can be large (file content, output, listings) is leased from one
+//! budget before it is allocated. A request that finds too little left waits, and is then answered `Busy`.
 
 use leapbox_guest_protocol::{FaultKind, GuestFault};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Bytes all requests may hold at a time: the largest read (content and frame, 20 MiB) and some more. Fits in what
-/// boot keeps back from the workload.
+/// Bytes that all requests may hold at a time. The largest request is a read of 10 MiB, which holds its content and the
+/// frame around it, so 20 MiB; the rest lets smaller ones run beside it. Boot reserves as much from the workload's
+/// memory.
 pub const BUDGET_BYTES: usize = 32 << 20;
-/// How long a request waits for others to let go.
-const PATIENCE: Duration = Duration::from_secs(10);
+// Shorter than the host's deadlines of the calls that lease memory, so that its caller reads "busy" and no time-out.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is left.
+/// The bytes that are not leased, and a signal for those who wait for some.
 #[derive(Debug)]
 pub struct Budget {
     left: Mutex<usize>,
@@ -21,18 +22,17 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
     pub fn new(bytes: usize) -> Self {
         Self { left: Mutex::new(bytes), freed: Condvar::new() }
     }
 
-    /// A lease that holds nothing yet.
+    /// Makes a lease that holds nothing yet.
     pub fn lease(&self) -> Lease<'_> {
         Lease { budget: self, held: 0 }
     }
 }
 
-/// What one connection holds; given back when dropped.
+/// The bytes that one connection holds; they return to the budget when this is dropped.
 #[derive(Debug)]
 pub struct Lease<'a> {
     budget: &'a Budget,
@@ -40,18 +40,18 @@ pub struct Lease<'a> {
 }
 
 impl Lease<'_> {
-    /// Takes more, if it is there at once.
+    /// Leases more bytes if they are free now, without waiting.
     pub fn try_grow(&mut self, bytes: usize) -> bool {
         let mut left = self.budget.left.lock().unwrap_or_else(PoisonError::into_inner);
         self.take(&mut left, bytes)
     }
 
-    /// Takes more, waiting for others to let go. [`FaultKind::Busy`] when they don't.
+    /// Leases more bytes, waiting up to 10 s for other requests to end; [`FaultKind::Busy`] if too few become free.
     pub fn grow(&mut self, bytes: usize) -> Result<(), GuestFault> {
         let left = self.budget.left.lock().unwrap_or_else(PoisonError::into_inner);
         let enough = |left: &mut usize| *left < bytes;
         let (mut left, _) =
-            self.budget.freed.wait_timeout_while(left, PATIENCE, enough).unwrap_or_else(PoisonError::into_inner);
+            self.budget.freed.wait_timeout_while(left, WAIT_TIMEOUT, enough).unwrap_or_else(PoisonError::into_inner);
         if self.take(&mut left, bytes) {
             return Ok(());
         }
@@ -70,6 +70,7 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
+        // Most leases hold nothing, and waking the waiters for them would be work for nothing.
         if self.held > 0 {
             *self.budget.left.lock().unwrap_or_else(PoisonError::into_inner) += self.held;
             self.budget.freed.notify_all();

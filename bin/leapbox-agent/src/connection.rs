@@ -1,56 +1,58 @@
-//! One connection: read the call, do it, answer.
+//! Serves one connection: reads the call, does it, answers. Called by `server` on a worker thread.
 
 use crate::budget::Lease;
 use crate::guest::Guest;
-use crate::long::{LongSlot, LongSlots};
-use crate::phase::{Wants, admit};
+use crate::long_lived::{LongLivedPermit, LongLivedPermits};
+use crate::phase::{Class, admit};
 use crate::{call, exec, fault, files, relay};
 use leapbox_guest_protocol::{GuestFault, Reply, Request, decode_call};
 use std::io;
 use std::net::TcpStream;
 
-/// What follows the answer.
+/// How the connection goes on once the answer is written.
 enum After<'a> {
     Close,
-    Relay { app: TcpStream, _slot: LongSlot<'a> },
+    Relay { app: TcpStream, _permit: LongLivedPermit<'a> },
 }
 
-/// Serves a connection to its end. Errors are the connection's: there is nobody left to tell them.
-pub(crate) fn serve(guest: &Guest, long: &LongSlots, mut stream: TcpStream) -> io::Result<()> {
+/// Serves a connection to its end. An error is of the connection itself: faults of the call are answered.
+pub(crate) fn serve(guest: &Guest, long_lived: &LongLivedPermits, mut stream: TcpStream) -> io::Result<()> {
     let mut lease = guest.budget.lease();
     let answered = call::read(&mut stream, &mut lease)?.and_then(|body| {
         let request = decode_call(&body).map_err(|error| call::refusal(&error))?;
-        answer(guest, long, request, &stream, &mut lease)
+        answer(guest, long_lived, request, &stream, &mut lease)
     });
     let (response, after) = match answered {
         Ok((reply, after)) => (Ok(reply), after),
         Err(fault) => (Err(fault), After::Close),
     };
     call::write(&mut stream, &response)?;
+    // A relay may last for hours: what the answer held must be free for other requests before.
     drop((response, lease));
     match after {
-        After::Relay { app, _slot } => relay::relay(&stream, &app),
+        After::Relay { app, _permit } => relay::relay(&stream, &app),
         After::Close => call::wait_for_close(&mut stream),
     }
 }
 
-/// Does what was asked, if the guest's phase allows it.
+/// Does what the request asks for, if the guest's phase allows it.
 fn answer<'a>(
     guest: &Guest,
-    long: &'a LongSlots,
+    long_lived: &'a LongLivedPermits,
     request: Request<'_>,
     caller: &TcpStream,
     lease: &mut Lease<'_>,
 ) -> Result<(Reply, After<'a>), GuestFault> {
-    admit(guest.phase(), Wants::of(&request))?;
+    admit(guest.phase(), Class::of(&request))?;
     let reply = match request {
         Request::Ping => Reply::Pong(guest.pong()),
-        // A guest without disks is served by `bare`.
-        Request::Mount => return Err(fault::invalid("the guest has its disks already")),
+        // A guest without disks is served by `diskless`.
+        Request::Mount => return Err(fault::invalid("the guest's disks are mounted already")),
         Request::PrepareSnapshot => guest.prepare_snapshot().map(done)?,
         Request::Configure(configure) => {
+            // Before the workload is thawed: its servers must see the resets before they write to clients that are gone.
             if configure.restored {
-                long.reset_all();
+                long_lived.reset_all();
             }
             Reply::Configured(guest.configure(configure)?)
         }
@@ -58,7 +60,7 @@ fn answer<'a>(
         Request::Shutdown { grace_ms } => guest.shutdown(grace_ms).map(done)?,
         Request::Warm => exec::warm(guest, lease).map(done)?,
         Request::Exec(request) => {
-            let _slot = long.enter(caller)?;
+            let _permit = long_lived.acquire(caller)?;
             Reply::Exec(exec::exec(guest, &request, caller, lease)?)
         }
         Request::ReadFile(request) => Reply::Content(files::read(guest, &request, lease)?),
@@ -69,9 +71,9 @@ fn answer<'a>(
         Request::Mkdir(request) => files::mkdir(guest, &request).map(done)?,
         Request::Delete(request) => files::delete(guest, &request).map(done)?,
         Request::Connect { port } => {
-            let slot = long.enter(caller)?;
+            let permit = long_lived.acquire(caller)?;
             let app = relay::connect(guest, port)?;
-            return Ok((Reply::Connected, After::Relay { app, _slot: slot }));
+            return Ok((Reply::Connected, After::Relay { app, _permit: permit }));
         }
     };
     Ok((reply, After::Close))

@@ -1,4 +1,4 @@
-//! Running commands as the image's user.
+//! Runs commands as the image's user. Called by `connection`.
 //!
 //! ```text
 //! exec ─▶ environment (argv, env) ─▶ cgroup ─▶ spawn ─▶ capture (output, end, time-out) ─▶ answer
@@ -27,10 +27,10 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// The exit code of a command whose time was up, as `timeout(1)` has it.
+/// The exit code of a command that was killed at its time-out, as timeout(1) has it.
 const TIMED_OUT: i32 = 124;
 
-/// Runs a request's command. If the caller hangs up meanwhile, the command goes on without it.
+/// Runs a request's command. If the caller hangs up meanwhile, the command continues without it.
 pub(crate) fn exec(
     guest: &Guest,
     request: &ExecRequest,
@@ -41,7 +41,8 @@ pub(crate) fn exec(
     run(guest, &env, request, Some(caller.as_fd()), lease)
 }
 
-/// Runs `true` the way any command is run, so that the kernel and the shell have been through it once.
+/// Runs `true` the way any command is run, so that every clone of the snapshot that is taken next has the shell in its
+/// page cache.
 pub(crate) fn warm(guest: &Guest, lease: &mut Lease<'_>) -> Result<(), GuestFault> {
     let request =
         ExecRequest { command: "true".to_owned(), cwd: None, env: Vec::new(), timeout_ms: 30_000, output_limit: 1024 };
@@ -57,11 +58,11 @@ fn run(
 ) -> Result<ExecOutput, GuestFault> {
     let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.into());
     let argv = CStrings::new(["/bin/sh", "-c", &request.command])?;
-    let envp = environment::of_process(guest, sandbox_env, &request.env)?;
+    let envp = environment::process_environment(guest, sandbox_env, &request.env)?;
     let cwd = c_string(request.cwd.as_deref().unwrap_or(&guest.image.workdir))?;
-    let resources = |error: io::Error| fault::from_io("starting the command", &error);
-    let (stdout, stdout_end) = io::pipe().map_err(resources)?;
-    let (stderr, stderr_end) = io::pipe().map_err(resources)?;
+    let no_pipe = |error: io::Error| fault::from_io("starting the command", &error);
+    let (stdout, stdout_end) = io::pipe().map_err(no_pipe)?;
+    let (stderr, stderr_end) = io::pipe().map_err(no_pipe)?;
     let launch = Launch {
         argv: argv.pointers(),
         envp: envp.pointers(),
@@ -70,6 +71,7 @@ fn run(
         stdio: [guest.dev_null.as_raw_fd(), stdout_end.as_raw_fd(), stderr_end.as_raw_fd()],
     };
     let (child, group) = start(guest, &launch).map_err(|error| explain(&error, request, guest))?;
+    // Only the command may hold the writing ends: otherwise reading would never see the end of its output.
     drop((stdout_end, stderr_end));
     let limit = usize::try_from(request.output_limit).unwrap_or(usize::MAX).min(MAX_STREAM_OUTPUT);
     let mut capture = Capture::new([stdout, stderr], limit);
@@ -82,11 +84,13 @@ fn run(
     }
 }
 
-/// Starts the process in a cgroup of its own. A group that was kept may have been removed by the guest's root.
+/// Starts the process in a cgroup of its own.
 fn start(guest: &Guest, launch: &Launch<'_>) -> Result<(Child, Group), LaunchError> {
     let unusable = |source| LaunchError { stage: Stage::Clone, source };
     let group = guest.cgroups.acquire().map_err(unusable)?;
     match launch.start(group.dir()) {
+        // The guest's root may have removed the pooled group. A new one is tried once; if it is not the group, this
+        // fails in the same way.
         Err(error) if error.stage == Stage::Clone => {
             let group = guest.cgroups.create().map_err(unusable)?;
             let child = launch.start(group.dir())?;
@@ -96,7 +100,7 @@ fn start(guest: &Guest, launch: &Launch<'_>) -> Result<(Child, Group), LaunchErr
     }
 }
 
-/// Buries a command that has ended or must end now, and tells what came of it.
+/// Reaps a command that has ended, or kills it first if its time is up, and returns its exit code and output.
 fn finish(
     guest: &Guest,
     mut command: Command,
@@ -108,7 +112,8 @@ fn finish(
         command.kill();
     }
     let status = command.child.wait().map_err(|error| fault::from_io("waiting for the command", &error));
-    capture.remains(lease);
+    // After the command's end, because its last output may still be in the pipes then.
+    capture.read_remaining(lease);
     let ([stdout, stderr], open) = capture.into_parts();
     open.for_each(|pipe| guest.drain.take(pipe));
     guest.cgroups.release(command.group);
@@ -122,15 +127,16 @@ fn finish(
     })
 }
 
-/// Leaves a command to itself; its output is read on and dropped. What the caller would be told, were it there.
+/// Lets a command continue without its caller: its output is read and dropped. Returns the fault that is written to the
+/// caller's connection, in case only its sending half was closed.
 fn detach(guest: &Guest, command: Command, capture: Capture) -> GuestFault {
     let (_, open) = capture.into_parts();
     open.for_each(|pipe| guest.drain.take(pipe));
     guest.detached.take(command);
-    GuestFault::new(FaultKind::Io, "the caller has hung up; the command goes on")
+    GuestFault::new(FaultKind::Io, "the caller has hung up; the command continues to run")
 }
 
-/// Says which part of starting a command failed, in the words of who asked for it.
+/// Makes the fault for a command that could not be started, naming what the caller can change.
 fn explain(error: &LaunchError, request: &ExecRequest, guest: &Guest) -> GuestFault {
     let cwd = request.cwd.as_deref().unwrap_or(&guest.image.workdir);
     match (error.stage, error.source.raw_os_error()) {

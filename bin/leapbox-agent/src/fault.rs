@@ -1,10 +1,10 @@
-//! From what the kernel says to what the host is told.
+//! Turns errors of the kernel into the faults that the host receives. Called by all that serves a request.
 
 use leapbox_guest_protocol::{FaultKind, GuestFault};
 use std::fmt::Display;
 use std::io;
 
-/// The fault for a failed system call on `what` (a path, a port, a step).
+/// Makes the fault for a failed system call on `what` (a path, a port, a step). Users of the API read its text.
 pub(crate) fn from_io(what: impl Display, error: &io::Error) -> GuestFault {
     let (kind, text) = match error.raw_os_error().unwrap_or_default() {
         libc::ENOENT => (FaultKind::NotFound, "no such file or directory"),
@@ -17,6 +17,7 @@ pub(crate) fn from_io(what: impl Display, error: &io::Error) -> GuestFault {
         libc::ENOSPC | libc::EDQUOT => (FaultKind::NoSpace, "no space left on the sandbox's disk"),
         libc::ENAMETOOLONG => (FaultKind::InvalidInput, "name is too long"),
         libc::ELOOP => (FaultKind::InvalidInput, "too many levels of symbolic links"),
+        // Opening a FIFO that nobody reads, for writing without blocking, or a socket (open(2)).
         libc::ENXIO => (FaultKind::InvalidInput, "is not a regular file"),
         libc::EINVAL => (FaultKind::InvalidInput, "is not valid"),
         libc::EFBIG => (FaultKind::TooLarge, "file is too large"),
@@ -27,7 +28,7 @@ pub(crate) fn from_io(what: impl Display, error: &io::Error) -> GuestFault {
     GuestFault::new(kind, format!("{what}: {text}"))
 }
 
-/// A request that makes no sense.
+/// Makes the fault for a request that contradicts itself or the guest's state; asking again does not help.
 pub(crate) fn invalid(message: impl Into<String>) -> GuestFault {
     GuestFault::new(FaultKind::InvalidInput, message)
 }

@@ -1,7 +1,8 @@
-//! File operations, with the rights of the image's user.
+//! Does file operations with the rights of the image's user. Called by `connection`.
 //!
-//! Paths are used as they are given, `~` included; relative ones start at the image's working directory. What the
-//! user may do decides: links and races inside the guest's tree lead nowhere the user could not go by itself.
+//! Paths are used as they are given, `~` included; relative ones start at the image's working directory. No path is
+//! checked by the agent: because the user's own rights decide, links and races inside the guest's tree lead nowhere
+//! the user could not go by itself.
 
 mod glob;
 mod info;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 /// Mode bits a caller may set: permissions, setuid, setgid, sticky.
 const MODE_BITS: u32 = 0o7777;
 
-/// Describes a path.
+/// Describes a path, without following a symbolic link at its end.
 pub(crate) fn stat(guest: &Guest, path: &str) -> Result<FileInfo, GuestFault> {
     let path = resolve(guest, path)?;
     as_user(guest, || {
@@ -39,7 +40,7 @@ fn as_user<R>(guest: &Guest, work: impl FnOnce() -> Result<R, GuestFault>) -> Re
     guest.user.run(work).map_err(|error| fault::from_io("becoming the image's user", &error))?
 }
 
-/// The absolute path, without `.` and doubled slashes. `..` stays: what it means is the kernel's to say.
+/// Makes a path absolute and drops `.` and doubled slashes.
 fn resolve(guest: &Guest, path: &str) -> Result<PathBuf, GuestFault> {
     if path.is_empty() {
         return Err(fault::invalid("the path is empty"));
@@ -47,16 +48,18 @@ fn resolve(guest: &Guest, path: &str) -> Result<PathBuf, GuestFault> {
     if path.contains('\0') {
         return Err(fault::invalid("a path cannot contain a NUL byte"));
     }
+    // `..` stays: behind a symbolic link it leads elsewhere than to the name before it, which only the kernel knows.
     Ok(Path::new(&guest.image.workdir).join(path).components().collect())
 }
 
-/// A failed call on a path.
+/// Makes the fault for a failed system call on a path.
 fn at(path: &Path, error: &std::io::Error) -> GuestFault {
     fault::from_io(path.display(), error)
 }
 
-/// Opens a regular file, and nothing else: a FIFO or device could block for ever or do things when opened.
+/// Opens a regular file, and refuses anything else.
 fn open_regular(path: &Path, options: &mut OpenOptions) -> Result<(File, fs::Metadata), GuestFault> {
+    // Opening a FIFO would block until it has another end, and a terminal could become the agent's controlling one.
     let options = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = options.open(path).map_err(|error| at(path, &error))?;
     let metadata = file.metadata().map_err(|error| at(path, &error))?;
@@ -69,7 +72,7 @@ fn open_regular(path: &Path, options: &mut OpenOptions) -> Result<(File, fs::Met
     Ok((file, metadata))
 }
 
-/// Refuses what is not a set of mode bits.
+/// Refuses a number with bits other than the twelve that chmod(2) takes.
 fn check_mode(permissions: Option<u32>) -> Result<Option<u32>, GuestFault> {
     match permissions {
         Some(mode) if mode & !MODE_BITS != 0 => Err(fault::invalid(format!("{mode:o} is not a set of permissions"))),

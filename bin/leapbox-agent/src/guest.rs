@@ -1,4 +1,4 @@
-//! The state all connections share, and its changes of phase.
+//! The state that all connections share, and its changes of phase. Called by `connection`.
 //!
 //! ```text
 //! configure: entropy, clock, identity ─▶ read back ─▶ trust ─▶ thaw ─▶ Configured
@@ -6,8 +6,8 @@
 //! shutdown:  Ended ─▶ SIGTERM ─▶ SIGKILL ─▶ sync
 //! ```
 //!
-//! One change at a time, each to its end: `transition` is held meanwhile. The phase itself is behind a lock that is
-//! held for a moment only, so that `Ping` always answers.
+//! One change of phase runs at a time and to its end, holding `transition`. The phase itself is behind a second lock
+//! that is held for moments only, so that `Ping` is answered while a change is slow.
 
 use crate::budget::{BUDGET_BYTES, Budget};
 use crate::cgroup::Cgroups;
@@ -17,7 +17,7 @@ use crate::exec::drain::Drain;
 use crate::exec::variables::check_env;
 use crate::fault;
 use crate::log;
-use crate::phase::{Wants, admit};
+use crate::phase::{Class, admit};
 use crate::trust::{self, TrustStore};
 use crate::user::User;
 use crate::workload::Workload;
@@ -31,17 +31,15 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-/// One guest.
+/// The guest that this agent serves. There is one in a process, but for tests.
 pub struct Guest {
-    /// How the image's processes run.
     pub image: ImageConfig,
-    /// Whom they run as.
+    /// The user of [`ImageConfig`] as whom commands run and files are touched.
     pub user: User,
-    /// The user's login shell.
+    /// Path of that user's login shell, for `SHELL`; commands themselves always run in `/bin/sh`.
     pub shell: String,
-    /// Where they are put.
     pub cgroups: Arc<Cgroups>,
-    /// Address of `eth0`, for servers that listen there alone.
+    /// Address of `eth0`, for servers that do not listen on loopback.
     pub workload_ip: Ipv4Addr,
     pub(crate) budget: Budget,
     pub(crate) dev_null: File,
@@ -55,18 +53,18 @@ pub struct Guest {
     settings: RwLock<Settings>,
 }
 
-/// What changes of phase leave for the next.
+/// State that one change of phase leaves for the next.
 #[derive(Default)]
 struct Transition {
-    /// The workload was told to freeze and not yet to go on.
+    /// The workload's cgroups were told to freeze and not yet to thaw, whether or not the freeze succeeded.
     thaw_owed: bool,
 }
 
-/// What a `Configure` brought.
+/// The phase, and the settings of the last `Configure`.
 struct Settings {
     phase: Phase,
     env: Vec<(String, String)>,
-    /// The guest's programs are told where the certificate is.
+    /// The guest trusts its sandbox's authority, and commands get the variables that name the certificate.
     trusting: bool,
 }
 
@@ -77,7 +75,7 @@ impl Settings {
 }
 
 impl Guest {
-    /// An unconfigured guest.
+    /// Makes an unconfigured guest and starts the threads that serve all commands.
     pub fn new(
         image: ImageConfig,
         shell: String,
@@ -119,20 +117,24 @@ impl Guest {
         }
     }
 
-    /// Becomes a sandbox, or goes on being one. Nothing counts before everything was read back, and nothing that was
-    /// frozen runs before that.
+    /// Makes the guest a sandbox, or has it continue to be one. The new phase and settings take effect only after all
+    /// of it was read back, and a frozen workload is thawed only then.
     pub(crate) fn configure(&self, configure: Configure) -> Result<Configured, GuestFault> {
+        // Before anything is changed: a refused request must leave the guest as it was.
         check_env(configure.env.as_deref().unwrap_or_default())?;
-        let mut transition = self.begin(Wants::Configure)?;
+        let mut transition = self.begin(Class::Configure)?;
         if configure.identity.is_none() && self.phase() == Phase::Unconfigured {
-            return Err(fault::invalid("the guest has no identity that it could keep"));
+            return Err(fault::invalid("the guest was never configured and has no identity to keep; give it one"));
         }
+        // Randomness and identity are right before a process of the workload runs: one that runs earlier could draw the
+        // random numbers that every other clone of its snapshot draws.
         let configured = self.identity.apply(&configure)?;
         if let Some(trust) = &configure.trust {
             self.trust.apply(trust)?;
         }
+        // If anything above failed, the workload stays frozen, and the host may configure again.
         if transition.thaw_owed {
-            self.workload.thaw().map_err(|error| fault::from_io("letting the workload go on", &error))?;
+            self.workload.thaw().map_err(|error| fault::from_io("thawing the workload", &error))?;
             transition.thaw_owed = false;
         }
         let mut settings = self.settings();
@@ -146,19 +148,21 @@ impl Guest {
         Ok(configured)
     }
 
-    /// Freezes the workload until the next `configure`, whatever came of it.
+    /// Freezes the workload. The guest is suspended until the next `configure`, also when freezing failed.
     pub(crate) fn suspend(&self) -> Result<Suspended, GuestFault> {
-        let mut transition = self.begin(Wants::Suspend)?;
+        let mut transition = self.begin(Class::Suspend)?;
+        // Before the freeze, so that no command is admitted while it is under way.
         self.settings().phase = Phase::Suspended;
         transition.thaw_owed = true;
         let frozen = self.workload.freeze().map_err(|error| fault::from_io("freezing the workload", &error))?;
         Ok(Suspended { frozen })
     }
 
-    /// Ends the workload and writes everything to disk. A suspended workload is killed as it stands.
+    /// Ends the workload and writes everything to disk. A suspended workload is killed without running again.
     pub(crate) fn shutdown(&self, grace_ms: u32) -> Result<(), GuestFault> {
-        let transition = self.begin(Wants::Shutdown)?;
+        let transition = self.begin(Class::Shutdown)?;
         self.settings().phase = Phase::Ended;
+        // A frozen process cannot handle SIGTERM, and thawing it would run it with stale randomness and time.
         let ended = if transition.thaw_owed {
             self.workload.kill()
         } else {
@@ -167,16 +171,16 @@ impl Guest {
         };
         match ended {
             Ok(true) => {}
-            // What it wrote so far is kept all the same.
-            Ok(false) => log::line(format_args!("some of the workload's processes do not die")),
+            // What the workload has written is worth keeping all the same, so this goes on to the sync.
+            Ok(false) => log::line(format_args!("some of the workload's processes still run after SIGKILL")),
             Err(error) => log::line(format_args!("cannot end the workload: {}", chain(&error))),
         }
         sync()
     }
 
-    /// Forgets which sandbox this was and writes everything to disk.
+    /// Makes the guest unconfigured again, without certificate and environment, and writes everything to disk.
     pub(crate) fn prepare_snapshot(&self) -> Result<(), GuestFault> {
-        let _transition = self.begin(Wants::Prepare)?;
+        let _transition = self.begin(Class::Prepare)?;
         if self.settings().trusting {
             self.trust.apply(&Trust::None)?;
         }
@@ -184,18 +188,20 @@ impl Guest {
         sync()
     }
 
-    /// The sandbox's environment, on top of where its certificate is; [`FaultKind::Busy`](leapbox_guest_protocol::FaultKind::Busy) unless it is in use.
+    /// The variables that name the sandbox's certificate, then the sandbox's own, which win. A
+    /// [`FaultKind::Busy`](leapbox_guest_protocol::FaultKind::Busy) unless the guest is configured.
     pub(crate) fn sandbox_env(&self) -> Result<Vec<(String, String)>, GuestFault> {
         let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
-        admit(settings.phase, Wants::Work)?;
+        // Checked again under the lock: the guest may have been suspended since `connection` admitted the command.
+        admit(settings.phase, Class::Workload)?;
         let trust = settings.trusting.then(trust::variables).into_iter().flatten();
         Ok(trust.chain(settings.env.iter().cloned()).collect())
     }
 
-    /// Waits for the turn of a change of phase, and whether it is still the time for it.
-    fn begin(&self, wants: Wants) -> Result<MutexGuard<'_, Transition>, GuestFault> {
+    /// Waits until no other change of phase runs, and then checks that the phase still allows this one.
+    fn begin(&self, class: Class) -> Result<MutexGuard<'_, Transition>, GuestFault> {
         let transition = self.transition.lock().unwrap_or_else(PoisonError::into_inner);
-        admit(self.phase(), wants)?;
+        admit(self.phase(), class)?;
         Ok(transition)
     }
 
@@ -205,6 +211,7 @@ impl Guest {
 }
 
 fn sync() -> Result<(), GuestFault> {
+    // One file system only: sync(2) would wait for whatever else the guest's root has mounted, a hung FUSE too.
     let root = File::open("/").map_err(|error| fault::from_io("/", &error))?;
     nix::unistd::syncfs(root).map_err(|error| fault::from_io("sync", &error.into()))
 }

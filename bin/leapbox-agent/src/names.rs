@@ -1,34 +1,35 @@
-//! User and group names, read from the guest's own files (a static binary has no name service switch).
+//! Looks up user and group names in the guest's own files, because a static binary has no name service switch (nss(5)).
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Names by id, as they were when this was read.
+/// User and group names by id, as the files had them when this was read.
 pub(crate) struct Names {
     users: BTreeMap<u32, String>,
     groups: BTreeMap<u32, String>,
 }
 
 impl Names {
-    /// Reads `/etc/passwd` and `/etc/group`. Files that can't be read have no names in them.
+    /// Reads `/etc/passwd` and `/etc/group`. A file that cannot be read counts as empty.
     pub(crate) fn read() -> Self {
         Self { users: ids("/etc/passwd"), groups: ids("/etc/group") }
     }
 
-    /// A user's name, or the digits of the uid.
+    /// Returns a user's name, or the uid in digits if it has none.
     pub(crate) fn user(&self, uid: u32) -> String {
         self.users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
 
-    /// A group's name, or the digits of the gid.
+    /// Returns a group's name, or the gid in digits if it has none.
     pub(crate) fn group(&self, gid: u32) -> String {
         self.groups.get(&gid).cloned().unwrap_or_else(|| gid.to_string())
     }
 }
 
-/// `passwd` and `group` both start with name, password, id. The first line with an id wins, as in the C library.
+/// Reads names by id from a file in the format of passwd(5) or group(5): both start with name, password, id.
 fn ids(path: &str) -> BTreeMap<u32, String> {
     let mut names = BTreeMap::new();
+    // Of several lines with one id the first counts, as in the C library.
     for line in lines(Path::new(path)).lines() {
         let mut fields = line.split(':');
         if let (Some(name), Some(id)) = (fields.next(), fields.nth(1).and_then(|id| id.parse().ok())) {
@@ -38,7 +39,7 @@ fn ids(path: &str) -> BTreeMap<u32, String> {
     names
 }
 
-/// The login shell of a user id, from a `passwd` file.
+/// Finds the login shell of a uid in a file in the format of passwd(5).
 pub(crate) fn login_shell(passwd: &Path, uid: u32) -> Option<String> {
     lines(passwd).lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
@@ -49,16 +50,17 @@ pub(crate) fn login_shell(passwd: &Path, uid: u32) -> Option<String> {
     })
 }
 
-/// A guest's file is the workload's to write: only so much of it is looked at.
+/// Bytes read of such a file. The guest's root may have made it as large as its disk, and the agent holds it in memory.
 const READ_AT_MOST: u64 = 1 << 20;
 
 fn lines(path: &Path) -> String {
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
     let mut bytes = Vec::new();
+    // O_NONBLOCK, because opening a FIFO that the guest's root has put in the file's place would wait for ever.
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     if let Ok(file) = opened {
-        // What could be read before an error is still true.
+        // The lines read before an error are still right.
         let _ = file.take(READ_AT_MOST).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,68 +1,70 @@
-//! What a guest takes in which phase: pure, and complete.
+//! Decides which requests a guest takes in which phase. Pure, and exhaustive over all phases and classes of requests,
+//! so that a new one of either does not compile before this has decided.
 //!
-//! Called by `connection` for every request, and by `guest` again when a change of phase has its turn.
+//! Called by `connection` and `diskless` for every request, and by `guest` again when a change of phase begins.
 
 use crate::fault;
 use leapbox_guest_protocol::{FaultKind, GuestFault, Phase, Request};
 
-/// What a request is about, as far as the phase matters.
+/// A class of requests that every phase treats alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wants {
-    /// To know that the agent is there.
-    Answer,
-    /// A disk.
+pub(crate) enum Class {
+    Ping,
     Mount,
-    /// To look at files.
-    Look,
-    /// To get the guest ready for a snapshot that sandboxes start from.
+    /// Reads files and directories, and changes nothing.
+    Inspect,
+    /// Gets the guest ready for the snapshot that becomes a base.
     Prepare,
-    /// To run, change or reach something of the sandbox's.
-    Work,
+    /// Runs a process, changes files, or connects to a port.
+    Workload,
     Configure,
     Suspend,
     Shutdown,
 }
 
-impl Wants {
+impl Class {
     pub(crate) fn of(request: &Request<'_>) -> Self {
         match request {
-            Request::Ping => Wants::Answer,
-            Request::Mount => Wants::Mount,
-            Request::ReadFile(_) | Request::List(_) | Request::Stat { .. } | Request::Exists { .. } => Wants::Look,
-            Request::Warm | Request::PrepareSnapshot => Wants::Prepare,
+            Request::Ping => Class::Ping,
+            Request::Mount => Class::Mount,
+            Request::ReadFile(_) | Request::List(_) | Request::Stat { .. } | Request::Exists { .. } => Class::Inspect,
+            Request::Warm | Request::PrepareSnapshot => Class::Prepare,
             Request::Exec(_)
             | Request::WriteFile(_)
             | Request::Mkdir(_)
             | Request::Delete(_)
-            | Request::Connect { .. } => Wants::Work,
-            Request::Configure(_) => Wants::Configure,
-            Request::Suspend => Wants::Suspend,
-            Request::Shutdown { .. } => Wants::Shutdown,
+            | Request::Connect { .. } => Class::Workload,
+            Request::Configure(_) => Class::Configure,
+            Request::Suspend => Class::Suspend,
+            Request::Shutdown { .. } => Class::Shutdown,
         }
     }
 }
 
-/// [`FaultKind::Busy`] with the reason when it is not the time for it.
-pub(crate) fn admit(phase: Phase, wants: Wants) -> Result<(), GuestFault> {
-    match (phase, wants) {
-        (_, Wants::Answer) | (Phase::Bare, Wants::Mount) => Ok(()),
-        (Phase::Unconfigured, Wants::Look | Wants::Prepare | Wants::Configure | Wants::Shutdown) => Ok(()),
+/// Whether a guest in this phase takes requests of this class. If not: [`FaultKind::Busy`] with the reason, or
+/// [`FaultKind::InvalidInput`] for a second `Mount`, which no waiting would make right.
+pub(crate) fn admit(phase: Phase, class: Class) -> Result<(), GuestFault> {
+    match (phase, class) {
+        (_, Class::Ping) | (Phase::Diskless, Class::Mount) => Ok(()),
+        // No `Workload`: a process that runs before `Configure` shares its randomness with every clone of the snapshot.
+        (Phase::Unconfigured, Class::Inspect | Class::Prepare | Class::Configure | Class::Shutdown) => Ok(()),
         (
             Phase::Configured,
-            Wants::Look | Wants::Prepare | Wants::Work | Wants::Configure | Wants::Suspend | Wants::Shutdown,
+            Class::Inspect | Class::Prepare | Class::Workload | Class::Configure | Class::Suspend | Class::Shutdown,
         ) => Ok(()),
-        (Phase::Suspended, Wants::Configure | Wants::Suspend | Wants::Shutdown) => Ok(()),
-        (Phase::Ended, Wants::Shutdown) => Ok(()),
-        (Phase::Unconfigured | Phase::Configured | Phase::Suspended | Phase::Ended, Wants::Mount) => {
-            Err(fault::invalid("the guest has its disks already"))
+        // No `Inspect` either: a read could wait for a frozen process, of a FUSE file system for instance.
+        (Phase::Suspended, Class::Configure | Class::Suspend | Class::Shutdown) => Ok(()),
+        (Phase::Ended, Class::Shutdown) => Ok(()),
+        (Phase::Unconfigured | Phase::Configured | Phase::Suspended | Phase::Ended, Class::Mount) => {
+            Err(fault::invalid("the guest's disks are mounted already"))
         }
         (
-            Phase::Bare,
-            Wants::Look | Wants::Prepare | Wants::Work | Wants::Configure | Wants::Suspend | Wants::Shutdown,
-        ) => Err(busy("the guest has no disk yet")),
-        (Phase::Unconfigured, Wants::Work | Wants::Suspend) => Err(busy("the guest has not been configured yet")),
-        (Phase::Suspended, Wants::Look | Wants::Prepare | Wants::Work) => Err(busy("the guest is suspended")),
-        (Phase::Ended, Wants::Look | Wants::Prepare | Wants::Work | Wants::Configure | Wants::Suspend) => {
+            Phase::Diskless,
+            Class::Inspect | Class::Prepare | Class::Workload | Class::Configure | Class::Suspend | Class::Shutdown,
+        ) => Err(busy("the guest's disks are not mounted yet")),
+        (Phase::Unconfigured, Class::Workload | Class::Suspend) => Err(busy("the guest has not been configured yet")),
+        (Phase::Suspended, Class::Inspect | Class::Prepare | Class::Workload) => Err(busy("the guest is suspended")),
+        (Phase::Ended, Class::Inspect | Class::Prepare | Class::Workload | Class::Configure | Class::Suspend) => {
             Err(busy("the guest has been shut down"))
         }
     }
@@ -76,42 +78,42 @@ fn busy(why: &str) -> GuestFault {
 mod tests {
     use super::*;
 
-    const ALL: [Wants; 8] = [
-        Wants::Answer,
-        Wants::Mount,
-        Wants::Look,
-        Wants::Prepare,
-        Wants::Work,
-        Wants::Configure,
-        Wants::Suspend,
-        Wants::Shutdown,
+    const ALL: [Class; 8] = [
+        Class::Ping,
+        Class::Mount,
+        Class::Inspect,
+        Class::Prepare,
+        Class::Workload,
+        Class::Configure,
+        Class::Suspend,
+        Class::Shutdown,
     ];
 
-    fn admitted(phase: Phase) -> Vec<Wants> {
-        ALL.into_iter().filter(|wants| admit(phase, *wants).is_ok()).collect()
+    fn admitted(phase: Phase) -> Vec<Class> {
+        ALL.into_iter().filter(|class| admit(phase, *class).is_ok()).collect()
     }
 
     #[test]
     fn only_a_configured_guest_works() {
-        for phase in [Phase::Bare, Phase::Unconfigured, Phase::Suspended, Phase::Ended] {
-            let refused = admit(phase, Wants::Work).expect_err("refused");
+        for phase in [Phase::Diskless, Phase::Unconfigured, Phase::Suspended, Phase::Ended] {
+            let refused = admit(phase, Class::Workload).expect_err("refused");
             assert_eq!(refused.kind, FaultKind::Busy, "{phase:?}");
         }
-        assert!(admit(Phase::Configured, Wants::Work).is_ok());
+        assert!(admit(Phase::Configured, Class::Workload).is_ok());
     }
 
     #[test]
     fn a_guest_without_a_disk_answers_and_mounts_and_nothing_else() {
-        assert_eq!(admitted(Phase::Bare), [Wants::Answer, Wants::Mount]);
+        assert_eq!(admitted(Phase::Diskless), [Class::Ping, Class::Mount]);
     }
 
     #[test]
     fn a_suspended_guest_goes_on_by_configure_alone() {
-        assert_eq!(admitted(Phase::Suspended), [Wants::Answer, Wants::Configure, Wants::Suspend, Wants::Shutdown]);
+        assert_eq!(admitted(Phase::Suspended), [Class::Ping, Class::Configure, Class::Suspend, Class::Shutdown]);
     }
 
     #[test]
     fn a_guest_that_was_shut_down_stays_so() {
-        assert_eq!(admitted(Phase::Ended), [Wants::Answer, Wants::Shutdown]);
+        assert_eq!(admitted(Phase::Ended), [Class::Ping, Class::Shutdown]);
     }
 }

@@ -1,11 +1,11 @@
-//! Relaying a connection to a port in the guest.
+//! Relays a connection of the host's to a port in the guest. Called by `connection`.
 //!
 //! ```text
 //! host ══ channel ══▶ agent ──▶ 127.0.0.1:port, else [::1]:port, else eth0:port
 //! ```
 //!
 //! One thread moves both directions with non-blocking sockets. The end of one direction is passed on (half-close) while
-//! the other goes on; a reset is passed on as a reset, so that a cut answer never looks complete.
+//! the other continues; a reset is passed on as a reset, so that a truncated answer never looks complete.
 
 use crate::fault;
 use crate::guest::Guest;
@@ -19,21 +19,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Bytes one direction holds.
+/// Bytes of each direction's buffer; with 224 relays all buffers together take 14 MiB of the agent's reserve.
 const BUFFER: usize = 32 << 10;
-/// How long a server with a full backlog is waited for.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+// A loopback connection is made at once, unless the server's backlog is full and the kernel drops the SYN.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to a port of the workload's.
+/// Connects to the server that listens on this port in the guest: on loopback, or else on `eth0`.
 pub(crate) fn connect(guest: &Guest, port: u16) -> Result<TcpStream, GuestFault> {
     if port == 0 {
         return Err(fault::invalid("0 is not a port"));
     }
-    let places = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(guest.workload_ip)];
-    for place in places {
-        match TcpStream::connect_timeout(&SocketAddr::new(place, port), CONNECT_PATIENCE) {
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(guest.workload_ip)];
+    for address in addresses {
+        match TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT) {
             Ok(stream) => return Ok(stream),
+            // A server may listen on any one of the addresses, so only the failure of all three is reported.
             Err(error) if nothing_there(&error) => {}
+            // A port without a server refuses at once. No answer means that a server's queue is full: to go on with the
+            // next address would take as long again, and end in the claim that nothing listens.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let message = format!("the server on port {port} accepts no further connection now");
+                return Err(GuestFault::new(FaultKind::Busy, message));
+            }
             Err(error) => return Err(fault::from_io(format_args!("port {port}"), &error)),
         }
     }
@@ -41,15 +48,16 @@ pub(crate) fn connect(guest: &Guest, port: u16) -> Result<TcpStream, GuestFault>
     Err(GuestFault::new(FaultKind::ConnectionRefused, message))
 }
 
-/// Refused, or an address this guest doesn't have.
+/// Whether the port was refused, the address does not exist in this guest, or its address family is turned off.
 fn nothing_there(error: &io::Error) -> bool {
-    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), ConnectionRefused | AddrNotAvailable | NetworkUnreachable | HostUnreachable | TimedOut)
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | AddrNotAvailable | NetworkUnreachable | HostUnreachable)
         || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 thread_local! {
-    /// A worker relays one connection at a time, and most workers relay many.
+    // Kept for the thread's life: a worker relays one connection after the other, and under emulation the page faults
+    // of fresh buffers cost more than the copying.
     static BUFFERS: RefCell<[Vec<u8>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
@@ -67,7 +75,8 @@ pub(crate) fn relay(host: &TcpStream, app: &TcpStream) -> io::Result<()> {
     });
     if moved.is_err() {
         for stream in [host, app] {
-            // Best effort: without it the peer sees an orderly end.
+            // With a linger time of 0, closing sends a reset instead of a FIN. If setting it fails, the peer sees an
+            // orderly end; there is nothing better left to do.
             let _ = setsockopt(stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
         }
     }
@@ -81,11 +90,12 @@ fn move_both(up: &mut Direction<'_>, down: &mut Direction<'_>) -> io::Result<()>
             return Ok(());
         }
         let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
-        // A reset by the host ends both directions, also when both are waiting for the app alone. (Once our own end is
-        // passed on to the host, its orderly end would look the same here.)
+        // Without events of its own, this entry reports only errors and hang-ups: a reset by the host ends both
+        // directions at once, also while both wait for the application alone. Once our own end was passed on to the
+        // host, its orderly end would look the same here, so it is not watched any more.
         polled.extend((!down.ended).then(|| PollFd::new(up.from.as_fd(), PollFlags::empty())));
-        polled.extend(up.wants());
-        polled.extend(down.wants());
+        polled.extend(up.poll_fd());
+        polled.extend(down.poll_fd());
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -96,17 +106,17 @@ fn move_both(up: &mut Direction<'_>, down: &mut Direction<'_>) -> io::Result<()>
     }
 }
 
-/// One way of a relay.
+/// One direction of a relay, and the bytes it has read from `from` and not yet written to `to`.
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
     buffer: &'a mut [u8],
-    /// What was read and not yet written.
+    /// The unwritten bytes are `buffer[start..end]`.
     start: usize,
     end: usize,
-    /// `from` has ended.
+    /// `from` has sent its FIN.
     source_done: bool,
-    /// Everything was written and the end passed on.
+    /// Everything was written, and the FIN was passed on to `to`.
     ended: bool,
 }
 
@@ -115,7 +125,7 @@ impl<'a> Direction<'a> {
         Self { from, to, buffer, start: 0, end: 0, source_done: false, ended: false }
     }
 
-    /// Reads once or writes once, if it can; false when it must wait.
+    /// Reads once or writes once; false if the socket would have blocked or the direction has ended.
     fn advance(&mut self) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
@@ -132,6 +142,7 @@ impl<'a> Direction<'a> {
         if self.source_done {
             self.ended = true;
             return match self.to.shutdown(Shutdown::Write) {
+                // `NotConnected` means that `to` has closed both ways already, which is no failure of this direction.
                 Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
                 _ => Ok(true),
             };
@@ -146,8 +157,8 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// What to wait for.
-    fn wants(&self) -> Option<PollFd<'a>> {
+    /// The socket and event that this direction waits for; `None` once it has ended.
+    fn poll_fd(&self) -> Option<PollFd<'a>> {
         if self.ended {
             None
         } else if self.start < self.end {
@@ -158,7 +169,7 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// `None` when the call would have blocked.
+/// Turns "would have blocked" and an interruption into `None`.
 fn ready(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),

@@ -1,12 +1,12 @@
-//! The agent's worker threads.
+//! The worker threads that serve a guest with disks. Started by `diskless`.
 //!
-//! Every worker waits in `accept` on the same socket and serves what it gets to the end, so that no connection is handed
-//! from one thread to another. When the last idle worker gets one, it starts another; when there are more idle workers
-//! than needed, one ends. At [`MAX_WORKERS`] busy ones, the next connection is told so at once; at most [`MAX_LONG`] of
-//! them are commands and relays, which last.
+//! Every worker waits in `accept` on the same socket and serves its connection to the end, so that no connection is
+//! passed from one thread to another. When the last idle worker gets one, it starts another worker; when more are idle
+//! than needed, one ends. With [`MAX_WORKERS`] busy, the next connection is answered `Busy`. At most [`MAX_LONG`] of
+//! them are commands and relays, which last; see `long_lived`.
 
 use crate::guest::Guest;
-use crate::long::LongSlots;
+use crate::long_lived::LongLivedPermits;
 use crate::{call, connection, log};
 use leapbox_errors::chain;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -18,29 +18,36 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-/// Connections that are served at a time; one more is told that there are too many.
+/// Connections served at a time; one more is answered `Busy`. It bounds the memory and the tasks of PID 1, which boot
+/// reserves.
 pub const MAX_WORKERS: usize = 256;
-pub use crate::long::MAX_LONG;
-/// Workers that wait for connections when there are none.
+pub use crate::long_lived::MAX_LONG;
+// A base is taken with these threads in it, so that a clone serves its first calls without starting any.
 const IDLE_WORKERS: usize = 3;
-/// A worker's stack.
+// Serving a call needs little stack. 256 of Rust's default 2 MiB would be as much address space as a small guest has
+// memory.
 const STACK_BYTES: usize = 256 << 10;
 
 struct Server {
     guest: Arc<Guest>,
     listener: TcpListener,
-    long: LongSlots,
-    /// Workers in `accept`.
+    long_lived: LongLivedPermits,
+    /// Workers that wait in `accept`.
     idle: AtomicUsize,
-    /// All workers.
+    /// All workers, idle or busy.
     workers: AtomicUsize,
 }
 
-/// Starts serving; returns at once. Workers live as long as the process.
+/// Starts the first workers and returns. Some worker is alive until the process ends.
 pub fn serve(guest: Arc<Guest>, listener: TcpListener) -> io::Result<()> {
     notice_dead_peers(&listener)?;
-    let server =
-        Server { guest, listener, long: LongSlots::default(), idle: AtomicUsize::new(0), workers: AtomicUsize::new(0) };
+    let server = Server {
+        guest,
+        listener,
+        long_lived: LongLivedPermits::default(),
+        idle: AtomicUsize::new(0),
+        workers: AtomicUsize::new(0),
+    };
     let server = Arc::new(server);
     for _ in 0..IDLE_WORKERS {
         server.start_worker()?;
@@ -48,8 +55,10 @@ pub fn serve(guest: Arc<Guest>, listener: TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// The host's end of a connection may be gone without a word: keep-alive finds out. Accepted sockets inherit it.
+/// Turns on TCP keep-alive; accepted sockets inherit it from the listener.
 fn notice_dead_peers(listener: &TcpListener) -> io::Result<()> {
+    // A host that crashed, or a connection that a snapshot carried into another machine, sends no FIN. With these
+    // numbers it is found out after a minute of silence: 30 s, and three probes 10 s apart.
     setsockopt(listener, sockopt::KeepAlive, &true)?;
     setsockopt(listener, sockopt::TcpKeepIdle, &30)?;
     setsockopt(listener, sockopt::TcpKeepInterval, &10)?;
@@ -84,8 +93,9 @@ impl Server {
                     }
                 }
                 Err(error) => {
-                    // Descriptors or memory are short for a moment.
-                    log::line(format_args!("accept: {}", chain(&error)));
+                    // Descriptors or memory are short; both come back when connections end. Without the pause this loop
+                    // would take a whole CPU until then.
+                    log::line(format_args!("cannot accept a connection: {}", chain(&error)));
                     thread::sleep(Duration::from_millis(100));
                 }
             }
@@ -98,15 +108,16 @@ impl Server {
             return;
         }
         if was_last && let Err(error) = self.start_worker() {
-            // This connection is served all the same; the next waits for it.
-            log::line(format_args!("cannot start a worker: {}", chain(&error)));
+            // This connection is served all the same; the next one waits in the backlog until a worker is idle.
+            log::line(format_args!("cannot start another worker thread: {}", chain(&error)));
         }
+        // A panic must end one connection only. If it ended the thread, the counts of workers would be wrong for ever.
         let served = catch_unwind(AssertUnwindSafe(|| {
-            // What went wrong with a connection is for its caller to see.
-            let _ = connection::serve(&self.guest, &self.long, stream);
+            // An error of the connection itself is seen by its caller, and says nothing about the guest.
+            let _ = connection::serve(&self.guest, &self.long_lived, stream);
         }));
         if served.is_err() {
-            log::line(format_args!("a connection panicked"));
+            log::line(format_args!("a panic ended a connection; this is a bug of the agent"));
         }
     }
 }

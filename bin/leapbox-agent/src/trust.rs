@@ -1,13 +1,13 @@
-//! The certificate of the sandbox's own authority, where the guest's programs look for it.
+//! Puts the certificate of the sandbox's own authority where the guest's programs look for it, and removes it.
 //!
 //! ```text
-//! configure ─▶ apply ─▶ the keeper's thread: memory ──▶ disk
+//! configure ─▶ apply ─▶ the worker's thread: memory ──▶ disk
 //!                ◀── when both are done, or with memory alone when the disk takes too long
 //! ```
 //!
-//! Memory (`memory`) is what counts: it is there before a workload runs, and the environment of every process
-//! (`environment`) leads there. The disk (`disk`) is the guest's, which may have frozen it: then it is written when that
-//! ends, with whatever is wanted by then. Called by `guest`.
+//! Memory (`memory`) is authoritative: it is written before a workload runs, and the environment of every process
+//! (`environment`) names the files there. The disk (`disk`) is the guest's, whose root may have frozen its file system:
+//! then it is written when it thaws, by the latest request of that time. Called by `guest`.
 
 mod bundle;
 mod disk;
@@ -30,85 +30,87 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Where the guest's programs see the agent's folder, and the two files in it: our certificate alone, and the
-/// system's with it.
+/// The directory at which the guest's programs see the agent's two files: the sandbox's certificate alone, and the
+/// system's certificates with it.
 pub const FOLDER: &str = "/run/leapbox";
 const CERTIFICATE: &str = "/run/leapbox/egress-ca.pem";
 const BUNDLE: &str = "/run/leapbox/ca-bundle.pem";
 
-/// How long `configure` waits for the guest's disk: a host that waits longer for it tells the time anew.
-const DISK_PATIENCE: Duration = Duration::from_millis(700);
-/// How long it waits for what it cannot do without.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+// The host configures again if a `Configure` took a second, because the time it sent is that old by then. A frozen disk
+// must not bring it there.
+const DISK_TIMEOUT: Duration = Duration::from_millis(700);
+// Without the files in memory the guest is not configured, so this waits for longer, also for an earlier request.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One guest's.
+/// The guest's trust in its sandbox's own authority, and a handle to the thread that changes it.
 #[derive(Debug)]
 pub struct TrustStore {
-    keeper: Arc<Keeper>,
+    worker: Arc<TrustWorker>,
 }
 
 #[derive(Debug)]
-struct Keeper {
+struct TrustWorker {
     memory: Memory,
     disk: Disk,
-    state: Mutex<State>,
-    news: Condvar,
+    progress: Mutex<Progress>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// What is wanted next.
-    wish: Option<Wish>,
-    /// What the thread works on; there is none without.
-    current: Option<Wish>,
-    /// How memory took the last wish.
+struct Progress {
+    /// The request that comes next. A newer one replaces it, because only the last counts.
+    request: Option<TrustRequest>,
+    /// The request that the thread works on; `None` if there is no thread.
+    current: Option<TrustRequest>,
+    /// The outcome of the last request in memory; `None` until it is there.
     in_memory: Option<Result<(), GuestFault>>,
 }
 
-/// What a `Configure` asked for.
+/// The change that a `Configure` asks for.
 #[derive(Clone, PartialEq, Eq)]
-enum Wish {
+enum TrustRequest {
     Distrust,
     Trust(Certificate),
 }
 
 impl TrustStore {
-    /// Of the guest whose root folder this is. The agent's own files are made in `hidden`, a folder on no disk, and shown
-    /// at `shown` (in a guest: [`FOLDER`]) once there is something to show.
+    /// Prepares a guest whose root directory is `root`. The agent's own files are made in `hidden`, a directory in
+    /// memory, which is mounted at `shown` (in a guest: [`FOLDER`]) once a certificate is in it.
     pub fn install(root: &Path, hidden: &Path, shown: &Path) -> io::Result<Self> {
         let (memory, disk) = (Memory::install(hidden, shown)?, Disk::open(root)?);
-        let keeper = Keeper { memory, disk, state: Mutex::default(), news: Condvar::new() };
-        Ok(Self { keeper: Arc::new(keeper) })
+        let worker = TrustWorker { memory, disk, progress: Mutex::default(), changed: Condvar::new() };
+        Ok(Self { worker: Arc::new(worker) })
     }
 
-    /// Makes it so. What the disk does not take is told on the console alone.
+    /// Trusts a certificate, or none. Fails if memory does not take the change; failures of the disk are only logged on
+    /// the console.
     pub(crate) fn apply(&self, trust: &Trust) -> Result<(), GuestFault> {
-        let wish = Wish::of(trust)?;
-        let mut state = self.keeper.lock();
-        // Asked again about what the disk has not taken yet, it is as far as it was.
-        if state.wish.is_some() || state.current.as_ref() != Some(&wish) {
-            (state.wish, state.in_memory) = (Some(wish), None);
-            if state.current.is_none() {
-                let keeper = Arc::clone(&self.keeper);
+        let request = TrustRequest::of(trust)?;
+        let mut progress = self.worker.lock();
+        // A request that is being worked on already is only waited for: after a time-out the host asks again.
+        if progress.request.is_some() || progress.current.as_ref() != Some(&request) {
+            (progress.request, progress.in_memory) = (Some(request), None);
+            if progress.current.is_none() {
+                let worker = Arc::clone(&self.worker);
                 let thread = std::thread::Builder::new().name("trust".to_owned()).stack_size(128 << 10);
-                thread.spawn(move || keeper.work()).map_err(|error| failed(&error))?;
-                state.current = state.wish.clone();
+                thread.spawn(move || worker.work()).map_err(|error| failed(&error))?;
+                progress.current = progress.request.clone();
             }
         }
-        let state = self.keeper.wait(state, DISK_PATIENCE, State::is_busy);
-        if state.is_busy() {
-            log::line(format_args!("the sandbox's certificate: the disk does not take it yet"));
+        let progress = self.worker.wait(progress, DISK_TIMEOUT, Progress::is_busy);
+        if progress.is_busy() {
+            log::line(format_args!("the sandbox's certificate: the disk is slow or frozen; it is written there later"));
         }
-        let state = self.keeper.wait(state, MEMORY_PATIENCE, |state| state.in_memory.is_none());
-        let silent =
-            || Err(GuestFault::new(FaultKind::Io, "the sandbox's certificate: the guest's files do not answer"));
-        state.in_memory.clone().unwrap_or_else(silent)
+        let progress = self.worker.wait(progress, MEMORY_TIMEOUT, |progress| progress.in_memory.is_none());
+        let no_answer =
+            || Err(GuestFault::new(FaultKind::Io, "the sandbox's certificate: the guest's file system hangs"));
+        progress.in_memory.clone().unwrap_or_else(no_answer)
     }
 }
 
-impl State {
+impl Progress {
     fn is_busy(&self) -> bool {
-        self.wish.is_some() || self.current.is_some()
+        self.request.is_some() || self.current.is_some()
     }
 }
 
@@ -116,79 +118,80 @@ fn failed(error: &io::Error) -> GuestFault {
     fault::from_io("the sandbox's certificate", error)
 }
 
-impl Wish {
+impl TrustRequest {
     fn of(trust: &Trust) -> Result<Self, GuestFault> {
         match trust {
-            Trust::None => Ok(Wish::Distrust),
+            Trust::None => Ok(TrustRequest::Distrust),
             Trust::Certificate(pem) => {
-                Ok(Wish::Trust(Certificate::parse(pem).map_err(|error| fault::invalid(error.to_string()))?))
+                Ok(TrustRequest::Trust(Certificate::parse(pem).map_err(|error| fault::invalid(error.to_string()))?))
             }
         }
     }
 }
 
-impl Keeper {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl TrustWorker {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait<'a>(
         &'a self,
-        state: MutexGuard<'a, State>,
-        patience: Duration,
-        condition: impl Fn(&State) -> bool,
-    ) -> MutexGuard<'a, State> {
-        let waited = self.news.wait_timeout_while(state, patience, |state| condition(state));
+        progress: MutexGuard<'a, Progress>,
+        timeout: Duration,
+        condition: impl Fn(&Progress) -> bool,
+    ) -> MutexGuard<'a, Progress> {
+        let waited = self.changed.wait_timeout_while(progress, timeout, |progress| condition(progress));
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Fulfils wishes, the last one last, until there are none.
+    /// Works on requests until there is none.
     fn work(&self) {
-        while let Some(wish) = self.next() {
-            match wish {
-                Wish::Distrust => self.distrust(),
-                Wish::Trust(certificate) => self.trust(&certificate),
+        while let Some(request) = self.next() {
+            match request {
+                TrustRequest::Distrust => self.distrust(),
+                TrustRequest::Trust(certificate) => self.trust(&certificate),
             }
         }
     }
 
-    fn next(&self) -> Option<Wish> {
-        let mut state = self.lock();
-        state.current = state.wish.take();
-        self.news.notify_all();
-        state.current.clone()
+    fn next(&self) -> Option<TrustRequest> {
+        let mut progress = self.lock();
+        progress.current = progress.request.take();
+        self.changed.notify_all();
+        progress.current.clone()
     }
 
     fn trust(&self, certificate: &Certificate) {
         let system = self.disk.system_bundle();
         let joined = bundle::with(&system.bytes, certificate);
-        let kept = self.memory.keep(certificate, &joined);
-        self.tell(kept);
+        // Memory first and reported at once: `configure` may continue while the disk is still written.
+        let kept = self.memory.write(certificate, &joined);
+        self.report(kept);
         if let Some(path) = self.disk.install(certificate, &system, &joined)
-            && let Err(error) = self.memory.lead_to(path)
+            && let Err(error) = self.memory.link_bundle_to(path)
         {
             log::line(format_args!("the sandbox's certificate: {BUNDLE}: {}", chain(&error)));
         }
     }
 
     fn distrust(&self) {
-        let forgotten = self.memory.forget(|| self.disk.system_path());
-        self.tell(forgotten);
+        let forgotten = self.memory.remove(|| self.disk.system_path());
+        self.report(forgotten);
         self.disk.remove();
     }
 
-    /// Reports to whoever waits, unless something else is wanted already.
-    fn tell(&self, in_memory: io::Result<()>) {
-        let mut state = self.lock();
-        if state.wish.is_none() {
-            state.in_memory = Some(in_memory.map_err(|error| failed(&error)));
-            self.news.notify_all();
+    /// Reports the outcome in memory to whoever waits, unless a newer request has replaced this one.
+    fn report(&self, in_memory: io::Result<()>) {
+        let mut progress = self.lock();
+        if progress.request.is_none() {
+            progress.in_memory = Some(in_memory.map_err(|error| failed(&error)));
+            self.changed.notify_all();
         }
     }
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("is_busy", &self.is_busy()).finish_non_exhaustive()
+        f.debug_struct("Progress").field("is_busy", &self.is_busy()).finish_non_exhaustive()
     }
 }

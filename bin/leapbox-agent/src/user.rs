@@ -1,30 +1,28 @@
-//! Doing something as the image's user, on one thread.
+//! Runs file operations with the rights of the image's user, on the calling thread alone. Called by `files`.
 //!
-//! The agent is root, and what it reads and writes for the API must follow the image's user's rights: a file only root
-//! may read answers "permission denied", a new file belongs to the user. The effective ids of the calling thread alone
-//! are switched, with raw system calls (the C library's functions would switch every thread). Leaving uid 0 empties the
-//! thread's effective capabilities, coming back restores them.
+//! The agent is root, and what it reads and writes for the API must follow the rights of the image's user: reading a
+//! file that only root may read is "permission denied", and a new file belongs to the user. Only the calling thread's
+//! effective ids are switched, with raw system calls, because the C library's functions would switch every thread.
+//! Leaving uid 0 empties the thread's effective capabilities, and returning to it restores them (capabilities(7)).
 
 use leapbox_guest_protocol::ImageConfig;
 use std::io;
 use std::time::Duration;
 
-/// Ids of the image's user.
+/// Numeric ids of the image's user, as [`ImageConfig`] has them.
 #[derive(Debug, Clone)]
 pub struct User {
-    /// User id.
     pub uid: u32,
-    /// Group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Gids of the supplementary groups.
     pub groups: Vec<u32>,
 }
 
-/// Leaves an id unchanged in `setresuid` and `setresgid`.
+/// The argument that leaves an id unchanged in setresuid(2) and setresgid(2).
 const UNCHANGED: libc::c_long = -1;
 
 impl User {
-    /// The user an image's processes run as.
+    /// Takes the ids out of an image's configuration.
     pub fn of_image(image: &ImageConfig) -> Self {
         Self { uid: image.uid, gid: image.gid, groups: image.groups.clone() }
     }
@@ -34,23 +32,25 @@ impl User {
         if self.uid == 0 {
             return Ok(work());
         }
-        let back = BackToRoot;
+        // Made first, so that a switch that fails half way is undone as well.
+        let root = RestoreRoot;
+        // The uid last: without uid 0 the thread may not change the other two.
         set_groups(&self.groups)?;
         set_effective(libc::SYS_setresgid, self.gid)?;
         set_effective(libc::SYS_setresuid, self.uid)?;
         let result = work();
-        drop(back);
+        drop(root);
         Ok(result)
     }
 }
 
-/// Becomes root again when dropped, after a panic too.
-struct BackToRoot;
+/// Switches the calling thread back to root when dropped, also after a panic in the operation.
+struct RestoreRoot;
 
-impl Drop for BackToRoot {
+impl Drop for RestoreRoot {
     fn drop(&mut self) {
-        // The saved id is 0, so only a lack of kernel memory can refuse this. The thread serves others next and must not
-        // go on half-switched.
+        // The saved uid is still 0, so only a lack of kernel memory can refuse this. The thread serves other
+        // connections next, and must not do that with the rights of another user.
         while set_effective(libc::SYS_setresuid, 0)
             .and_then(|()| set_effective(libc::SYS_setresgid, 0))
             .and_then(|()| set_groups(&[]))
@@ -67,7 +67,7 @@ fn set_groups(groups: &[u32]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `setresuid` or `setresgid` of the calling thread, effective id only.
+/// Sets the effective id alone of the calling thread, by `setresuid` or `setresgid`.
 fn set_effective(call: libc::c_long, id: u32) -> io::Result<()> {
     // SAFETY: both calls take three integers and touch no memory.
     let result = unsafe { libc::syscall(call, UNCHANGED, libc::c_long::from(id), UNCHANGED) };

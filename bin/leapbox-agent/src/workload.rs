@@ -1,8 +1,9 @@
-//! The workload as a whole: frozen, let go on, ended.
+//! Freezes, thaws and ends the workload as a whole.
 //!
-//! Control groups (version 2) do all of it: a frozen group's processes stand still at the border of the kernel, holding
-//! none of its locks; what is born into a frozen group is frozen; a kill reaches frozen processes too. The guest's root
-//! (a container runtime, say) may make groups beside the agent's: they are the workload as well. Called by `guest`.
+//! Control groups (version 2) do all of it: a frozen group's processes stop on their way out of the kernel, holding
+//! none of its locks; a process that is started in a frozen group is frozen; a kill reaches frozen processes too. The
+//! guest's root (a container runtime, say) may make groups beside the agent's: they belong to the workload as well.
+//! Called by `guest`.
 
 use crate::cgroup::write;
 use nix::sys::signal::{Signal, kill};
@@ -13,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long processes may take to come out of the kernel and stand still.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(2);
-/// How long killed processes may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at a group.
-const LOOK: Duration = Duration::from_millis(2);
+// A process freezes when it leaves the kernel, and one in an uninterruptible call may take for ever. The host gives a
+// suspend 5 s, and stores a guest that does not freeze in time as it is.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
+// Killed processes still have to free their memory and leave the kernel. What is left after this is given up.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+// Short, because every pause waits for the freeze.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The control groups that hold the workload.
 #[derive(Debug)]
@@ -33,45 +35,45 @@ enum Scope {
 }
 
 impl Workload {
-    /// What is in this group and below it.
+    /// The workload is what runs in this group and below it.
     pub fn in_group(path: impl Into<PathBuf>) -> Self {
         Self { scope: Scope::Group(path.into()) }
     }
 
-    /// What is in any group below `mount`, the root of the guest's hierarchy. The root itself holds the agent and the
-    /// kernel's threads.
+    /// The workload is what runs in any group below `mount`, the root of the guest's hierarchy. The root group itself
+    /// holds the agent and the kernel's threads.
     pub fn below(mount: impl Into<PathBuf>) -> Self {
         Self { scope: Scope::Hierarchy(mount.into()) }
     }
 
-    /// Freezes it; false when some of it was still busy inside the kernel after the time it had.
+    /// Freezes the workload; false if a process was still inside the kernel after 2 s.
     pub(crate) fn freeze(&self) -> io::Result<bool> {
-        let deadline = Instant::now() + FREEZE_PATIENCE;
-        self.tell("cgroup.freeze", "1")?;
-        wait_until(deadline, || Ok(!self.any("frozen 0")?))
+        let deadline = Instant::now() + FREEZE_TIMEOUT;
+        self.write_each("cgroup.freeze", "1")?;
+        wait_until(deadline, || Ok(!self.any_reports("frozen 0")?))
     }
 
-    /// Lets it go on. Harmless when it is not frozen.
+    /// Thaws the workload; harmless if it is not frozen.
     pub(crate) fn thaw(&self) -> io::Result<()> {
-        self.tell("cgroup.freeze", "0")
+        self.write_each("cgroup.freeze", "0")
     }
 
-    /// Asks every process to end; false when some were still there after `grace`.
+    /// Sends SIGTERM to every process; false if some still ran after `grace`.
     pub(crate) fn terminate(&self, grace: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + grace;
         for group in self.groups()? {
             signal_all(&group, deadline);
         }
-        wait_until(deadline, || Ok(!self.any("populated 1")?))
+        wait_until(deadline, || Ok(!self.any_reports("populated 1")?))
     }
 
-    /// Kills every process, frozen ones too; false when some did not come out of the kernel to die.
+    /// Kills every process, frozen ones too; false if some had not left the kernel after 10 s.
     pub(crate) fn kill(&self) -> io::Result<bool> {
-        wait_until(Instant::now() + KILL_PATIENCE, || {
-            // Told again each time: a process may have been born into a new group meanwhile.
-            let populated = self.any("populated 1")?;
+        wait_until(Instant::now() + KILL_TIMEOUT, || {
+            // Killed again each time: a process may have made a new group and moved there since the groups were listed.
+            let populated = self.any_reports("populated 1")?;
             if populated {
-                self.tell("cgroup.kill", "1")?;
+                self.write_each("cgroup.kill", "1")?;
             }
             Ok(!populated)
         })
@@ -85,7 +87,7 @@ impl Workload {
     }
 
     /// Writes a control file of every group that is still there.
-    fn tell(&self, file: &str, value: &str) -> io::Result<()> {
+    fn write_each(&self, file: &str, value: &str) -> io::Result<()> {
         for group in self.groups()? {
             match write(&group.join(file), value) {
                 Err(error) if !gone(&error) => return Err(error),
@@ -95,8 +97,8 @@ impl Workload {
         Ok(())
     }
 
-    /// Whether the kernel says so of any group.
-    fn any(&self, word: &str) -> io::Result<bool> {
+    /// Whether `cgroup.events` of any group has this line. It covers the groups below as well.
+    fn any_reports(&self, word: &str) -> io::Result<bool> {
         for group in self.groups()? {
             match fs::read_to_string(group.join("cgroup.events")) {
                 Ok(events) if events.lines().any(|line| line == word) => return Ok(true),
@@ -108,7 +110,7 @@ impl Workload {
     }
 }
 
-/// Whether a condition comes true in time. It is asked once at least.
+/// Waits until a condition is true; false at the deadline. It is checked once at least.
 fn wait_until(deadline: Instant, condition: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
     loop {
         if condition()? {
@@ -117,24 +119,26 @@ fn wait_until(deadline: Instant, condition: impl Fn() -> io::Result<bool>) -> io
         if Instant::now() >= deadline {
             return Ok(false);
         }
-        sleep(LOOK);
+        sleep(POLL_INTERVAL);
     }
 }
 
-/// The guest's root may remove a group at any time.
+/// Whether a group was removed meanwhile, as the guest's root may do at any time.
 fn gone(error: &io::Error) -> bool {
+    // ENODEV comes from a file of the group that was opened before the group was removed.
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-/// SIGTERM to every process in a group and below it, until time is up: the guest's root decides how many groups there
-/// are.
+/// Sends SIGTERM to every process in a group and below it, until the deadline.
 fn signal_all(group: &Path, deadline: Instant) {
     let mut left = vec![group.to_owned()];
+    // The guest's root decides how many groups there are: listing them may not take longer than the grace time.
     while let Some(group) = left.pop().filter(|_| Instant::now() < deadline) {
         let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-        // 0 is a process of another namespace, which there is none of in a guest.
+        // The kernel writes 0 for a process that this pid namespace does not show, and kill(0) would signal the agent's
+        // own process group.
         for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1) {
-            // One that is gone by now has ended, which is what is wanted.
+            // A process that ended meanwhile needs no signal.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         left.extend(children(&group).unwrap_or_default());

@@ -243,8 +243,8 @@ async fn a_suspended_workload_is_killed_without_running_again() {
 
 #[tokio::test]
 async fn a_bare_guest_answers_and_does_nothing_before_it_is_mounted() {
-    let sandbox = Sandbox::start_bare().await;
-    assert_eq!(phase(&sandbox.guest).await, Phase::Bare);
+    let sandbox = Sandbox::start_diskless().await;
+    assert_eq!(phase(&sandbox.guest).await, Phase::Diskless);
     refuses_work(&sandbox.guest).await;
     assert_eq!(fault_of(sandbox.guest.configure(support::configuration()).await), FaultKind::Busy);
     assert_eq!(fault_of(sandbox.guest.suspend().await), FaultKind::Busy);
@@ -271,10 +271,10 @@ async fn a_bare_guest_that_cannot_mount_says_why_and_ends() {
 
 #[tokio::test]
 async fn callers_that_hang_up_or_talk_nonsense_do_not_keep_a_bare_guest_busy() {
-    let sandbox = Sandbox::start_bare().await;
+    let sandbox = Sandbox::start_diskless().await;
     drop(sandbox.dial().await);
     assert_eq!(sandbox.raw(b"\0\0\0\x06GET / ").await, FaultKind::InvalidInput);
     let start = Instant::now();
-    assert_eq!(phase(&sandbox.guest).await, Phase::Bare);
+    assert_eq!(phase(&sandbox.guest).await, Phase::Diskless);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

@@ -81,11 +81,11 @@ impl Server {
         self.dir.join("state")
     }
 
-    /// The first warm snapshot it has taken.
+    /// The first base it has taken.
     pub fn warm_snapshot(&self) -> Result<Arc<Snapshot>> {
         let warm = self.state_dir().join("warm");
         let mut stored = leapbox_bases::Bases::stored(&warm).into_iter();
-        Ok(stored.next().context("the measured server did not get ready (its warm snapshot)")?.snapshot)
+        Ok(stored.next().context("the measured server did not get ready (its base)")?.snapshot)
     }
 
     /// Bytes of the one checkpoint there is, before and after compression, as its manifest has them.

@@ -1,11 +1,12 @@
-//! Settings: flags over environment over `config.toml` over defaults.
+//! Reads the settings: flags over environment over `config.toml` over defaults. Called by `main` for every verb.
 //!
 //! ```text
 //! flags, LEAPBOX_* ─clap─► Settings ─┐
 //! config.toml ─────toml──► Settings ─┴─over─► Config (every value present and checked)
 //! ```
 //!
-//! One file, in the data folder unless `--config` says otherwise. A key it has and we don't know is an error.
+//! There is one file, in the data directory unless `--config` names another. An unknown key in it is an error, because
+//! a mistyped setting would otherwise be ignored without a word.
 
 // clap prints the settings' doc comments as help, where `<id>` stands for itself.
 #![allow(rustdoc::invalid_html_tags)]
@@ -17,20 +18,20 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Which VMM driver runs the sandboxes.
+/// The setting of which VMM driver runs the sandboxes; `driver::choose` makes a driver of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DriverSetting {
-    /// The best one this host can run.
+    /// Firecracker if this host can run it, else QEMU.
     Auto,
-    /// QEMU's microvm under emulation.
+    /// QEMU's microvm under emulation, which every host can run.
     Qemu,
-    /// Firecracker with its jailer.
+    /// Firecracker with its jailer, on a host with KVM.
     Firecracker,
 }
 
 impl DriverSetting {
-    /// As it is written in flags, environment and file.
+    /// The value as it is written in flags, environment and file.
     pub fn as_str(self) -> &'static str {
         match self {
             DriverSetting::Auto => "auto",
@@ -40,42 +41,44 @@ impl DriverSetting {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people to read.
     Text,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
 }
 
-/// What one source (flags and environment, or the file) says; everything may be absent.
+/// The settings of one source (flags and environment, or the file), each of which may be absent. The docs of the fields
+/// are the help of the command line; docs/operations.md has the same settings as a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// Folder of everything [default: /var/lib/leapbox].
+    /// Directory of everything that this installation keeps [default: /var/lib/leapbox].
     #[serde(skip)]
     #[arg(long, env = "LEAPBOX_DATA_DIR", global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Configuration file [default: config.toml in the data folder].
+    /// Configuration file [default: config.toml in the data directory].
     #[serde(skip)]
     #[arg(long, env = "LEAPBOX_CONFIG", global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of kernel, initramfs and templates [default: artifacts in the data folder]. Servers may share it.
+    /// Directory of kernel, initramfs and templates, which servers may share [default: artifacts in the data
+    /// directory].
     #[arg(long, env = "LEAPBOX_ARTIFACTS_DIR", global = true, value_name = "DIR")]
     pub artifacts_dir: Option<PathBuf>,
-    /// Address of the control plane, plain HTTP [default: 127.0.0.1:8080].
+    /// Address of the control plane, which speaks plain HTTP there [default: 127.0.0.1:8080].
     #[arg(long, env = "LEAPBOX_API", global = true, value_name = "ADDR")]
     pub api: Option<SocketAddr>,
-    /// Address of the gateway, TLS [default: 127.0.0.1:8443].
+    /// Address of the gateway, which speaks TLS [default: 127.0.0.1:8443].
     #[arg(long, env = "LEAPBOX_GATEWAY", global = true, value_name = "ADDR")]
     pub gateway: Option<SocketAddr>,
     /// Address of the Prometheus metrics [default: 127.0.0.1:9090].
     #[arg(long, env = "LEAPBOX_METRICS", global = true, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
-    /// Sandboxes are reached at <id>.<domain> [default: sandbox.localhost].
+    /// Domain of the sandboxes, which are reached at <id>.<domain> [default: sandbox.localhost].
     #[arg(long, env = "LEAPBOX_DOMAIN", global = true, value_name = "NAME")]
     pub domain: Option<String>,
     /// Certificate chain (PEM) of *.<domain>, instead of the local CA's.
@@ -84,17 +87,17 @@ pub struct Settings {
     /// Private key (PEM) of that certificate.
     #[arg(long, env = "LEAPBOX_TLS_KEY", global = true, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Which VMM runs the sandboxes [default: auto].
+    /// VMM that runs the sandboxes [default: auto].
     #[arg(long, env = "LEAPBOX_DRIVER", global = true)]
     pub driver: Option<DriverSetting>,
     /// Requests an organisation may make in 60 s; 0 is no limit [default: 1000].
     #[arg(long, env = "LEAPBOX_RATE_LIMIT", global = true, value_name = "N")]
     pub rate_limit: Option<u32>,
-    /// Most sandboxes at a time [default: 1000].
+    /// Most sandboxes with a machine at a time; paused and stopped ones have none [default: 1000].
     #[arg(long, env = "LEAPBOX_MAX_SANDBOXES", global = true, value_name = "N")]
     pub max_sandboxes: Option<u32>,
-    /// Sum of the nominal memory of all sandboxes in MiB. Clones share what they have not written, so the default is
-    /// more than there is: twice the host's memory.
+    /// Sum of the nominal memory of all sandboxes in MiB. Clones share what they have not written, so the sum may be
+    /// more than the host has [default: twice the host's memory].
     #[arg(long, env = "LEAPBOX_MEMORY_BUDGET_MIB", global = true, value_name = "MIB")]
     pub memory_budget_mib: Option<u64>,
     /// Most sandboxes of one shape kept ready ahead of use; 0 is none [default: 16].
@@ -106,18 +109,18 @@ pub struct Settings {
     /// MiB per second one sandbox may read and write on its disk; 0 is no limit. Firecracker only [default: 0].
     #[arg(long, env = "LEAPBOX_DISK_MIB_PER_S", global = true, value_name = "MIB")]
     pub disk_mib_per_s: Option<u64>,
-    /// Operations per second on its disk; 0 is no limit. Firecracker only [default: 0].
+    /// Operations per second one sandbox may do on its disk; 0 is no limit. Firecracker only [default: 0].
     #[arg(long, env = "LEAPBOX_DISK_OPS_PER_S", global = true, value_name = "N")]
     pub disk_ops_per_s: Option<u64>,
     /// MiB per second one sandbox may send, and as many receive; 0 is no limit. Firecracker only [default: 0].
     #[arg(long, env = "LEAPBOX_NETWORK_MIB_PER_S", global = true, value_name = "MIB")]
     pub network_mib_per_s: Option<u64>,
-    /// Bucket or folder that what is stored of sandboxes is copied to, as s3://bucket/prefix or file:///folder; this
-    /// installation's alone. Credentials, region and endpoint of S3 come from the usual AWS_* variables [default: none,
-    /// the data folder is the only place].
+    /// Bucket or directory to which stored sandboxes are copied, as s3://bucket/prefix or file:///directory. No other
+    /// installation may use it. Credentials, region and endpoint of S3 come from the usual AWS_* variables [default:
+    /// none; the data directory has the only copy].
     #[arg(long, env = "LEAPBOX_OBJECT_STORE", global = true, value_name = "URL")]
     pub object_store: Option<String>,
-    /// With an object store: MiB of stored sandboxes that are kept in the data folder as well [default: 10240].
+    /// With an object store: MiB of stored sandboxes that are kept in the data directory as well [default: 10240].
     #[arg(long, env = "LEAPBOX_ARCHIVE_CACHE_MIB", global = true, value_name = "MIB")]
     pub archive_cache_mib: Option<u64>,
     /// Addresses of the links between sandboxes and host; nothing else on this host may use them
@@ -128,22 +131,23 @@ pub struct Settings {
     /// allow_cidrs; comma separated [default: none].
     #[arg(long, env = "LEAPBOX_EGRESS_PRIVATE_CIDRS", global = true, value_name = "CIDR", value_delimiter = ',')]
     pub egress_private_cidrs: Option<Vec<String>>,
-    /// First of the uids VMMs run under, one each [default: 2000000].
+    /// First of the uids that VMMs run under, one for each [default: 2000000].
     #[arg(long, env = "LEAPBOX_BASE_UID", global = true, value_name = "UID")]
     pub base_uid: Option<u32>,
-    /// Name servers sandboxes' questions are forwarded to, as address:port [default: those of /etc/resolv.conf].
+    /// Name servers that sandboxes' queries are forwarded to, as address:port; comma separated [default: those of
+    /// /etc/resolv.conf].
     #[arg(long, env = "LEAPBOX_DNS_UPSTREAMS", global = true, value_name = "ADDR", value_delimiter = ',')]
     pub dns_upstreams: Option<Vec<SocketAddr>>,
-    /// How log lines look [default: text].
+    /// Format of log lines [default: text].
     #[arg(long, env = "LEAPBOX_LOG_FORMAT", global = true)]
     pub log_format: Option<LogFormat>,
 }
 
 impl Settings {
-    /// What this source does not say is taken from `below`.
+    /// Takes every setting that this source lacks from `below`.
     fn over(self, below: Settings) -> Settings {
         let above = self;
-        // A setting that is left out of the list does not compile.
+        // A macro, because then a setting that is left out of the list does not compile.
         macro_rules! first_that_is_there {
             ($($setting:ident)*) => { Settings { $($setting: above.$setting.or(below.$setting)),* } };
         }
@@ -155,34 +159,33 @@ impl Settings {
     }
 }
 
-/// Why the configuration cannot be used.
+/// The reason why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("read the configuration {path}")]
+    #[error("reading the configuration {path}")]
     Read {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    /// The file is not a configuration; the cause names the key and the line.
-    #[error("the configuration {path} is wrong")]
+    /// The file is not a configuration. The cause names the key and the line.
+    #[error("the configuration {path} has a mistake")]
     Parse {
         path: PathBuf,
         #[source]
         source: toml::de::Error,
     },
-    /// A value is out of its bounds.
+    /// A value is outside its bounds.
     #[error("{setting} = {value:?} is refused: {reason}")]
     Refused { setting: &'static str, value: String, reason: &'static str },
-    /// Not a network that sandboxes' links could have their addresses from.
+    /// It is not a network from which the links of sandboxes can have their addresses.
     #[error("link_block = {value:?} is refused: it must be an IPv4 network like 10.253.0.0/16")]
     LinkBlock {
         value: String,
         #[source]
         source: InvalidBlock,
     },
-    /// A network that no policy may open, or no network at all.
+    /// It is not a network, or one that no policy may open.
     #[error("egress_private_cidrs: {value:?} is refused")]
     PrivateCidr {
         value: String,
@@ -191,16 +194,14 @@ pub enum ConfigError {
     },
 }
 
-/// A certificate of the operator's own.
+/// The PEM files of a certificate of the operator's own: chain and private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Certificate chain, PEM.
     pub cert: PathBuf,
-    /// Private key, PEM.
     pub key: PathBuf,
 }
 
-/// Every setting, checked. See [`Settings`] for what each means.
+/// Every setting, checked. [`Settings`] documents each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is documented in Settings, where users see it")]
 pub struct Config {
@@ -230,11 +231,12 @@ pub struct Config {
 }
 
 const DEFAULT_DATA_DIR: &str = "/var/lib/leapbox";
-/// Below are people, services and the ranges Debian gives out for user namespaces.
+// Lower uids may belong to people, services and the ranges that Debian gives out for user namespaces: a VMM that its
+// guest has taken over would have their rights.
 const LEAST_BASE_UID: u32 = 200_000;
 
 impl Config {
-    /// Reads the file and puts flags and environment over it.
+    /// Reads the file and lets flags and environment win over it.
     pub fn load(given: Settings) -> Result<Self, ConfigError> {
         let data_dir = given.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
         let (path, explicit) = match &given.config {
@@ -243,6 +245,7 @@ impl Config {
         };
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source })?,
+            // Only the default file may be missing: a mistyped `--config` must not mean the defaults.
             Err(e) if e.kind() == ErrorKind::NotFound && !explicit => Settings::default(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
@@ -268,6 +271,7 @@ impl Config {
             disk_mib_per_s: s.disk_mib_per_s.unwrap_or(0),
             disk_ops_per_s: s.disk_ops_per_s.unwrap_or(0),
             network_mib_per_s: s.network_mib_per_s.unwrap_or(0),
+            // An empty variable in the environment turns the setting of the file off.
             object_store: s.object_store.filter(|url| !url.is_empty()),
             archive_cache_mib: s.archive_cache_mib.unwrap_or(10 * 1024),
             link_block: checked_link_block(s.link_block)?,
@@ -278,13 +282,13 @@ impl Config {
         })
     }
 
-    /// Where one server's own things are: database, keys, certificates, machines.
+    /// The directory of one server's own state: database, keys, certificates, machines.
     pub fn state_dir(&self) -> PathBuf {
         self.data_dir.join("state")
     }
 }
 
-/// An address and, for IPv4 loopback, its IPv6 twin: `*.localhost` resolves to ::1 first.
+/// Returns an address and, for IPv4 loopback, the same port on `::1`, because `*.localhost` resolves to that first.
 pub fn with_loopback_twin(address: SocketAddr) -> Vec<SocketAddr> {
     let twin = (address.ip() == Ipv4Addr::LOCALHOST).then(|| (Ipv6Addr::LOCALHOST, address.port()).into());
     std::iter::once(address).chain(twin).collect()
@@ -300,7 +304,8 @@ fn checked_domain(domain: Option<String>) -> Result<String, ConfigError> {
         let inner = l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         inner && (1..=63).contains(&l.len()) && !l.starts_with('-') && !l.ends_with('-')
     };
-    // 64 characters are left for the sandbox's own label, and a certificate for *.<one label> is refused everywhere.
+    // A DNS name has at most 253 characters, and 64 and a dot are left for the sandbox's own label. Clients refuse a
+    // certificate for `*.` and a single label.
     if domain.len() <= 180 && domain.contains('.') && domain.split('.').all(label) {
         return Ok(domain);
     }
@@ -341,7 +346,7 @@ fn checked_base_uid(uid: u32) -> Result<u32, ConfigError> {
     Err(ConfigError::Refused { setting: "base_uid", value: uid.to_string(), reason })
 }
 
-/// The host's memory; 1 GiB where /proc does not say.
+/// The host's memory in MiB; 1 GiB if /proc/meminfo cannot be read.
 fn host_memory_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));

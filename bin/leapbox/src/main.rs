@@ -1,7 +1,7 @@
-//! `leapbox`: the one command. Only wires: arguments → configuration → logging → the verb.
+//! `leapbox`, the one command. It only connects: arguments → configuration → logging → the verb.
 //!
 //! ```text
-//! confine ─► leapbox_vmm::confine   (started by `serve` for every VMM: before anything else is set up)
+//! confine ─► leapbox_vmm::confine   (started by `serve` for every QEMU, before anything else is set up)
 //! setup, serve, doctor, env, keys ─► verbs/<verb>.rs
 //! ```
 
@@ -26,19 +26,19 @@ struct Cli {
 enum Verb {
     /// Prepare this host: packages, guest kernel, system template, local CA, first API key. Safe to run again.
     Setup(verbs::setup::Args),
-    /// Run the server.
+    /// Run the server until SIGTERM or SIGINT. Sandboxes keep running after it.
     Serve,
-    /// Tell what is used and why, and what is missing and how to get it.
+    /// Report what this host uses and why, and what is missing and how to get it. Changes nothing.
     Doctor(verbs::doctor::Args),
     /// Print the exports that point the official SDK, curl and a browser here: eval "$(leapbox env)"
-    Env,
+    Env(verbs::env::Args),
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(verbs::keys::Action),
 }
 
 fn main() -> ExitCode {
-    // On the way of every sandbox's start: nothing may come before it.
+    // Every QEMU is started through this, so nothing may come before it: each millisecond here is one of a create.
     if std::env::args_os().nth(1).is_some_and(|verb| verb == "confine") {
         leapbox_vmm::confine::main();
     }
@@ -54,12 +54,13 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::load(cli.settings)?;
+    // The other verbs print their own report, in which the libraries' progress lines would be noise.
     start_logging(&config, if matches!(cli.verb, Verb::Serve) { "info" } else { "warn" });
     match cli.verb {
         Verb::Setup(args) => verbs::setup::run(&config, &args)?,
         Verb::Serve => verbs::serve::run(config)?,
         Verb::Doctor(args) => return Ok(verbs::doctor::run(&config, &args)?),
-        Verb::Env => verbs::env::run(&config)?,
+        Verb::Env(args) => verbs::env::run(&config, &args)?,
         Verb::Keys(action) => verbs::keys::run(&config, action)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,13 +1,14 @@
-//! How both programs, `leapbox` and `leapbox-bench`, log and report an error that ends them.
+//! Logging, and the report of an error that ends the program; shared by `leapbox` and `leapbox-bench`.
 
 use crate::config::{Config, LogFormat};
 use leapbox_errors::causes;
 use std::error::Error;
 
-/// Logs go to standard error; `LEAPBOX_LOG` filters them (`info`, `leapbox_network=debug`, …), else `level` and above
-/// are shown.
+/// Starts logging to standard error. `LEAPBOX_LOG` filters the lines (`info`, `leapbox_network=debug`, …); without it
+/// `level` and above are shown.
 pub fn start_logging(config: &Config, level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LEAPBOX_LOG").unwrap_or_else(|_| level.into());
+    // Standard output belongs to the verbs: the exports of `env` are evaluated by a shell.
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => logs.init(),
@@ -15,7 +16,7 @@ pub fn start_logging(config: &Config, level: &str) {
     }
 }
 
-/// An error and its causes for the person at the terminal, each on a line of its own.
+/// Formats an error and its causes for the person at the terminal, each on a line of its own.
 pub fn explain(error: &dyn Error) -> String {
     let lines: Vec<String> = causes(error).map(ToString::to_string).collect();
     lines.join("\n  because: ")

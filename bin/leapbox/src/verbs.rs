@@ -1,4 +1,4 @@
-//! A file per verb.
+//! The verbs of `leapbox`, a file for each; `driver` is the choice of VMM driver, which three of them ask for.
 
 pub mod doctor;
 pub mod driver;

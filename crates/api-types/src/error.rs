@@ -1,8 +1,8 @@
 //! The one table that turns an error into an HTTP answer.
 //!
-//! Every crate that can fail in front of a client converts its errors into [`ApiError`]; status codes and bodies are
-//! decided here alone. What the operator reads (causes, paths, host commands) is logged where it happened and is never
-//! part of these texts.
+//! Every crate whose errors reach a client converts them into [`ApiError`]; status codes and bodies are decided here
+//! alone. Causes, paths of the host and its commands are for the operator: they are logged where they happened, and are
+//! never part of these texts.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -11,14 +11,13 @@ use utoipa::ToSchema;
 /// One bad field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
-    /// The field's name on the wire.
+    /// The name of the field in the request.
     pub field: String,
-    /// What is wrong with it and what is expected.
+    /// The reason why the field was refused, and the values that are accepted.
     pub error: String,
 }
 
 impl FieldError {
-    /// A bad field.
     pub fn new(field: impl Into<String>, error: impl Into<String>) -> Self {
         Self { field: field.into(), error: error.into() }
     }
@@ -27,71 +26,71 @@ impl FieldError {
 /// The body of every error answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong, for a person.
+    /// The reason in a sentence, for a person to read.
     pub message: String,
-    /// The bad fields, all of them, when the request was not valid.
+    /// All bad fields of a request that was refused because of its fields; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Vec<FieldError>>,
 }
 
-/// An error as a client sees it.
+/// An error as a client sees it. A `String` in it is the message that the client reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
-    /// Fields of the request are wrong.
+    /// 400 with a list: fields of the request are bad.
     Validation(Vec<FieldError>),
-    /// The request is wrong as a whole.
+    /// 400: the request is bad as a whole.
     BadRequest(String),
-    /// No key, or not a key of ours.
+    /// 401: the request has no key, or one that is not valid.
     Unauthorized,
-    /// The sandbox's user may not do that.
+    /// 403: the image's user does not have the permission, inside the sandbox.
     Forbidden(String),
-    /// Unknown, or another organisation's.
+    /// 404: it does not exist, or belongs to another organisation.
     NotFound(String),
-    /// The path exists with another method.
+    /// 405: the path exists with another method.
     MethodNotAllowed,
-    /// The client took too long to send its request.
+    /// 408: the client took too long to send its request.
     RequestTimeout,
-    /// The resource's state does not allow it now.
+    /// 409: the resource's state does not allow it now.
     Conflict(String),
-    /// More bytes than are taken.
+    /// 413: a body has more bytes than are accepted.
     PayloadTooLarge(String),
-    /// The organisation asks too often.
+    /// 429: the organisation is over its rate limit.
     RateLimited {
         /// Seconds until it may ask again.
         retry_after_s: u64,
     },
-    /// What the sandbox answered, or did not, cannot be passed on.
+    /// 502: the sandbox could not be reached, or its answer could not be understood.
     BadGateway(String),
-    /// The host can't take it now.
+    /// 503: the server or the sandbox has no capacity for it now.
     Unavailable {
-        /// What is missing.
+        /// The capacity that is missing.
         message: String,
         /// Seconds until it is worth trying again.
         retry_after_s: u64,
     },
-    /// The sandbox did not answer in time.
+    /// 504: the sandbox did not answer in time.
     GatewayTimeout(String),
-    /// The sandbox's own disk is full.
+    /// 507: the sandbox's disk is full, or the host has no disk space to store it.
     InsufficientStorage(String),
-    /// The contract has it; this version has not.
+    /// 501: the contract has it, this version of Leapbox has not.
     NotImplemented(String),
-    /// A fault of ours; the log has the cause.
+    /// 500: a fault of the server. It has no message, so that no cause reaches a client by mistake.
     Internal,
 }
 
 impl ApiError {
-    /// The one answer for a sandbox that is unknown, another organisation's, or whose id is not even an id: nobody
-    /// learns from it which. At most 64 characters of the id are repeated.
+    /// The one answer for a sandbox that is unknown or another organisation's, and for a text that is no id. Nobody
+    /// learns from it which of them is the case.
     pub fn sandbox_not_found(id: &str) -> Self {
+        // 404 also for another organisation's: a 403 would confirm that the id exists.
         not_found("sandbox", id)
     }
 
-    /// The same for a snapshot.
+    /// The same for a snapshot; see [`ApiError::sandbox_not_found`].
     pub fn snapshot_not_found(id: &str) -> Self {
         not_found("snapshot", id)
     }
 
-    /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
             ApiError::Validation(_) | ApiError::BadRequest(_) => StatusCode::BAD_REQUEST,
@@ -112,7 +111,7 @@ impl ApiError {
         }
     }
 
-    /// Seconds for the `Retry-After` header, where trying again helps.
+    /// Seconds for the `Retry-After` header, if the client should try again.
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
             ApiError::RateLimited { retry_after_s } | ApiError::Unavailable { retry_after_s, .. } => {
@@ -122,9 +121,9 @@ impl ApiError {
         }
     }
 
-    /// The JSON body.
     pub fn body(&self) -> ErrorBody {
         let message = match self {
+            // The contract's words, by which SDKs know that `errors` follows.
             ApiError::Validation(_) => "Invalid request".to_owned(),
             ApiError::Unauthorized => "invalid or missing API key".to_owned(),
             ApiError::MethodNotAllowed => "method not allowed".to_owned(),
@@ -132,6 +131,7 @@ impl ApiError {
             ApiError::RateLimited { retry_after_s } => {
                 format!("rate limit exceeded; try again in {retry_after_s} s")
             }
+            // The cause may name paths and hosts, so the client gets only what leads the operator to it.
             ApiError::Internal => "internal error; the server's log has the cause under this request id".to_owned(),
             ApiError::BadRequest(message)
             | ApiError::Forbidden(message)
@@ -153,6 +153,7 @@ impl ApiError {
 }
 
 fn not_found(what: &str, id: &str) -> ApiError {
+    // The text of a path may have kilobytes, and an answer or a log line with it should not.
     let id: String = id.chars().take(64).collect();
     ApiError::NotFound(format!("{what} {id} not found"))
 }

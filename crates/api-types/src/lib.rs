@@ -1,6 +1,8 @@
-//! Request and response bodies of the API, shared by server, gateway, command line and tests.
+//! Request and response bodies of the API, and the bounds of their fields, shared by control plane, gateway, lifecycle,
+//! database and tests.
 //!
-//! The wire's words and bounds stand here once. [`error`] is the one table that turns an error into an HTTP answer.
+//! The doc comments of types that derive `ToSchema` are descriptions in `docs/openapi.json`. [`error`] is the one table
+//! that turns an error into an HTTP answer.
 
 #![forbid(unsafe_code)]
 
@@ -14,5 +16,6 @@ pub mod system;
 
 pub use error::{ApiError, FieldError};
 
-/// Bytes a request's or an answer's body may have: 10 MiB.
+/// Bytes that the body of a request or of an answer may have: 10 MiB.
+// The published limit of the contract for the tools. The agent's frames are sized by it (`MAX_CONTENT`).
 pub const BODY_MAX: usize = 10 << 20;

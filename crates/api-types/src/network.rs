@@ -1,57 +1,59 @@
-//! A network policy as the API shows it, and as a client sends it.
+//! A network policy as the API shows it, and as a client sends it. `leapbox-egress-policy` parses and evaluates it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// What a sandbox may reach. The server reads it field by field, to name every bad entry.
+/// The destinations that a sandbox may reach. The lists are for `custom` alone.
+// For the schema and for answers only: a request's policy is parsed field by field, so that every bad entry can be
+// named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkPolicy {
-    /// What is allowed besides the lists, which only `custom` has.
+    /// The kind of policy.
     pub mode: NetworkPolicyMode,
-    /// Names that may be reached: `example.com` that one, `*.example.com` all below it.
+    /// Names that may be reached: `example.com` is that name alone, `*.example.com` every name below it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 50, example = json!(["pypi.org", "*.pythonhosted.org"]))]
     pub allow_domains: Vec<String>,
-    /// IPv4 networks that may be reached, with any protocol.
+    /// IPv4 networks that may be reached with any protocol but QUIC.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 10, example = json!(["1.2.3.4/32"]))]
     pub allow_cidrs: Vec<String>,
-    /// Names whose requests are changed on their way; they are allowed by that.
+    /// Rules that change the headers of requests to a name. The name is allowed by that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 20)]
     pub transforms: Vec<TransformRule>,
 }
 
 impl NetworkPolicy {
-    /// What a sandbox has that was given none.
+    /// The policy of a sandbox that was created without one.
     pub fn allow_all() -> Self {
         Self { mode: NetworkPolicyMode::AllowAll, allow_domains: vec![], allow_cidrs: vec![], transforms: vec![] }
     }
 }
 
-/// What a policy allows.
+/// The kind of a network policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkPolicyMode {
-    /// Every public address.
+    /// The sandbox reaches every public address.
     AllowAll,
-    /// Nothing, not even names.
+    /// The sandbox reaches nothing, and resolves no names.
     DenyAll,
-    /// What the lists say.
+    /// The sandbox reaches what the lists allow.
     Custom,
 }
 
-/// What happens to requests for one name.
+/// Changes to the headers of requests to one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TransformRule {
-    /// As in `allow_domains`.
+    /// A name or a wildcard, as in `allow_domains`.
     #[schema(example = "api.openai.com")]
     pub domain: String,
-    /// Headers that every request gets, in place of the sandbox's own. Answers show `[redacted]` for their values.
+    /// Headers to set in every request, replacing the sandbox's own. The API shows `[redacted]` for their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inject_headers: BTreeMap<String, String>,
-    /// Headers that no request keeps.
+    /// Headers to remove from every request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strip_headers: Vec<String>,
 }

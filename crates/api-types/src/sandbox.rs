@@ -1,4 +1,4 @@
-//! A sandbox as the API shows it, and the bounds of what may be asked for.
+//! A sandbox as the API shows it, its states, and the bounds of a create.
 
 use crate::network::NetworkPolicy;
 use leapbox_egress_policy::Policy;
@@ -9,51 +9,53 @@ use std::fmt;
 use std::str::FromStr;
 use utoipa::ToSchema;
 
-/// The template a sandbox is made from when none is named.
+/// The template of a sandbox that is created without naming one.
 pub const DEFAULT_TEMPLATE: &str = "system/debian:bookworm";
-/// Longest template name, in characters.
+/// Characters of the longest template name.
 pub const TEMPLATE_NAME_MAX: usize = 64;
-/// Virtual CPUs a sandbox may have.
+/// Number of virtual CPUs that a sandbox may have.
+// The bounds from here on are the contract's.
 pub const VCPU_RANGE: std::ops::RangeInclusive<u64> = 1..=8;
-/// Virtual CPUs when none are asked for.
+/// Number of virtual CPUs of a sandbox that is created without a number.
 pub const DEFAULT_VCPU: u64 = 1;
-/// Memory a sandbox may have, in MiB; it must be even besides.
+/// Memory that a sandbox may have, in MiB. It must also be even.
 pub const MEMORY_MIB_RANGE: std::ops::RangeInclusive<u64> = 512..=8192;
-/// Memory when none is asked for, in MiB.
+/// Memory of a sandbox that is created without a size, in MiB.
 pub const DEFAULT_MEMORY_MIB: u64 = 1024;
-/// How long a sandbox may live, in seconds.
+/// Timeout that a sandbox may be given, in seconds: 8 hours at most.
 pub const TIMEOUT_S_RANGE: std::ops::RangeInclusive<u64> = 1..=28800;
-/// How long a sandbox lives when nothing is asked for, in seconds.
+/// Timeout of a sandbox that is created or restored without one, in seconds.
 pub const DEFAULT_TIMEOUT_S: u64 = 300;
-/// Every sandbox's writable disk, in MiB.
+/// Size of every sandbox's writable disk, in MiB. It is sparse on the host.
 pub const DISK_MIB: u64 = 10 * 1024;
 
-/// Where a sandbox stands. The published schema's words.
+/// The state of a sandbox.
+// The published schema's words, which are also stored in the database: they can be added to and never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxState {
-    /// Being made; not usable yet.
+    /// The sandbox is being created and cannot be used yet.
     Starting,
-    /// Usable.
+    /// The sandbox can be used.
     Running,
-    /// A snapshot of it is being taken.
+    /// Memory and disk are being stored, for a pause or a snapshot.
     Snapshotting,
-    /// Its memory is stored and its VM gone; a request wakes it.
+    /// Memory and disk are stored, and there is no VM; the next request wakes the sandbox.
     Paused,
-    /// Being woken.
+    /// The sandbox is being woken.
     Unpausing,
-    /// Being stopped.
+    /// The sandbox is being stopped.
     Stopping,
-    /// Its disk is kept, its memory is not.
+    /// The disk is stored, memory and processes are not; only a start runs the sandbox again.
     Stopped,
-    /// Being deleted.
+    /// The sandbox is being deleted.
     Deleting,
-    /// Gone: deleted, timed out, or failed (then the reason is told).
+    /// The sandbox was deleted, has timed out, or has failed; `state_reason` says why it has failed.
     Deleted,
 }
 
 impl SandboxState {
-    /// Every state, in the order of a life.
+    /// Every state, in the order in which a sandbox may go through them.
     pub const ALL: [SandboxState; 9] = [
         SandboxState::Starting,
         SandboxState::Running,
@@ -92,156 +94,153 @@ impl FromStr for SandboxState {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<Self, UnknownState> {
+        // Through `as_str`, so that each word is written once and no state can be shown that cannot be read again.
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(UnknownState)
     }
 }
 
-/// A word that names no state.
+/// The error for a word that names no state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownState;
 
-/// Answer of create and of get: one sandbox in full.
+/// One sandbox in full: the answer of create, get, pause, stop, start and restore.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxDetails {
-    /// Its id.
+    /// The id, which is also the first label of the sandbox's host name.
     #[schema(value_type = String, example = "sbx-abcdefghijklmnopqrst")]
     pub id: SandboxId,
-    /// The template it was made from.
+    /// The template from which the sandbox was created.
     #[schema(value_type = String, example = "tpl-abcdefghijklmnopqrst")]
     pub template_id: TemplateId,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpu: u64,
-    /// Memory in MiB.
+    /// Size of the memory in MiB.
     pub memory: u64,
-    /// Writable disk in MiB.
+    /// Size of the writable disk in MiB.
     pub disk: u64,
-    /// Life time in seconds.
+    /// Seconds after which the sandbox is deleted or paused, counted from its create, wake or start.
     pub timeout: u64,
-    /// Where it stands.
+    /// The state of the sandbox.
     pub state: SandboxState,
-    /// Why it stands there, when that is not what its owner asked for (a dead VMM, say).
+    /// The reason for the state, if it is not what the sandbox's owner asked for: a VMM that died, for example.
     #[serde(skip_serializing_if = "Option::is_none")]
+    // Not in the contract, and absent unless there is something to say, so that its clients see the answers that they
+    // know.
     pub state_reason: Option<String>,
-    /// Whether the timeout pauses it instead of deleting it.
+    /// Whether the sandbox is paused at its timeout instead of deleted.
     pub auto_pause: bool,
-    /// What it may reach.
+    /// The destinations that the sandbox may reach.
     pub network_policy: Option<NetworkPolicy>,
-    /// RFC 3339, UTC.
+    /// Time of the create: RFC 3339, UTC.
     pub created_at: String,
 }
 
-/// One line of the list.
+/// One sandbox of the list.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxListItem {
-    /// Its id.
+    /// The id, which is also the first label of the sandbox's host name.
     #[schema(value_type = String, example = "sbx-abcdefghijklmnopqrst")]
     pub id: SandboxId,
-    /// The template it was made from.
+    /// The template from which the sandbox was created.
     #[schema(value_type = String, example = "tpl-abcdefghijklmnopqrst")]
     pub template_id: TemplateId,
-    /// The runner that has it.
+    /// The runner on which the sandbox is.
+    // The contract's field. With one runner it is the same for all sandboxes, and it will tell several apart.
     pub pod_id: String,
-    /// Where it stands.
+    /// The state of the sandbox.
     pub state: SandboxState,
-    /// When its VM was launched; RFC 3339, UTC.
+    /// Time of the last launch of its VM: RFC 3339, UTC. Absent before the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch_time: Option<String>,
-    /// When its state last changed; RFC 3339, UTC.
+    /// Time of the last change of its state: RFC 3339, UTC.
     pub state_change_time: String,
-    /// When it times out: Unix time in seconds.
+    /// Time of its timeout, as Unix time in seconds. Absent for a paused or stopped sandbox, which has none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    // The contract has this one time in seconds and all others as text.
     pub timeout_at: Option<i64>,
-    /// RFC 3339, UTC.
+    /// Time of the create: RFC 3339, UTC.
     pub created_at: String,
 }
 
-/// A page of the list.
+/// A page of the list of sandboxes.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxList {
-    /// This page's sandboxes.
+    /// The sandboxes of this page.
     pub items: Vec<SandboxListItem>,
-    /// How many match, over all pages.
+    /// Number of sandboxes that match, over all pages.
     pub total_items: u64,
 }
 
-/// What a list can be sorted by.
+/// The field by which the list is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxSort {
-    /// When it was created.
     CreatedAt,
-    /// The state's word.
+    /// By the state's word, alphabetically.
     State,
 }
 
-/// Which way a list is sorted.
+/// The direction in which a list is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortOrder {
-    /// Smallest first.
     Ascending,
-    /// Largest first.
     Descending,
 }
 
-/// What a list asks for, already checked.
+/// A checked request for a page of the list.
 #[derive(Debug, Clone)]
 pub struct SandboxListQuery {
-    /// Only sandboxes in this state.
+    /// Lists only sandboxes in this state.
     pub state: Option<SandboxState>,
-    /// Sort field.
     pub sort: SandboxSort,
-    /// Sort direction.
     pub order: SortOrder,
-    /// From 1.
+    /// The page's number, which counts from 1.
     pub page: u64,
-    /// 1 to 100.
+    /// Entries on a page: 1 to 100.
     pub page_size: u64,
 }
 
-/// Body of create, as a client sends it. The server reads the JSON field by field, to name every bad one.
+/// Body of create. All fields may be left out.
+// For the schema and for tests: the server reads a request field by field, so that every bad one can be named.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreateSandbox {
-    /// The template's name; `system/debian:bookworm` when absent.
+    /// Name of the template; `system/debian:bookworm` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 64)]
     pub template_name: Option<String>,
-    /// Virtual CPUs; 1 when absent.
+    /// Number of virtual CPUs; 1 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 8)]
     pub vcpu: Option<u64>,
-    /// Memory in MiB, even; 1024 when absent.
+    /// Size of the memory in MiB, an even number; 1024 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 512, maximum = 8192, multiple_of = 2)]
     pub memory: Option<u64>,
-    /// Life time in seconds; 300 when absent.
+    /// Seconds after which the sandbox is deleted or paused; 300 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 28800)]
     pub timeout: Option<u64>,
-    /// Environment variables of every process in it, 64 KiB in all.
+    /// Environment variables of every command in the sandbox, 64 KiB in all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env_vars: BTreeMap<String, String>,
-    /// Whether the timeout pauses it instead of deleting it.
+    /// Whether the sandbox is paused at its timeout instead of deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_pause: bool,
-    /// What it may reach; every public address when absent.
+    /// The destinations that the sandbox may reach; every public address when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 }
 
-/// What a create asks for, already checked.
+/// A create, checked and with its defaults filled in.
 #[derive(Debug, Clone)]
 pub struct NewSandbox {
-    /// The template's name, trimmed.
+    /// Trimmed. Whether there is such a template is not checked yet.
     pub template_name: String,
-    /// Virtual CPUs.
     pub vcpu: u64,
-    /// Memory in MiB.
     pub memory_mib: u64,
-    /// Life time in seconds.
     pub timeout_s: u64,
-    /// Whether the timeout pauses it instead of deleting it.
+    /// Whether the sandbox is paused at its timeout instead of deleted.
     pub auto_pause: bool,
-    /// Environment of every process in it, sorted by name.
+    /// Names and values, sorted by name.
     pub env_vars: Vec<(String, String)>,
-    /// What it may reach.
     pub network_policy: Policy,
 }

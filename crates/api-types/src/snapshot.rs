@@ -1,4 +1,4 @@
-//! A snapshot as the API shows it, and what may be asked of it.
+//! A snapshot as the API shows it, and the requests to create, restore and list snapshots.
 
 use crate::network::NetworkPolicy;
 use crate::sandbox::SortOrder;
@@ -7,114 +7,108 @@ use leapbox_ids::{SnapshotId, TemplateId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Longest name of a snapshot, and longest text to look for in names, in characters.
+/// Characters of the longest name of a snapshot, and of the longest text to look for in names.
 pub const SNAPSHOT_NAME_MAX: usize = 64;
 
-/// Answer of create, and one line of the list.
+/// A snapshot: the answer of create, and an entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotDetails {
-    /// Its id.
+    /// The id, by which the snapshot is deleted.
     #[schema(value_type = String, example = "snap-abcdefghijklmnopqrst")]
     pub id: SnapshotId,
-    /// Its name, unique in the organisation.
+    /// The name, unique in the organisation, by which the snapshot is restored.
     #[schema(example = "workspace-warm")]
     pub name: String,
-    /// The template its sandbox was made from.
+    /// The template from which its sandbox was created.
     #[schema(value_type = String, example = "tpl-abcdefghijklmnopqrst")]
     pub template_id: TemplateId,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs of a sandbox that is restored from it.
     pub vcpu: u64,
-    /// Memory in MiB.
+    /// Size of the memory in MiB.
     pub memory: u64,
-    /// Writable disk in MiB.
+    /// Size of the writable disk in MiB.
     pub disk: u64,
-    /// What a sandbox restored from it may reach, unless the restore says otherwise.
+    /// The destinations that a restored sandbox may reach, unless the restore brings a policy of its own.
     pub network_policy: Option<NetworkPolicy>,
-    /// RFC 3339, UTC.
+    /// Time of the create: RFC 3339, UTC.
     pub created_at: String,
 }
 
-/// A page of the list.
+/// A page of the list of snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotList {
-    /// This page's snapshots.
+    /// The snapshots of this page.
     pub items: Vec<SnapshotDetails>,
-    /// How many match, over all pages.
+    /// Number of snapshots that match, over all pages.
     pub total_items: u64,
 }
 
-/// What a list can be sorted by.
+/// The field by which the list is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotSort {
-    /// When it was created.
     CreatedAt,
-    /// The template's id.
+    /// By the template's id.
     Template,
 }
 
-/// What a list asks for, already checked.
+/// A checked request for a page of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotListQuery {
-    /// Only snapshots whose name contains this; capitals and small letters are the same. Not empty.
+    /// Lists only snapshots whose name contains this text, whatever its case. It is not empty.
     pub name: Option<String>,
-    /// Sort field.
     pub sort: SnapshotSort,
-    /// Sort direction.
     pub order: SortOrder,
-    /// From 1.
+    /// The page's number, which counts from 1.
     pub page: u64,
-    /// 1 to 100.
+    /// Entries on a page: 1 to 100.
     pub page_size: u64,
 }
 
-/// Body of create, as a client sends it. It may be left out altogether.
+/// Body of create. It may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreateSnapshot {
-    /// Its name, unique in the organisation; one is made up when absent.
+    /// The name, unique in the organisation; the snapshot's id when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 64, example = "workspace-warm")]
     pub name: Option<String>,
-    /// Delete the sandbox once the snapshot is stored.
+    /// Whether the sandbox is deleted once the snapshot is stored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kill_sandbox_after: bool,
 }
 
-/// What a create asks for, already checked.
+/// A create, checked and with its defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSnapshot {
-    /// Its name, trimmed; one is made up when absent.
+    /// Trimmed; the snapshot's id when absent. Whether it is in use is not checked yet.
     pub name: Option<String>,
-    /// Delete the sandbox once the snapshot is stored.
     pub kill_sandbox_after: bool,
 }
 
-/// Body of restore, as a client sends it.
+/// Body of restore, which creates a sandbox from a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RestoreSnapshotRequest {
-    /// The snapshot's name.
+    /// Name of the snapshot.
     #[schema(min_length = 1, max_length = 64, example = "workspace-warm")]
     pub snapshot_name: String,
-    /// Life time in seconds; 300 when absent.
+    /// Seconds after which the new sandbox is deleted or paused; 300 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 28800)]
     pub timeout: Option<u64>,
-    /// Whether the timeout pauses the sandbox instead of deleting it.
+    /// Whether the new sandbox is paused at its timeout instead of deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_pause: bool,
-    /// What it may reach. The snapshot's own when absent.
+    /// The destinations that the new sandbox may reach; those of the snapshot's policy when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
 }
 
-/// What a restore asks for, already checked.
+/// A restore, checked and with its defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreSnapshot {
-    /// The snapshot's name, trimmed.
     pub snapshot_name: String,
-    /// Life time in seconds.
+    // Neither is stored with a snapshot: the contract has defaults for a restore.
     pub timeout_s: u64,
-    /// Whether the timeout pauses the sandbox instead of deleting it.
     pub auto_pause: bool,
-    /// What it may reach; the snapshot's own when absent.
+    /// Replaces the snapshot's own policy as a whole; `None` keeps it.
     pub network_policy: Option<Policy>,
 }

@@ -1,18 +1,18 @@
-//! What a sandbox tells about itself.
+//! Answers of the system tools.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Answer of `system/user-home-dir`.
+/// Answer of `system/user-home-dir`: a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UserHomeDir {
-    /// Home of the image's user.
+    /// The home directory of the image's user.
     pub user_home_dir: String,
 }
 
-/// Answer of `system/workdir`.
+/// Answer of `system/workdir`: a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Workdir {
-    /// Working directory of the image's processes.
+    /// The working directory of the image's processes.
     pub workdir: String,
 }

@@ -1,11 +1,11 @@
-//! Values and errors as HTTP responses.
+//! Errors as HTTP responses, and the answers that belong to no resource.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use leapbox_api_types::ApiError;
 
-/// An [`ApiError`] that a handler can return.
+/// An [`ApiError`] that a handler can return. axum turns it into the response.
 #[derive(Debug)]
 pub(crate) struct Failure(pub ApiError);
 
@@ -30,17 +30,17 @@ impl IntoResponse for Failure {
     }
 }
 
-/// For those who only want to know whether the server is up.
+/// Answers `GET /healthz`, for load balancers and scripts that wait for the server.
 pub(crate) async fn healthy() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "ok" }))
 }
 
-/// For every path that is none of ours.
+/// Answers a path that is not in the API.
 pub(crate) async fn unknown_path() -> Failure {
     Failure(ApiError::NotFound("there is no such path in this API".to_owned()))
 }
 
-/// For a path of ours with another method.
+/// Answers a known path with another method. axum adds `Allow`.
 pub(crate) async fn wrong_method() -> Failure {
     Failure(ApiError::MethodNotAllowed)
 }

@@ -1,4 +1,6 @@
-//! Request bodies: bounded in bytes and in time.
+//! Request bodies, bounded in bytes and in time.
+//!
+//! `guard.rs` takes a permit for a body's bytes before a handler runs; the extractors here read it.
 
 use crate::answer::Failure;
 use axum::body::Body;
@@ -14,27 +16,30 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How long a client may take to send a whole body: 10 MiB at 1.4 Mbit/s.
+/// Time for a client to send a whole body. Past it, the answer is 408.
+// Enough for 10 MiB at 1.4 Mbit/s. A client that trickles bytes holds its permits no longer than this.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
-/// How much of a body that is too large is still read before it is refused, because most clients read the answer only
-/// after they have sent everything; what goes beyond is cut off.
+/// Bytes of a body over [`BODY_MAX`] that are still read, and dropped, before the 413.
+// Most clients read the answer only after they have sent everything, and report a broken connection otherwise. A body
+// that is larger still is cut off all the same.
 const DRAIN_MAX: usize = 64 << 20;
 
-/// What is read of a body whose sender is refused.
+/// Bytes, and time, that are spent on the body of a request that is refused before its handler.
+// Emptying a small body keeps the connection usable. More would let a client without a key make the server read.
 const DISCARD_MAX: usize = 64 << 10;
 const DISCARD_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What the bodies of all requests being served may be together, in KiB. One connection costs nothing; a thousand of
-/// them with 10 MiB each would be the host's memory.
-const ROOM_KIB: usize = 512 << 10;
-static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
+/// KiB that the bodies of all requests being served may have together: 512 MiB. Past it, the answer is 503.
+// One body is at most 10 MiB, but a thousand connections that each send one would take 10 GiB of the host's memory.
+const MEMORY_KIB: usize = 512 << 10;
+static MEMORY: Semaphore = Semaphore::const_new(MEMORY_KIB);
 
-/// Room for a request's body, held until the request has been answered; `None` if there is none left. A body of unknown
-/// length is counted in full.
-pub(crate) fn room(body: &Body) -> Option<SemaphorePermit<'static>> {
+/// Reserves memory for a request's body until the request is answered; `None` if not enough is left.
+pub(crate) fn reserve_memory(body: &Body) -> Option<SemaphorePermit<'static>> {
     let hint = body.size_hint();
+    // A chunked body may turn out to have any length, so it counts as one of the largest.
     let bytes = hint.upper().unwrap_or(u64::MAX).min(BODY_MAX as u64);
-    ROOM.try_acquire_many(u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)).ok()
+    MEMORY.try_acquire_many(u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)).ok()
 }
 
 /// A body of any bytes, at most [`BODY_MAX`].
@@ -43,7 +48,7 @@ pub(crate) struct RawBody(pub Bytes);
 /// A body that is a JSON object.
 pub(crate) struct JsonObject(pub Map<String, Value>);
 
-/// A body that is a JSON object, `null`, or empty: the last two have no fields, and what is empty needs no content-type.
+/// A body that is a JSON object, `null`, or empty. The last two have no fields; an empty body needs no content-type.
 pub(crate) struct OptionalJsonObject(pub Map<String, Value>);
 
 impl<S: Send + Sync> FromRequest<S> for RawBody {
@@ -83,6 +88,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJsonObject {
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Parameters such as `charset` do not matter: JSON is UTF-8 (RFC 8259 §8.1).
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
         return Ok(());
@@ -95,6 +101,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    // serde_json refuses more than 128 levels, so that no body can overflow the stack with nested arrays.
     let found = match serde_json::from_slice(bytes) {
         Ok(Value::Object(object)) => return Ok(object),
         Ok(Value::Array(_)) => "an array",
@@ -112,15 +119,16 @@ async fn read(body: Body) -> Result<Bytes, ApiError> {
     tokio::time::timeout(BODY_DEADLINE, collect(body)).await.unwrap_or(Err(ApiError::RequestTimeout))
 }
 
-/// A body that was not wanted is larger, or slower, than is read for politeness.
+/// A refused request's body was too large or too slow to be read to its end, so its connection must be closed.
 pub(crate) struct NotEmptied;
 
-/// Reads a body of somebody who is refused, if it is small and comes at once.
+/// Reads and drops the body of a refused request, if it is small and comes at once.
 pub(crate) async fn discard(body: Body) -> Result<(), NotEmptied> {
     if body.is_end_stream() {
         return Ok(());
     }
     let limited = http_body_util::Limited::new(body, DISCARD_MAX).collect();
+    // Both bounds, because the length alone would let a client hold a request open that costs it nothing.
     match tokio::time::timeout(DISCARD_DEADLINE, limited).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(NotEmptied),
@@ -128,11 +136,12 @@ pub(crate) async fn discard(body: Body) -> Result<(), NotEmptied> {
 }
 
 fn broken_off(error: axum::Error) -> ApiError {
-    tracing::debug!(error = %chain(&error), "a request's body broke off");
+    tracing::debug!(error = %chain(&error), "a request's body ended early");
     ApiError::BadRequest("the body ended before it was complete".to_owned())
 }
 
 async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+    // `Content-Length`, or 0 if none was sent.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut bytes = BytesMut::with_capacity(announced.min(BODY_MAX));
     let mut received = 0;
@@ -143,6 +152,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
         if received <= BODY_MAX && announced <= BODY_MAX {
             bytes.extend_from_slice(&data);
         } else {
+            // The rest is only read for the client's sake, so the memory is freed at once.
             bytes = BytesMut::new();
             if received > DRAIN_MAX || announced > DRAIN_MAX {
                 break;

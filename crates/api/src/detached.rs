@@ -1,21 +1,24 @@
-//! Work that must be finished even when its client hangs up.
+//! Work that is finished even when its client hangs up.
+//!
+//! Every handler that changes something runs its work with [`detached`]; those that only read do not.
 
 use leapbox_api_types::ApiError;
 use leapbox_errors::chain;
 use std::future::Future;
 use tracing::Instrument;
 
-/// Runs `work` in a task of its own. A handler's future is dropped when its client goes away; the task is not, so that
-/// a sandbox is never left half made or half deleted, nor a file half written.
+/// Runs `work` in a task of its own and waits for it. A panic in it is logged and answered as an internal error.
 pub(crate) async fn detached<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, ApiError>
 where
     T: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
+    // hyper drops a handler's future when its client goes away, at whatever await it has reached. The task goes on, so
+    // that no sandbox is left half created or half deleted, and no file half written.
     match tokio::spawn(work.in_current_span()).await {
         Ok(result) => result.map_err(Into::into),
         Err(error) => {
-            tracing::error!(error = %chain(&error), "a request's task ended early");
+            tracing::error!(error = %chain(&error), "a request's task panicked or was cancelled");
             Err(ApiError::Internal)
         }
     }

@@ -1,7 +1,8 @@
-//! Reads a JSON object field by field and gathers everything that is wrong with it.
+//! Reads a JSON object field by field and collects everything that is wrong with it.
 //!
-//! A field that is `null` counts as absent. A method that finds its field bad notes why and answers as if the field
-//! were absent; [`Fields::done`] then refuses the request with all notes at once.
+//! A field that is `null` counts as absent. A method that finds its field bad notes the reason and returns what it
+//! returns for an absent one; [`Fields::done`] then refuses the request with all notes at once. serde would stop at the
+//! first bad field. The modules of `validate/` use it.
 
 use leapbox_api_types::filesystem::PATH_BYTES_MAX;
 use leapbox_api_types::process::{ENV_BYTES_MAX, ENV_COUNT_MAX};
@@ -9,12 +10,13 @@ use leapbox_api_types::{ApiError, FieldError};
 use serde_json::{Map, Number, Value};
 use std::ops::RangeInclusive;
 
-/// Notes kept: an answer is not longer for a body of ten thousand bad variables.
+/// Notes on bad fields that one answer has at most.
+// A body of 10 MiB can hold a bad variable every few bytes, and the answer must not grow with it.
 const NOTES_MAX: usize = 100;
-/// Characters of a client's text that a note repeats.
+/// Characters of a client's own text that a note repeats at most.
 const QUOTED_MAX: usize = 64;
 
-/// One request's fields.
+/// The fields of one request, and the notes on those that are bad.
 pub(crate) struct Fields<'b> {
     body: &'b Map<String, Value>,
     notes: Vec<FieldError>,
@@ -25,24 +27,24 @@ impl<'b> Fields<'b> {
         Self { body, notes: Vec::new() }
     }
 
-    /// Notes that a field is bad.
+    /// Notes that `field` is bad. `error` completes the sentence "the field …".
     pub(crate) fn refuse(&mut self, field: &str, error: impl Into<String>) {
         if self.notes.len() < NOTES_MAX {
             self.notes.push(FieldError::new(field, error));
         }
     }
 
-    /// The value, if nothing was bad. `value` may have been made from absent fields otherwise.
+    /// The checked request, if no field was bad. Otherwise `value` was made from stand-ins and is dropped.
     pub(crate) fn done<T>(self, value: T) -> Result<T, ApiError> {
         if self.notes.is_empty() { Ok(value) } else { Err(ApiError::Validation(self.notes)) }
     }
 
-    /// The field's raw value.
+    /// The field's JSON value, or `None` if it is absent or `null`.
     pub(crate) fn value(&self, field: &str) -> Option<&'b Value> {
         self.body.get(field).filter(|value| !value.is_null())
     }
 
-    /// A whole number in `range`. 2.0 is one too, as JSON Schema has it.
+    /// An integer in `range`.
     pub(crate) fn integer(&mut self, field: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.value(field)?;
         let number = value.as_number().and_then(whole);
@@ -55,7 +57,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// `true` or `false`; absent is `false`.
+    /// A boolean; an absent one is `false`.
     pub(crate) fn flag(&mut self, field: &str) -> bool {
         match self.value(field) {
             None => false,
@@ -67,10 +69,11 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// A text without NUL bytes.
+    /// A string without NUL bytes.
     pub(crate) fn text(&mut self, field: &str) -> Option<&'b str> {
         match self.value(field)? {
             Value::String(text) if !text.contains('\0') => Some(text),
+            // Paths, arguments and environment variables end at a NUL in the kernel's interface.
             Value::String(_) => {
                 self.refuse(field, "must not contain a NUL byte");
                 None
@@ -95,7 +98,7 @@ impl<'b> Fields<'b> {
         Some(name)
     }
 
-    /// A text that must be there, must not be empty, and has at most `max` bytes.
+    /// A required string of 1 to `max` bytes.
     pub(crate) fn required_text(&mut self, field: &str, max: usize) -> String {
         if self.value(field).is_none() {
             self.refuse(field, "is required");
@@ -109,14 +112,15 @@ impl<'b> Fields<'b> {
         text.unwrap_or_default().to_owned()
     }
 
-    /// A path in the sandbox. A relative one is below the image's working directory.
+    /// A required path in the sandbox. A relative one is below the image's working directory.
     pub(crate) fn path(&mut self, field: &str) -> String {
         self.required_text(field, PATH_BYTES_MAX)
     }
 
-    /// Octal permissions: `755`, `0644`.
+    /// Octal permissions as a string: `755`, `0644`.
     pub(crate) fn permissions(&mut self, field: &str) -> Option<u32> {
         let text = self.text(field)?;
+        // `from_str_radix` alone would also take a sign.
         let octal = (1..=5).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| octal && *mode <= 0o7777);
         if mode.is_none() {
@@ -125,7 +129,7 @@ impl<'b> Fields<'b> {
         mode
     }
 
-    /// A list of at most `max` texts without NUL bytes.
+    /// A list of at most `max` strings without NUL bytes.
     pub(crate) fn texts(&mut self, field: &str, max: usize) -> Vec<String> {
         let Some(value) = self.value(field) else { return Vec::new() };
         let Value::Array(items) = value else {
@@ -162,6 +166,7 @@ impl<'b> Fields<'b> {
                 Err(bad) => self.refuse(field, bad.to_string()),
             }
         }
+        // Counted as the kernel counts an environment: `NAME=value` and a NUL each.
         let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
         if bytes > ENV_BYTES_MAX {
             self.refuse(field, format!("must be at most {ENV_BYTES_MAX} bytes in all; these are {bytes}"));
@@ -171,7 +176,7 @@ impl<'b> Fields<'b> {
     }
 }
 
-/// Checks one environment variable; answers its value, or what is wrong with it.
+/// Checks one environment variable, and returns its value.
 fn variable<'b>(name: &str, value: &'b Value) -> Result<&'b str, BadVariable> {
     if name.is_empty() {
         return Err(BadVariable::NoName);
@@ -186,7 +191,7 @@ fn variable<'b>(name: &str, value: &'b Value) -> Result<&'b str, BadVariable> {
     }
 }
 
-/// What is wrong with an environment variable. Its name is quoted by [`quote`].
+/// A bad environment variable. `quoted` is its name, as [`quote`] shows it.
 #[derive(Debug, thiserror::Error)]
 enum BadVariable {
     #[error("a variable's name must not be empty")]
@@ -199,15 +204,16 @@ enum BadVariable {
     NotText { quoted: String },
 }
 
-/// A client's text in a note: escaped, and not endless.
+/// A client's text as a note shows it: in quotes, escaped, and cut after [`QUOTED_MAX`] characters.
 fn quote(text: &str) -> String {
     let short: String = text.chars().take(QUOTED_MAX).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
     format!("{short:?}{dots}")
 }
 
-/// A JSON number as an integer, if it is whole and every integer up to it has a number of its own.
+/// A JSON number as an integer, if it has no fraction: JSON Schema counts 2.0 as an integer, too.
 fn whole(number: &Number) -> Option<i128> {
+    // 2^53: beyond it neighbouring integers share one f64, so the client's number may have been another.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if let Some(number) = number.as_i64() {
         return Some(number.into());
@@ -219,7 +225,7 @@ fn whole(number: &Number) -> Option<i128> {
     number.as_f64().filter(|value| value.fract() == 0.0 && value.abs() <= EXACT).map(|value| value as i128)
 }
 
-/// `between 1 and 8`, as far as there are bounds.
+/// The bounds of a range in words: `between 1 and 8`, or `of at least 1` if there is no upper one.
 fn bounds(range: &RangeInclusive<u64>) -> String {
     match range.end() {
         &u64::MAX => format!("of at least {}", range.start()),

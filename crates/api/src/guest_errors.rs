@@ -1,17 +1,18 @@
-//! What a sandbox's agent could not do, as an answer to the client.
+//! Turns a failed call to a sandbox's agent into the answer to the client.
 //!
-//! An error from inside the sandbox keeps its meaning (a missing file is 404, a full disk 507). Everything else means
-//! that the guest is not what it should be: hostile, broken or out of memory.
+//! An error from inside the sandbox keeps its meaning (a missing file is 404, a full disk 507). Every other failure
+//! means that the guest is hostile, broken or out of memory. The handlers that call the agent use it.
 
 use leapbox_api_types::ApiError;
 use leapbox_errors::chain;
 use leapbox_guest_client::GuestError;
 use leapbox_guest_protocol::{FaultKind, GuestFault};
 
-/// The answer for a failed call into a sandbox. Logs what the client is not told.
+/// The answer for a failed call. The log has the causes, which the client does not get.
 pub(crate) fn refused(error: GuestError) -> ApiError {
+    // A fault is the agent's ordinary answer to a bad request: the client reads it, and the operator can do nothing.
     if !matches!(error, GuestError::Fault(_)) {
-        tracing::warn!(error = %chain(&error), "a call into the sandbox failed");
+        tracing::warn!(error = %chain(&error), "a call to the sandbox's agent failed");
     }
     match error {
         GuestError::Fault(fault) => from_fault(fault),
@@ -23,6 +24,8 @@ pub(crate) fn refused(error: GuestError) -> ApiError {
         GuestError::Oversized { .. } | GuestError::Malformed { .. } | GuestError::Unexpected { .. } => {
             ApiError::BadGateway("the sandbox's answer cannot be understood".to_owned())
         }
+        // Handlers never configure a guest, and an agent of another version is refused when its machine starts. So this
+        // is a fault of ours, or an answer that a hostile guest has forged.
         GuestError::Version { .. } | GuestError::NotConfirmed { .. } => ApiError::Internal,
     }
 }
@@ -32,13 +35,14 @@ fn from_fault(GuestFault { kind, message }: GuestFault) -> ApiError {
         FaultKind::NotFound => ApiError::NotFound(message),
         FaultKind::PermissionDenied => ApiError::Forbidden(message),
         FaultKind::AlreadyExists => ApiError::Conflict(message),
-        // The caller can only ask for something else (another path, `recursive`), so these are its errors.
+        // Only the caller can mend these, with another path or with `recursive`.
         FaultKind::IsADirectory | FaultKind::NotADirectory | FaultKind::DirectoryNotEmpty | FaultKind::InvalidInput => {
             ApiError::BadRequest(message)
         }
         FaultKind::NoSpace => ApiError::InsufficientStorage(message),
         FaultKind::TooLarge => ApiError::PayloadTooLarge(message),
         FaultKind::ConnectionRefused | FaultKind::Io => ApiError::BadGateway(message),
+        // The agent is out of workers or memory for a moment, or its workload is being stored.
         FaultKind::Busy => ApiError::Unavailable { message, retry_after_s: 1 },
         FaultKind::VersionMismatch => ApiError::Internal,
     }

@@ -34,28 +34,28 @@ use leapbox_egress_policy::Cidr;
 use leapbox_lifecycle::Lifecycle;
 use std::sync::Arc;
 
-/// What the handlers work with. Cheap to clone.
+/// Everything that the handlers work with. Clones share it.
 #[derive(Clone)]
 pub struct ApiState {
-    /// Everything that can be done with sandboxes.
     pub lifecycle: Lifecycle,
-    /// Keys and rate limits.
+    /// Checks keys and counts requests for the rate limit.
     pub auth: Arc<Auth>,
-    /// Private networks that a policy may open with its `allow_cidrs`.
+    /// Private networks that the operator lets policies open with their `allow_cidrs`.
     pub private_networks: Arc<[Cidr]>,
 }
 
-/// The whole control plane. `GET /healthz` alone needs no key: 200 as soon as this router is served.
+/// The whole control plane. `GET /healthz` alone needs no key: it answers 200 as soon as this router is served.
 pub fn router(state: ApiState) -> Router {
     guarded(routes::all(), Arc::clone(&state.auth)).with_state(state)
 }
 
-/// Puts the guard in front of the routes, and our own answers behind them.
+/// Puts the guard in front of the routes, and behind them the answers for unknown paths and methods.
 fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, auth: Arc<Auth>) -> Router<S> {
     routes
         .route(guard::HEALTH, get(answer::healthy))
         .fallback(answer::unknown_path)
         .method_not_allowed_fallback(answer::wrong_method)
+        // Last, so that it wraps the fallbacks too: without a key nobody learns which paths exist.
         .layer(axum::middleware::from_fn_with_state(auth, guard::guard))
 }
 

@@ -1,4 +1,7 @@
-//! The OpenAPI document, made from the handlers and the wire's types, and checked in as `docs/openapi.json`.
+//! The OpenAPI document, made from the handlers' descriptions and the types of `api-types`, and checked in as
+//! `docs/openapi.json`.
+//!
+//! A test compares the two, so that the API does not change unseen.
 
 use crate::routes;
 use leapbox_api_types::FieldError;
@@ -22,14 +25,17 @@ impl Modify for ApiKey {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Leapbox", description = "The control plane. Every path is taken with and without a trailing slash."),
+    info(
+        title = "Leapbox",
+        description = "The control plane of Leapbox. Every path is accepted with and without a trailing slash."
+    ),
     modifiers(&ApiKey),
     security(("api_key" = [])),
     components(schemas(ErrorBody, FieldError)),
 )]
 struct Document;
 
-/// The document as JSON, or why it cannot be written as such.
+/// The document as JSON, ending in a newline.
 pub fn openapi() -> Result<String, serde_json::Error> {
     let document = OpenApiRouter::with_openapi(Document::openapi());
     let document = routes::described().fold(document, OpenApiRouter::routes).into_openapi();

@@ -1,27 +1,29 @@
-//! The id under which a request is found in the log, taken from the client or made up.
+//! The id under which a request is found in the log: the client's own, or a generated one.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Carries the id both ways.
+/// The header that carries the id in the request and in the answer.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A longer id is replaced: it goes into every log line of its request.
+/// Bytes of the longest id that is taken from a client.
+// The id is in every log line of its request, so its length is paid for with each of them.
 const LEN_MAX: usize = 128;
 
 /// The client's id if it is harmless in a log, else a new one of 32 hex digits.
 pub(crate) fn of(headers: &HeaderMap) -> HeaderValue {
     match headers.get(X_REQUEST_ID) {
         Some(value) if is_harmless(value.as_bytes()) => value.clone(),
-        _ => made_up(),
+        _ => generated(),
     }
 }
 
 fn is_harmless(id: &[u8]) -> bool {
+    // Nothing that could end a field or a line of the log, and so forge another.
     (1..=LEN_MAX).contains(&id.len())
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-fn made_up() -> HeaderValue {
-    // Without random bytes the request is served all the same, under an id that is not unique.
+fn generated() -> HeaderValue {
+    // Without random bytes the request is served all the same, with an id that is not unique.
     let id = u128::from(getrandom::u64().unwrap_or(0)) << 64 | u128::from(getrandom::u64().unwrap_or(0));
     HeaderValue::from_str(&format!("{id:032x}")).unwrap_or(HeaderValue::from_static("none"))
 }

@@ -5,7 +5,7 @@ use crate::answer::Failure;
 use crate::body::{JsonObject, OptionalJsonObject, RawBody};
 use crate::guarded;
 use crate::path::{InPath, SnapshotInPath};
-use crate::routes::{self, in_both_forms, later};
+use crate::routes::{self, in_both_forms, not_implemented};
 use crate::validate::Query;
 use axum::body::Body;
 use axum::response::Response;
@@ -42,7 +42,7 @@ async fn fixture(requests: u32) -> Fixture {
     let organisation = organisation(&db, "acme").await;
     let auth = Arc::new(Auth::new(db, RateLimit { requests, period: Duration::from_secs(60) }));
     let (_, key) = auth.create_key(&organisation, "test").await.expect("a key");
-    let mut routes: Vec<_> = later::routes::<()>().collect();
+    let mut routes: Vec<_> = not_implemented::routes::<()>().collect();
     routes.push(("/whoami", get(async |Extension(caller): Extension<Caller>| caller.organisation.to_string())));
     routes.push(("/json", post(async |JsonObject(body): JsonObject| Json(body))));
     routes.push(("/optional", post(async |OptionalJsonObject(body): OptionalJsonObject| Json(body))));

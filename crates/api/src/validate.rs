@@ -1,4 +1,6 @@
-//! What a request must look like: pure functions from JSON or a query to a checked request, or every bad field.
+//! Validation: pure functions from JSON or a query string to a checked request, or to a list of every bad field.
+//!
+//! The handlers in `routes/` call them before anything else.
 
 pub(crate) mod filesystem;
 mod network;

@@ -1,24 +1,22 @@
-//! Why a request has no caller, or a key could not be made.
+//! Errors of authenticating a request, and of making and revoking keys.
 
 use leapbox_api_types::ApiError;
 use leapbox_db::DbError;
 
-/// Why a request has no caller. The client only ever learns that its key is missing or invalid.
+/// The reason a request could not be authenticated. The client only reads that its key is missing or invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// Neither header is there.
+    /// The request has neither of the two headers.
     #[error("no authorization header")]
     Missing,
-    /// The header is there more than once.
     #[error("the {header} header is there more than once")]
     Repeated { header: &'static str },
-    /// What the header carries is not shaped like a key.
+    /// The header's value does not have the form of a key. Found without the database.
     #[error("not shaped like a key")]
     Malformed,
-    /// No such key, or it was revoked.
     #[error("unknown or revoked key")]
     Unknown,
-    /// The database could not be asked for so long that what is in memory is not trusted any more.
+    /// The database could not be read for so long that the keys in memory are too old to be trusted.
     #[error("the keys cannot be checked")]
     Unchecked {
         #[from]
@@ -29,9 +27,11 @@ pub enum AuthError {
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {
+            // One answer for all: it must not help in guessing keys.
             AuthError::Missing | AuthError::Repeated { .. } | AuthError::Malformed | AuthError::Unknown => {
                 ApiError::Unauthorized
             }
+            // Not 401: a client that reads that its key is invalid would stop trying.
             AuthError::Unchecked { .. } => ApiError::Unavailable {
                 message: "API keys cannot be checked right now; try again".to_owned(),
                 retry_after_s: 1,
@@ -40,23 +40,20 @@ impl From<AuthError> for ApiError {
     }
 }
 
-/// Why a key could not be made or revoked.
+/// An error of making or revoking a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// No random bytes for the secret.
     #[error("the operating system gave no random bytes")]
     Random {
         #[source]
         source: getrandom::Error,
     },
-    /// The key could not be stored.
-    #[error("storing the key")]
+    #[error("the key could not be stored")]
     Insert {
         #[source]
         source: DbError,
     },
-    /// The key could not be revoked.
-    #[error("revoking the key")]
+    #[error("the key could not be revoked")]
     Revoke {
         #[source]
         source: DbError,

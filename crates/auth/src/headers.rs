@@ -1,4 +1,4 @@
-//! Which header carries the platform's key, and how it is taken out of a request.
+//! Finds the platform's key in a request's headers, and removes it before the request is forwarded to a sandbox.
 //!
 //! The key comes in `authorization` or `leap0-authorization`, with or without `Bearer `. Where both are present,
 //! `leap0-authorization` is the platform's, and `authorization` belongs to the app inside the sandbox.
@@ -7,10 +7,10 @@ use crate::AuthError;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The header that is the platform's whenever it is there.
+/// The header that carries the platform's key whenever it is present.
 const LEAP0_AUTHORIZATION: HeaderName = HeaderName::from_static("leap0-authorization");
 
-/// The text that must be the platform's key.
+/// The text in which the request claims to have the platform's key; it is not checked yet.
 pub(crate) fn platform_key(headers: &HeaderMap) -> Result<&str, AuthError> {
     let (values, header) = if headers.contains_key(LEAP0_AUTHORIZATION) {
         (headers.get_all(LEAP0_AUTHORIZATION), "leap0-authorization")
@@ -19,33 +19,35 @@ pub(crate) fn platform_key(headers: &HeaderMap) -> Result<&str, AuthError> {
     };
     let mut values = values.iter();
     let value = values.next().ok_or(AuthError::Missing)?;
-    // With two of them, which one is meant would be a guess.
+    // With two values, which one is meant would be a guess, and a program in front of us may have guessed otherwise.
     if values.next().is_some() {
         return Err(AuthError::Repeated { header });
     }
     credential(value).ok_or(AuthError::Malformed)
 }
 
-/// The value without its scheme (`Bearer`, in any case).
+/// The header's value without the scheme `Bearer`, which RFC 9110 (11.1) compares without regard to case.
 fn credential(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?.trim();
     match text.split_once([' ', '\t']) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => Some(rest.trim()),
+        // Also another scheme, such as `Basic`: with it, the text is no key, and is refused as one.
         _ => Some(text),
     }
 }
 
-/// Takes out of a request what carried the platform's key, and keeps the app's own `authorization`.
-///
-/// A client may send the platform's key in both headers: then both are taken out, for the key must never reach the
-/// sandbox.
+/// Removes the platform's key from a request that is to be forwarded to a sandbox, and keeps the application's own
+/// `authorization`.
 pub fn strip_platform_key(headers: &mut HeaderMap) {
     let platform: Vec<HeaderValue> = headers.get_all(LEAP0_AUTHORIZATION).iter().cloned().collect();
+    // Without the other header, `authorization` was the platform's.
     if platform.is_empty() {
         headers.remove(AUTHORIZATION);
         return;
     }
     headers.remove(LEAP0_AUTHORIZATION);
+    // A client may send the key in both headers. The key must never reach a sandbox (case 32), so `authorization` is
+    // compared with it, with and without the scheme.
     let keys: Vec<&str> = platform.iter().filter_map(credential).collect();
     let is_platforms = |value: &HeaderValue| credential(value).is_some_and(|text| keys.contains(&text));
     if headers.get_all(AUTHORIZATION).iter().any(is_platforms) {

@@ -1,4 +1,5 @@
-//! Hash → caller, in memory.
+//! The table of valid keys in memory: from the hash of a secret to its caller. The database is the authority, and
+//! another process (`leapbox keys`) may change it, so the table is read again when it gets old:
 //!
 //! ```text
 //!                       known                            unknown
@@ -6,9 +7,9 @@
 //! checked < 5 s ago     answer; one request re-reads      > wait for a read that begins after the request came
 //! older, or never       wait for a read                  /
 //! ```
-//! The table has every key that works and nothing else, so unknown keys cannot make it grow. They wait for the
-//! database, because the key may have been made by another process a moment ago; but all of them share one read, and
-//! reads that unknown keys cause are [`MISS_PAUSE`] apart. A read is one count of rows unless something changed.
+//! The table has the valid keys and nothing else, so requests with unknown keys cannot make it grow. Such a request
+//! waits for the database, because another process may have made its key a moment ago; but all of them share one read,
+//! and reads that unknown keys cause are [`MISS_PAUSE`] apart. A read only counts rows, unless something has changed.
 
 use crate::Caller;
 use crate::secret::{KeyHash, hash_from_hex};
@@ -18,14 +19,16 @@ use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// For how long a read is as good as new.
+/// Age up to which the table is used without a look at the database.
 const FRESH: Duration = Duration::from_secs(1);
-/// For how long a read is used while a newer one is on its way, or fails. Bounds how long a revoked key can work.
+/// Age up to which the table is used while it is being read again, or while the database fails. It bounds how long a
+/// revoked key is still accepted.
 const STALE: Duration = Duration::from_secs(5);
-/// Least time between two reads caused by unknown keys.
+/// The least time between two reads that unknown keys cause: whoever tries keys costs the database ten counts a second,
+/// however many requests they send.
 const MISS_PAUSE: Duration = Duration::from_millis(100);
 
-/// The keys that work.
+/// The valid keys, read from the database when they are needed.
 pub(crate) struct KeyTable {
     db: Db,
     loaded: RwLock<Loaded>,
@@ -37,7 +40,7 @@ pub(crate) struct KeyTable {
 struct Loaded {
     callers: HashMap<KeyHash, Caller>,
     version: Option<KeysVersion>,
-    /// When the last successful read began.
+    /// When the last successful read began. `None` if there was none, or the next request must read.
     checked_at: Option<Instant>,
 }
 
@@ -46,40 +49,43 @@ impl KeyTable {
         Self { db, loaded: RwLock::default(), reading: tokio::sync::Mutex::new(()) }
     }
 
-    /// The caller of this key, if it works.
+    /// The caller of the key with this hash, if the key is valid.
     pub(crate) async fn caller(&self, hash: &KeyHash) -> Result<Option<Caller>, DbError> {
         let arrived = Instant::now();
-        let (known, checked_at) = self.look(hash);
+        let (known, checked_at) = self.lookup(hash);
         let age = checked_at.map(|at| arrived.saturating_duration_since(at));
         match (known, age) {
             (Some(caller), Some(age)) if age <= FRESH => Ok(Some(caller)),
             (Some(caller), Some(age)) if age <= STALE => Ok(self.refreshed(hash, caller).await),
+            // Unknown, or too old: the answer must come from a read that began after the request did.
             _ => {
                 self.read_since(arrived).await?;
-                Ok(self.look(hash).0)
+                Ok(self.lookup(hash).0)
             }
         }
     }
 
-    /// The next request reads the database.
+    /// Makes the next request read the database, because a key was just made or revoked here.
     pub(crate) async fn forget(&self) {
-        // A read that is under way may have begun before the change; it must not count as a check after it.
+        // Waited for, because a read that is in progress may have begun before the change and would set this again.
         let _reading = self.reading.lock().await;
         self.loaded.write().checked_at = None;
     }
 
-    fn look(&self, hash: &KeyHash) -> (Option<Caller>, Option<Instant>) {
+    fn lookup(&self, hash: &KeyHash) -> (Option<Caller>, Option<Instant>) {
         let loaded = self.loaded.read();
         (loaded.callers.get(hash).cloned(), loaded.checked_at)
     }
 
-    /// What is known may be out of date: the first to come reads again, everyone else goes on with it.
+    /// Answers from a table that is getting old. The first request to come reads the table again; all others use the
+    /// old one meanwhile, so that no request waits for another's read.
     async fn refreshed(&self, hash: &KeyHash, caller: Caller) -> Option<Caller> {
         let Ok(_reading) = self.reading.try_lock() else { return Some(caller) };
         match self.read().await {
-            Ok(()) => self.look(hash).0,
+            Ok(()) => self.lookup(hash).0,
+            // A database that is locked for a moment must not refuse every request; STALE bounds this.
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "keys could not be checked again");
+                tracing::warn!(error = %chain(&error), "API keys could not be read again; those in memory are used");
                 Some(caller)
             }
         }
@@ -90,6 +96,7 @@ impl KeyTable {
         let _reading = self.reading.lock().await;
         let checked_at = self.loaded.read().checked_at;
         if let Some(at) = checked_at {
+            // The request before this one in the queue has read.
             if at >= since {
                 return Ok(());
             }
@@ -98,7 +105,7 @@ impl KeyTable {
         self.read().await
     }
 
-    /// Reads what has changed. The caller holds `reading`.
+    /// Reads the keys if they have changed. The caller holds `reading`.
     async fn read(&self) -> Result<(), DbError> {
         let began = Instant::now();
         let version = self.db.api_key_version().await?;
@@ -107,7 +114,8 @@ impl KeyTable {
         let mut loaded = self.loaded.write();
         if let Some(callers) = changed {
             loaded.callers = callers;
-            // Read before the keys were: a change in between is seen again by the next read.
+            // The version was read before the keys. A change between the two makes the next read load them once more;
+            // in the other order it would never be loaded.
             loaded.version = Some(version);
         }
         loaded.checked_at = Some(began);
@@ -122,7 +130,7 @@ impl KeyTable {
                 Some(hash) => {
                     callers.insert(hash, Caller { organisation: row.organisation, key: row.id });
                 }
-                None => tracing::error!(key = %row.id, "the stored hash of this key cannot be read; it will not work"),
+                None => tracing::error!(key = %row.id, "a key's stored hash cannot be read: the key is refused"),
             }
         }
         Ok(callers)

@@ -1,13 +1,13 @@
-//! Who is asking, and how often they may.
+//! Authenticates requests by API key, and limits the rate of requests of an organisation.
 //!
 //! ```text
 //! request headers ──► headers: which header carries the platform's key
-//!                 ──► secret:  is it shaped like a key; its SHA-256
-//!                 ──► keys:    hash → caller, in memory, re-read from the database about every second
+//!                 ──► secret:  does it have the form of a key; its SHA-256
+//!                 ──► keys:    hash → caller, in memory, read from the database again about every second
 //!                 ──► rate:    requests of the caller's organisation in the last minute
 //! ```
-//! `api` and `gateway` stand side by side and both ask here. `leapbox keys` makes and revokes keys in a process of its
-//! own on the same database file; a server notices within seconds.
+//! Called by `api` and by `gateway`. `leapbox keys` makes and revokes keys in a process of its own on the same database
+//! file; a running server notices within seconds.
 
 #![forbid(unsafe_code)]
 
@@ -28,12 +28,11 @@ use leapbox_ids::{KeyId, OrganisationId};
 use rate::RateLimiter;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Who is asking.
+/// The sender of an authenticated request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The organisation everything made by this request belongs to.
+    /// Everything that the request makes belongs to this organisation.
     pub organisation: OrganisationId,
-    /// The key that was used.
     pub key: KeyId,
 }
 
@@ -45,25 +44,27 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Keys are read from the database when the first request asks.
+    /// Reads nothing yet: the first request reads the keys.
     pub fn new(db: Db, limit: RateLimit) -> Self {
         Self { keys: KeyTable::new(db.clone()), limiter: RateLimiter::new(limit), db }
     }
 
-    /// The caller whose key these headers carry. Costs no database query, except about once a second for one request
-    /// (and for unknown keys, of all of them together, ten a second).
+    /// Authenticates a request by its headers. Costs no database query, but for one request about once a second, and
+    /// for unknown keys ten times a second, however many requests there are.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, AuthError> {
         let text = headers::platform_key(headers)?;
+        // A text of another form is refused without the database, so that scanners cost nothing.
         let hash = secret::hash(text).ok_or(AuthError::Malformed)?;
         self.keys.caller(&hash).await?.ok_or(AuthError::Unknown)
     }
 
-    /// Counts one request of the organisation, or refuses it with the seconds until it may ask again (at least 1).
+    /// Counts one request of the organisation, or refuses it: the error is the number of seconds, at least 1, after
+    /// which a request will be admitted.
     pub fn check(&self, organisation: &OrganisationId) -> Result<(), u64> {
         self.limiter.check(organisation, Instant::now())
     }
 
-    /// Makes a key. The secret is told this once and stored nowhere.
+    /// Makes a key and returns its id and secret. The secret is stored nowhere, so it can be read only here.
     pub async fn create_key(&self, organisation: &OrganisationId, name: &str) -> Result<(KeyId, String), KeyError> {
         let secret = secret::generate().map_err(|source| KeyError::Random { source })?;
         let row = ApiKeyRow {
@@ -80,7 +81,7 @@ impl Auth {
         Ok((row.id, secret))
     }
 
-    /// Ends a key: at once in this process, within seconds in every other.
+    /// Revokes a key: at once in this process, within five seconds in every other.
     pub async fn revoke(&self, key: &KeyId) -> Result<(), KeyError> {
         self.db.api_key_revoke(key, now_ms()).await.map_err(|source| KeyError::Revoke { source })?;
         self.keys.forget().await;
@@ -88,7 +89,7 @@ impl Auth {
     }
 }
 
-/// Unix time in ms; a clock before 1970 counts as 1970.
+/// The current Unix time in milliseconds; a clock before 1970 counts as 1970.
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

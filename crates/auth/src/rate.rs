@@ -1,33 +1,32 @@
-//! At most so many requests of an organisation in any period.
+//! Limits the requests of an organisation in any period of time.
 //!
 //! The limit is exact, so the times of the last admitted requests are kept: 16 bytes each, 16 KB for an organisation
-//! that uses the default limit up. A bucket that refills would admit up to twice the limit in one period. Only
-//! organisations with a key get here, so the map has no more entries than the database has organisations.
+//! that uses up the default limit. A token bucket would admit up to twice the limit in one period.
 
 use leapbox_ids::OrganisationId;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How often an organisation may ask.
+/// The rate limit of each organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests in one period; 0 means no limit.
+    /// Requests in any one period; 0 means no limit.
     pub requests: u32,
     pub period: Duration,
 }
 
 impl Default for RateLimit {
-    /// The published limit of the control plane: 1000 per 60 s.
+    /// The limit that the Leap0 API documents for its control plane: 1000 requests in 60 s.
     fn default() -> Self {
         Self { requests: 1000, period: Duration::from_secs(60) }
     }
 }
 
-/// Counts every organisation's requests.
+/// The requests of all organisations.
 pub(crate) struct RateLimiter {
     limit: RateLimit,
-    /// When each organisation's admitted requests of the last period came, oldest first.
+    /// Times of each organisation's admitted requests in the last period, oldest first.
     admitted: Mutex<HashMap<OrganisationId, VecDeque<Instant>>>,
 }
 
@@ -36,11 +35,13 @@ impl RateLimiter {
         Self { limit, admitted: Mutex::default() }
     }
 
-    /// Admits a request, or tells the whole seconds after which one will be. What is refused does not count.
+    /// Admits a request, or returns the number of whole seconds after which one will be admitted. Refused requests do
+    /// not count, so that a client that keeps asking is not locked out for ever.
     pub(crate) fn check(&self, organisation: &OrganisationId, now: Instant) -> Result<(), u64> {
         if self.limit.requests == 0 {
             return Ok(());
         }
+        // Only authenticated requests get here, so there are no more entries than organisations in the database.
         let mut admitted = self.admitted.lock();
         match admitted.get_mut(organisation) {
             Some(times) => admit(times, self.limit, now),
@@ -59,6 +60,7 @@ fn admit(times: &mut VecDeque<Instant>, limit: RateLimit, now: Instant) -> Resul
     match times.front() {
         Some(oldest) if times.len() >= limit.requests as usize => {
             let wait = limit.period.saturating_sub(now.saturating_duration_since(*oldest));
+            // Rounded up: a client that waits as long as it reads must be admitted.
             Err(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
         }
         _ => {

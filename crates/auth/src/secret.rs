@@ -1,4 +1,4 @@
-//! What a key's secret looks like: `lbx_` and 43 characters of 0-9, A-Z, a-z: 256 bits.
+//! The secret of a key: `lbx_` and 43 random characters of 0-9, A-Z, a-z, which are 256 bits.
 
 use sha2::{Digest, Sha256};
 
@@ -6,20 +6,22 @@ const PREFIX: &str = "lbx_";
 /// 62^43 is just above 2^256.
 const RANDOM_LEN: usize = 43;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Random characters that a list of keys may show: 24 bits of 256.
+/// Random characters that a list of keys shows. They tell keys apart and leave 232 of the 256 bits secret.
 const DISPLAYED: usize = 4;
 
-/// SHA-256 of a secret. A plain hash is enough: nobody can guess 256 random bits, however fast the hash.
+/// SHA-256 of a secret.
+// Not a slow password hash: nobody can guess 256 random bits, however fast the hash, and every request computes one.
 pub(crate) type KeyHash = [u8; 32];
 
-/// A new secret.
+/// Makes a new secret.
 pub(crate) fn generate() -> Result<String, getrandom::Error> {
     let mut secret = String::with_capacity(PREFIX.len() + RANDOM_LEN);
     secret.push_str(PREFIX);
     let mut raw = [0u8; 64];
     while secret.len() < PREFIX.len() + RANDOM_LEN {
         getrandom::fill(&mut raw)?;
-        // Six bits each; 62 and 63 are thrown away, so that every character is equally likely.
+        // Six bits of each byte. The values 62 and 63 are thrown away, because taking them modulo 62 would make two
+        // characters likelier than the others.
         let characters = raw.iter().filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
         let missing = PREFIX.len() + RANDOM_LEN - secret.len();
         secret.extend(characters.take(missing).map(|byte| char::from(*byte)));
@@ -27,26 +29,26 @@ pub(crate) fn generate() -> Result<String, getrandom::Error> {
     Ok(secret)
 }
 
-/// The hash under which a secret is stored, if the text is shaped like one.
+/// The hash of a secret; `None` if the text does not have the form of one.
 pub(crate) fn hash(text: &str) -> Option<KeyHash> {
     let random = text.strip_prefix(PREFIX)?;
     let shaped = random.len() == RANDOM_LEN && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
     shaped.then(|| Sha256::digest(text.as_bytes()).into())
 }
 
-/// The same as it stands in the database.
+/// The hash of a secret as the database has it: lower-case hex.
 pub(crate) fn hash_hex(secret: &str) -> String {
     hex::encode(Sha256::digest(secret.as_bytes()))
 }
 
-/// Reads a hash from the database.
+/// Reads a hash from the database; `None` if it is not 64 hexadecimal digits.
 pub(crate) fn hash_from_hex(text: &str) -> Option<KeyHash> {
     let mut hash = KeyHash::default();
     hex::decode_to_slice(text, &mut hash).ok()?;
     Some(hash)
 }
 
-/// The first characters, which a list may show.
+/// The first characters of a secret, which a list shows.
 pub(crate) fn display(secret: &str) -> String {
     secret.chars().take(PREFIX.len() + DISPLAYED).collect()
 }

@@ -1,4 +1,5 @@
-//! What a machine gets from its network slot: its devices, and the way to its agent.
+//! Connects a machine with its network slot: its two network devices, and the client of its agent. Called here for
+//! machines that boot for a base, and by `lifecycle` for all others.
 
 use async_trait::async_trait;
 use leapbox_guest_client::{Dial, GuestClient};
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Longest a connection to the agent may take. The guest's neighbour entry is fixed and the path is memory, so a
-/// guest that takes longer is hung or hostile.
+/// How long a connection to the agent may take. The guest's neighbour entry is fixed and the path is the host's memory,
+/// so a guest that takes longer is hung or hostile.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The slot as a VMM driver wants it.
+/// The slot's namespace, taps and MAC addresses, as a VMM driver takes them.
 pub fn attachment(slot: &Slot) -> NetworkAttachment {
+    // The same MAC addresses in every slot: they are in the memory of a base, which has to fit into all of them.
     NetworkAttachment {
         netns: slot.netns(),
         workload_tap: WORKLOAD_TAP.to_owned(),

@@ -1,4 +1,4 @@
-//! What a base is, and how it is named.
+//! The type of a base, its stored header, and how its id is computed.
 
 use leapbox_ids::{BaseId, ImageDigest};
 use leapbox_storage::{SealedFile, digest};
@@ -7,32 +7,34 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How far the guest of a base had come.
+/// The point of the boot at which a base was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BaseKind {
-    /// Disks mounted, agent ready and warmed: what creates start from.
+    /// Its disks are mounted and the agent is ready and warmed up. Creates start from it.
     Ready,
-    /// No disk mounted, the agent answers: what a stopped sandbox starts from, with its own disk.
-    Bare,
+    /// The agent answers and no disk is mounted. A stopped sandbox starts from it with its own disk, because a kernel
+    /// that has mounted one disk does not survive another one in its place.
+    // The name that manifests of earlier servers have. A base's id is computed from it as well.
+    #[serde(rename = "bare")]
+    Diskless,
 }
 
-/// A warm snapshot that machines start from. Whoever holds it keeps it from being removed.
+/// A base: a snapshot, taken after boot, that machines start from. Holding it keeps it from being removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// Computed from all its contents: another base that is created of the same image has another id.
+    /// Computed from all its contents: another base of the same image has another id.
     pub id: BaseId,
-    /// How far its guest had come.
     pub kind: BaseKind,
     /// The guest image it was booted from.
     pub image: ImageDigest,
-    /// When it was taken, in milliseconds since 1970.
+    /// When it was taken, in Unix milliseconds.
     pub taken_at_ms: u64,
-    /// Its memory, device state and disk.
     pub snapshot: Arc<Snapshot>,
 }
 
-/// What the manifest of a base begins with. Files by their names: the data folder may be moved.
+/// The header of a base's manifest, a stored format. Files are named relative to its directory, because the data
+/// directory may be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Header {
@@ -47,14 +49,13 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The names of its files.
     pub fn files(&self) -> [&str; 3] {
         [&self.memory, &self.state, &self.disk]
     }
 
-    /// The id of a base with this header and these files. Both have one encoding only: structures in the order of
-    /// their fields, maps in the order of their keys.
+    /// The id of a base with this header and these files.
     pub fn id_with(&self, files: &BTreeMap<String, SealedFile>) -> Result<BaseId, serde_json::Error> {
+        // Both have one encoding only: structures in the order of their fields, `BTreeMap`s in the order of their keys.
         Ok(digest::of_parts(&[&serde_json::to_vec(self)?, &serde_json::to_vec(files)?]).into())
     }
 }
@@ -67,7 +68,7 @@ mod tests {
     #[test]
     fn the_header_is_encoded_as_every_version_has_written_it() {
         let header = Header {
-            kind: BaseKind::Bare,
+            kind: BaseKind::Diskless,
             image: ImageDigest::from([10; 32]),
             taken_at_ms: 7,
             shape: Shape { vcpus: 1, memory_mib: 512 },

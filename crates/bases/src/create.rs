@@ -1,5 +1,5 @@
-//! Creating a base: a machine boots, its agent answers, and for a `Ready` one mounts its disks and runs once what a
-//! sandbox runs first; then the machine stops.
+//! Creates a base: boots a machine until its agent answers; for a `Ready` base the agent then mounts its disks and runs
+//! once what a sandbox runs first. The machine is stopped and its memory, device state and disk are sealed.
 
 use crate::attach::{attachment, guest_of};
 use crate::base::{Base, BaseKind, Header};
@@ -13,16 +13,18 @@ use leapbox_vmm::{BootSpec, Confinement, GuestImage, Machine, Shape, Snapshot, V
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// From the VMM's start to the agent's first answer. A boot takes seconds under emulation; a busy host needs more.
+/// How long the agent's first answer may take from the VMM's start. A boot takes 3 to 6 s under emulation; the rest is
+/// for a host that is busy with other guests.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
-/// The name of the machine that boots, and of its folder. There is one at a time.
+/// The name of the machine that boots, and of its directory. One machine boots at a time.
 const NAME: &str = "warm";
 
 impl Bases {
-    /// Boots a machine once, stops it, and seals its memory, state and disk as a base.
+    /// Boots a machine, stops it, and seals its memory, state and disk as a base. On failure nothing of it is left.
     pub(crate) async fn create(&self, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Base, BaseError> {
         let started = Instant::now();
-        tracing::info!(%shape, ?kind, "first use of this shape: booting it once for its warm snapshot");
+        tracing::info!(%shape, ?kind, "first use of this shape: booting it once for its base");
+        // Built under a name that starts with a dot, which the next start removes, and renamed when it is complete.
         let unfinished = self.dir.join(format!(".{NAME}"));
         folder::remove(&unfinished);
         private_dir(&unfinished).map_err(|source| BaseError::Folder { source })?;
@@ -33,14 +35,14 @@ impl Bases {
         match &created {
             Ok(base) => {
                 let (id, elapsed_ms) = (base.id.as_str(), started.elapsed().as_millis() as u64);
-                tracing::info!(event = "base_taken", id, %shape, ?kind, elapsed_ms, "warm snapshot taken");
+                tracing::info!(event = "base_taken", id, %shape, ?kind, elapsed_ms, "base taken");
             }
             Err(_) => folder::remove(&unfinished),
         }
         created
     }
 
-    /// Boots a machine into `dir` and stops it there.
+    /// Boots a machine whose RAM is a file in `dir`, and stops it when it is prepared.
     async fn boot(&self, dir: &Path, image: &GuestImage, shape: Shape, kind: BaseKind) -> Result<Snapshot, BaseError> {
         let disk = dir.join("disk");
         let (path, size) = (disk.clone(), self.disk_mib);
@@ -48,7 +50,10 @@ impl Bases {
             .await
             .map_err(FileError::of("making", &disk))?
             .map_err(|source| BaseError::Disk { shape, source })?;
+        // A slot like a sandbox's, because the network devices are in the snapshot. It never gets a policy, so nothing
+        // that boots can reach the network.
         let slot = self.network.take().await.map_err(|source| BaseError::Network { shape, source })?;
+        // The VMM runs as the slot's uid and has to write the disk.
         let given = std::os::unix::fs::chown(&disk, Some(slot.uid()), Some(slot.uid()))
             .map_err(FileError::of("giving away", &disk));
         let spec = BootSpec {
@@ -88,7 +93,7 @@ impl Bases {
 }
 
 fn header_of(snapshot: Snapshot, unfinished: &Path, image: &GuestImage, kind: BaseKind) -> Header {
-    // A file that lies elsewhere keeps its path here, which is not a name that can be sealed.
+    // A driver that put a file elsewhere is an error: its path stays whole, and sealing refuses a name with a slash.
     let name = |path: &Path| path.strip_prefix(unfinished).unwrap_or(path).to_string_lossy().into_owned();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Header {
@@ -103,20 +108,22 @@ fn header_of(snapshot: Snapshot, unfinished: &Path, image: &GuestImage, kind: Ba
     }
 }
 
-/// Lets the guest come as far as a base of this kind is, and stops the machine.
+/// Waits until the guest is prepared for a base of this kind, and takes the snapshot.
 async fn snapshot_when_prepared(
     machine: Machine,
     guest: &GuestClient,
     shape: Shape,
     kind: BaseKind,
 ) -> Result<Snapshot, BaseError> {
+    // A VMM that dies while it boots is reported at once, and not when the agent's deadline is over.
     let prepared = tokio::select! {
         prepared = prepare(guest, kind) => prepared.map_err(Some),
         _ = machine.exited() => Err(None),
     };
     match prepared {
-        Ok(()) => machine.into_warm_snapshot().await.map_err(|source| BaseError::Vmm { shape, source }),
+        Ok(()) => machine.into_base_snapshot().await.map_err(|source| BaseError::Vmm { shape, source }),
         Err(Some(source)) => {
+            // A kernel that did not boot says why on its console only.
             let console = machine.console_tail().await;
             destroy(&machine).await;
             Err(BaseError::Agent { shape, console, source })
@@ -132,10 +139,13 @@ async fn snapshot_when_prepared(
 async fn prepare(guest: &GuestClient, kind: BaseKind) -> Result<(), GuestError> {
     guest.wait_ready(BOOT_DEADLINE).await?;
     match kind {
-        BaseKind::Bare => Ok(()),
+        BaseKind::Diskless => Ok(()),
         BaseKind::Ready => {
             guest.mount().await?;
+            // Under emulation the first run of any code is several times slower; what is in the page cache and in the
+            // kernel's caches now is there in every clone.
             guest.warm().await?;
+            // Last: it writes everything to the disk, so that disk and memory are of one moment.
             guest.prepare_snapshot().await
         }
     }

@@ -1,4 +1,4 @@
-//! Why a base could not be created, found, exported or imported.
+//! Errors of creating, finding, exporting and importing bases.
 
 use crate::folder::Refused;
 use leapbox_errors::FileError;
@@ -8,73 +8,62 @@ use leapbox_network::NetworkError;
 use leapbox_storage::{PackError, PrivateError, StorageError};
 use leapbox_vmm::{Shape, VmmError};
 
-/// One variant per failing step.
+/// The step at which an operation on a base failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    /// The folder of all snapshots is not the server's alone.
-    #[error("the folder of the warm snapshots cannot be used")]
+    /// The directory is not the server's alone, or could not be made so.
+    #[error("the directory of the bases cannot be used")]
     Folder {
         #[source]
         source: PrivateError,
     },
-    /// No network for the machine that boots.
-    #[error("no network for a machine of {shape}")]
+    #[error("no network slot could be had to boot a machine of {shape}")]
     Network {
-        /// The shape that was wanted.
         shape: Shape,
         #[source]
         source: NetworkError,
     },
-    /// No disk.
-    #[error("no disk for a machine of {shape}")]
+    #[error("the disk of a machine of {shape} could not be made")]
     Disk {
-        /// The shape that was wanted.
         shape: Shape,
         #[source]
         source: StorageError,
     },
-    /// The VMM failed.
     #[error("booting a machine of {shape} failed")]
     Vmm {
-        /// The shape that was wanted.
         shape: Shape,
         #[source]
         source: VmmError,
     },
-    /// The guest's agent never got ready.
     #[error("the agent in a machine of {shape} did not get ready; its console ends: {console}")]
     Agent {
-        /// The shape that was wanted.
         shape: Shape,
-        /// End of the guest's console.
         console: String,
         #[source]
         source: GuestError,
     },
     /// A base that was just created or imported could not be sealed.
-    #[error("the warm snapshot {what} could not be stored")]
+    #[error("the base {what} could not be stored")]
     Seal {
-        /// The shape that was wanted, or the base's id.
+        /// "of" and the shape of a base that was created, or the id of one that was imported.
         what: String,
         #[source]
         source: SealFailed,
     },
-    /// A base could not be exported to its archive, or not be imported from it.
-    #[error("the warm snapshot {id} and its archive")]
+    #[error("the base {id} could not be exported to its archive, or not be imported from it")]
     Archive {
         id: BaseId,
         #[source]
         source: Box<PackError>,
     },
-    /// What is to be imported is no base.
-    #[error("{archive} is not the archive of a warm snapshot")]
+    /// An archive of another kind was to be imported.
+    #[error("{archive} is not the archive of a base")]
     NotABase { archive: ArchiveId },
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Why a folder did not become a base.
+/// The reason a directory could not be sealed as a base.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct SealFailed(#[from] Refused);

@@ -1,8 +1,7 @@
-//! Bases are exported to archives and imported from them, so that a host that has lost its bases, or never had them,
-//! can wake what is stored.
+//! Exports bases to archives and imports them, so that a host that has lost its bases, or never had them, can wake
+//! stored sandboxes.
 //!
-//! The archive's id is the base's, and that is a digest of all its contents: what comes back is the very same base, or
-//! is refused.
+//! The archive has the base's id, which is a digest of all its contents: an import yields the very same base or fails.
 
 use crate::base::{Base, Header};
 use crate::error::BaseError;
@@ -19,7 +18,8 @@ const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
 
-/// What the archive of a base begins with.
+/// The header of a base's archive, a stored format. The lengths are needed because the files are sparse: a part ends
+/// with the file's last data, which a hole may follow.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Exported {
@@ -38,9 +38,9 @@ impl Bases {
         packed.map_err(|source| BaseError::Archive { id: base.id.clone(), source: Box::new(source) })
     }
 
-    /// The base of an archive: the one that is here already, or one made of it.
+    /// Imports the base of an archive, unless this host has it.
     pub async fn import_base(&self, archive: Archive) -> Result<Arc<Base>, BaseError> {
-        let _turn = self.imports.lock().await;
+        let _permit = self.imports.lock().await;
         let ArchiveId::Base(id) = archive.id().clone() else {
             return Err(BaseError::NotABase { archive: archive.id().clone() });
         };
@@ -55,8 +55,9 @@ impl Bases {
         match unpacking.await.unwrap_or_else(|source| Err(PackError::Interrupted { source }.into())) {
             Ok(base) => {
                 let (id, shape) = (id.as_str(), base.snapshot.shape);
-                tracing::info!(id, %shape, "a warm snapshot came back from its archive");
+                tracing::info!(id, %shape, "a base came back from its archive");
                 let base = Arc::new(base);
+                // Verified: all of it was read and compared with its id just now.
                 self.index().insert(Arc::clone(&base), true);
                 Ok(base)
             }
@@ -87,27 +88,30 @@ fn unpack(archive: &Archive, unfinished: &Path, bases: &Path) -> Result<Base, Re
     unpack_file(archive, MEMORY, &path_in(unfinished, &header.memory)?, memory_bytes)?;
     unpack_file(archive, STATE, &path_in(unfinished, &header.state)?, state_bytes)?;
     unpack_file(archive, DISK, &path_in(unfinished, &header.disk)?, disk_bytes)?;
+    // Sealed anew, which computes all checksums, and then compared with the archive's id: the archive is authenticated,
+    // but only the id proves that these contents are the ones that checkpoints are a difference to.
     let sealed = SealedFolder::seal(unfinished, &header, &header.files()).map_err(folder::Refused::from)?;
     let found = folder::id_of(&header, &sealed)?;
     if ArchiveId::from(&found) != *archive.id() {
         return Err(PackError::Another { id: archive.id().clone(), found: ArchiveId::from(&found) }.into());
     }
-    // A folder that lies there was refused before, and could not be removed then.
+    // A directory of this name was refused before (or it would be in the index) and could not be removed then.
     let place = bases.join(found.as_str());
     folder::remove(&place);
     sealed.move_to(&place).map_err(folder::Refused::from)?;
     Ok(folder::read(&place)?)
 }
 
-/// A file of the base in its new folder. The name is what the archive says.
+/// The path of a file that the archive names, in its new directory.
 fn path_in(dir: &Path, name: &str) -> Result<PathBuf, PackError> {
+    // A name such as `../x` must not leave the directory, however the archive came about.
     if Path::new(name).file_name() == Some(OsStr::new(name)) {
         return Ok(dir.join(name));
     }
     Err(PackError::Name { name: name.to_owned() })
 }
 
-/// Why what was in an archive did not become a base.
+/// The reason an archive's contents were not accepted as a base.
 #[derive(Debug)]
 enum Refused {
     Pack(Box<PackError>),

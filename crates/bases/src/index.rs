@@ -1,4 +1,5 @@
-//! Which bases there are, and which of them may be removed. No I/O: `store` carries out what is decided here.
+//! The index of bases: which there are, which one is current, and which may be removed. It does no I/O; `store` removes
+//! what is decided here.
 
 use crate::base::{Base, BaseKind};
 use leapbox_ids::{ArchiveId, BaseId};
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::OnceCell;
 
-/// Bases that fit what is in use and are kept without being referenced. Each costs disk, and memory while the server
-/// lives, and a tenant may ask for some thirty thousand shapes.
+/// Bases that are kept although no row refers to them. Each costs some hundred MiB of disk, and under QEMU of memory,
+/// and clients can ask for some thirty thousand shapes (8 numbers of vCPUs times 3841 memory sizes).
 pub(crate) const KEPT_MAX: usize = 16;
 
-/// A base, and whether all of its data has been looked at in this server's life.
+/// A base, and whether all of its data has been verified since the server started.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub base: Arc<Base>,
@@ -21,56 +22,59 @@ pub(crate) struct Found {
 #[derive(Debug)]
 struct Entry {
     found: Found,
-    /// When it was last asked for: beyond [`KEPT_MAX`], the base that was not asked for the longest goes first.
-    asked: Instant,
+    /// When it was last asked for. Beyond [`KEPT_MAX`] the least recently used bases are evicted.
+    last_used: Instant,
 }
 
-/// All bases, by id.
+/// The bases by id.
 #[derive(Debug, Default)]
 pub(crate) struct BaseIndex {
     entries: BTreeMap<BaseId, Entry>,
 }
 
 impl BaseIndex {
-    /// Adds a base; `verified` says whether its data is known to be sound.
+    /// Adds a base. `verified` says whether its data was read and is sound.
     pub fn insert(&mut self, base: Arc<Base>, verified: bool) {
         let verified = Arc::new(OnceCell::new_with(verified.then_some(())));
         let id = base.id.clone();
-        self.entries.insert(id, Entry { found: Found { base, verified }, asked: Instant::now() });
+        self.entries.insert(id, Entry { found: Found { base, verified }, last_used: Instant::now() });
     }
 
-    /// The base of this id.
+    /// The base of this id. Counts as a use.
     pub fn by_id(&mut self, id: &BaseId) -> Option<Found> {
         let entry = self.entries.get_mut(id)?;
-        entry.asked = Instant::now();
+        entry.last_used = Instant::now();
         Some(entry.found.clone())
     }
 
-    /// The newest base of this compatibility key and kind.
+    /// The newest base of this compatibility key and kind. Counts as a use.
     pub fn newest(&mut self, key: &str, kind: BaseKind) -> Option<Found> {
         let fitting = self.entries.values().map(|entry| &*entry.found.base).filter(|base| is_of(base, key, kind));
         let id = fitting.max_by_key(|base| (base.taken_at_ms, &base.id)).map(|base| base.id.clone())?;
         self.by_id(&id)
     }
 
-    /// Removes this very base; false if somebody has done that already.
+    /// Removes this base; false if another task has removed it.
     pub fn remove(&mut self, base: &Arc<Base>) -> bool {
+        // By pointer and not by id: the same base may have been imported again meanwhile, and that one is sound.
         let is_it = self.entries.get(&base.id).is_some_and(|entry| Arc::ptr_eq(&entry.found.base, base));
         is_it && self.entries.remove(&base.id).is_some()
     }
 
-    /// More than is kept without being referenced.
+    /// Whether there are more bases than are kept without a reference.
     pub fn is_crowded(&self) -> bool {
         self.entries.len() > KEPT_MAX
     }
 
-    /// Removes what nobody needs: what `fits` nothing in use, what has a newer one of its kind beside it, and of the
-    /// rest what was not asked for the longest, beyond [`KEPT_MAX`]. Never what is referenced or in use.
+    /// Removes and returns the bases that nobody needs: those that do not fit what is in use, those that a newer one of
+    /// their key and kind supersedes, and of the rest the least recently used ones beyond [`KEPT_MAX`]. A base that is
+    /// referenced or in use is never removed.
     pub fn remove_surplus(&mut self, fits: impl Fn(&Base) -> bool, referenced: &BTreeSet<ArchiveId>) -> Vec<Arc<Base>> {
         let (current, mut gone) = self.ids_by(|base| fits(base) && self.is_newest(base));
         let mut by_use = current.clone();
-        by_use.sort_by_key(|id| self.entries.get(id).map(|entry| entry.asked));
+        by_use.sort_by_key(|id| self.entries.get(id).map(|entry| entry.last_used));
         gone.extend(by_use.into_iter().take(current.len().saturating_sub(KEPT_MAX)));
+        // Last: a referenced base among the surplus stays, and no other one has to go in its place.
         gone.retain(|id| !referenced.contains(&id.into()) && self.entries.get(id).is_some_and(Entry::is_idle));
         gone.iter().filter_map(|id| self.entries.remove(id)).map(|entry| entry.found.base).collect()
     }
@@ -88,8 +92,10 @@ impl BaseIndex {
 }
 
 impl Entry {
-    /// Nobody uses it, and nobody is verifying it now.
+    /// Whether nobody uses the base or is verifying it now.
     fn is_idle(&self) -> bool {
+        // Machines hold the base or its snapshot, and a verification holds the cell. Whoever wants one of them gets it
+        // from the index, under its lock, so a count of 1 cannot grow meanwhile.
         let Found { base, verified } = &self.found;
         Arc::strong_count(base) == 1 && Arc::strong_count(&base.snapshot) == 1 && Arc::strong_count(verified) == 1
     }

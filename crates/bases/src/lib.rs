@@ -1,20 +1,21 @@
-//! Bases: the warm snapshots that machines start from, per guest image, shape and kind.
+//! Bases, the snapshots that machines start from, one for each guest image, shape and kind: this crate creates,
+//! verifies, finds, evicts, exports and imports them.
 //!
 //! ```text
-//! first use of a shape:      slot + pristine disk ─boot─► agent answers ─────────────────────────► Bare ┐
-//!                                                             └─ mount, warm, sync ──────────────► Ready ┤
+//! first use of a shape:      slot + pristine disk ─boot─► agent answers ──────────────────────► Diskless ┐
+//!                                                             └─ mount, warm up, sync ───────────► Ready ┤
 //! a host that has lost it:   archive ─import─────────────────────────────────────────────────────────────┴─seal─►
 //!                                                                                          warm/base-<digest>/
-//! first use in a server's life:    warm/base-<digest>/ ─verify─► sound: shared from then on
+//! first use after a start:         warm/base-<digest>/ ─verify─► sound: shared from then on
 //!                                                          └───► damaged: refused, removed, and created as above
 //! every later use:                 shared
 //! ```
 //!
-//! The *compatibility key* of a base says what it fits: a new kernel, agent, image, VMM build or host CPU is a new key.
-//! The newest base of a key and kind is the current one. An older base, or one that fits nothing in use any more, is
-//! kept as long as something stored is a difference to it. A base is trusted input to a VMM, so its folder belongs to
-//! the server alone, and its contents are verified once in a server's life: while the server runs, nobody else can
-//! write there. Called by `lifecycle`.
+//! The *compatibility key* of a base says which hosts and images it fits: a new kernel, agent, image, VMM build or host
+//! CPU makes a new key. The newest base of a key and kind is the current one. An older base, or one that fits nothing
+//! in use any more, is kept as long as a checkpoint is a difference to it. A base is trusted input to a VMM, so its
+//! directory belongs to the server alone. Its contents are verified once after each start of the server, which suffices
+//! because nobody else can write there. Called by `lifecycle`.
 #![forbid(unsafe_code)]
 
 mod attach;

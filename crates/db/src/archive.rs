@@ -1,7 +1,8 @@
-//! Which stored archives the rows still need. What is not among them is garbage, once nobody is writing it.
+//! Which archives the rows still need: any other archive is garbage, unless it is being written. Called by the garbage
+//! collection of `lifecycle`.
 //!
-//! A checkpoint is stored under its own id, as `checkpoint` has it, and so is a warm snapshot (`base`); a guest image
-//! under `image-` and its digest. Only the rows of deleted sandboxes need nothing.
+//! A checkpoint and a base are archived under their own ids (columns `checkpoint` and `base`), a guest image under
+//! `image-` and its digest. Rows of deleted sandboxes need nothing.
 
 use crate::{Db, DbError};
 use leapbox_ids::{ArchiveId, CheckpointId, InvalidId};
@@ -9,8 +10,10 @@ use sqlx::Row;
 use std::collections::BTreeSet;
 
 impl Db {
-    /// The ids of all archives that a sandbox which is not deleted, or a snapshot, needs: of one moment.
+    /// The ids of all archives that a snapshot, or a sandbox that is not deleted, needs at one moment.
     pub async fn archives_referenced(&self) -> Result<BTreeSet<ArchiveId>, DbError> {
+        // One statement, so that all of it is of one moment. Read one after the other, a checkpoint that moves from a
+        // sandbox to a snapshot in between would be in neither.
         let error = |source| DbError::Query { query: "archives_referenced", source };
         sqlx::query(
             "WITH needed AS (
@@ -42,8 +45,8 @@ impl Db {
     }
 }
 
-/// An id that is not understood fails the whole question: nothing is garbage while it is not known what is needed.
 fn archive(id: String) -> Result<ArchiveId, DbError> {
+    // An id that cannot be parsed fails the whole query: skipped, its archive would be taken for garbage.
     id.parse().map_err(|_: InvalidId| DbError::Unreadable {
         table: "sandbox or snapshot",
         column: "archive",

@@ -1,4 +1,4 @@
-//! Opening the database, and the handle everything else asks.
+//! Opens the database. [`Db`] is the handle that all queries are methods of.
 
 use crate::{DbError, migrations};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -7,9 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Connections that read at the same time.
+/// Connections for reading. Queries take well under a millisecond, so a few connections serve thousands of requests a
+/// second.
 const READERS: u32 = 4;
-/// How long a write waits for another process (`leapbox keys`, say) that is writing.
+/// How long a statement waits for another process that is writing, such as `leapbox keys`, before it fails with
+/// SQLITE_BUSY. Such a write takes milliseconds; the rest is margin for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The database. Cheap to clone.
@@ -20,10 +22,11 @@ pub struct Db {
 }
 
 impl Db {
-    /// Opens the database at `path`, makes it (readable by its owner alone) when it is not there, and brings its
-    /// schema up to date. Several processes may have it open.
+    /// Opens the database at `path`, creates it with mode 0600 if it is not there, and brings its schema up to date.
+    /// Several processes may have it open.
     pub async fn open(path: &Path) -> Result<Db, DbError> {
-        // SQLite would make it with the umask's mode; its WAL files take over the mode they find here.
+        // SQLite would create it with the umask's mode, and others could read it. Its WAL files get the mode that they
+        // find here.
         OpenOptions::new()
             .create(true)
             .append(true)
@@ -32,27 +35,32 @@ impl Db {
             .map_err(|source| DbError::Create { path: path.to_owned(), source })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
+            // Readers do not wait for the writer, so a create that is being synced holds up nobody's GET.
             .journal_mode(SqliteJournalMode::Wal)
-            // An acknowledged sandbox must survive a power cut, so every commit is synced.
+            // An acknowledged sandbox must survive a power cut (case 48), so every commit is synced. SQLite's usual
+            // choice in WAL mode, NORMAL, may lose the last commits.
             .synchronous(SqliteSynchronous::Full)
+            // SQLite ignores foreign keys unless they are turned on for each connection.
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
         let open_error = |source| DbError::Open { path: path.to_owned(), source };
+        // One connection: SQLite has one writer at a time. The pool's queue is fair; SQLite's busy loop is not.
         let write = pool(1).connect_with(options.clone()).await.map_err(open_error)?;
         migrations::run(&write, path).await?;
         let read = pool(READERS).connect_with(options).await.map_err(open_error)?;
         Ok(Db { read, write })
     }
 
-    /// Closes every connection and folds the write-ahead log into the file.
+    /// Closes all connections. SQLite then moves the write-ahead log's contents into the database file.
     pub async fn close(&self) {
         self.read.close().await;
         self.write.close().await;
     }
 }
 
-/// A pool whose connections stay: they are local, so neither age nor a ping before use has a point.
 fn pool(connections: u32) -> SqlitePoolOptions {
+    // The connections are to a local file: they neither break nor grow old, and a ping before each use would cost as
+    // much as most queries.
     SqlitePoolOptions::new()
         .max_connections(connections)
         .test_before_acquire(false)

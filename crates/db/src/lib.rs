@@ -1,11 +1,12 @@
-//! State that outlives the server: organisations, API keys, templates, sandboxes, snapshots.
+//! The database: organisations, API keys, templates, sandboxes and snapshots, which outlive the server.
 //!
-//! One file per resource, functions noun first (`sandbox_insert`, `sandbox_list`), all on a [`Db`] handle. `auth` asks
-//! for keys, `lifecycle` for sandboxes, snapshots and templates, the command line for organisations. `archive.rs` says
-//! which stored archives the rows still need. The SQL is plain, so that Postgres can take SQLite's place.
+//! There is one file per resource, with functions named noun first (`sandbox_insert`, `sandbox_list`), all of them
+//! methods of [`Db`]. `auth` reads keys, `lifecycle` sandboxes, snapshots and templates, the command line
+//! organisations. `archive.rs` says which archives the rows still need. The SQL is plain, so that Postgres can replace
+//! SQLite.
 //!
 //! ```text
-//! Db ─┬─ write: one connection; SQLite has one writer, and waiting in line here is fair, its busy loop is not
+//! Db ─┬─ write: one connection; SQLite has one writer, and the pool's queue is fair where SQLite's busy loop is not
 //!     └─ read:  a few connections; in WAL mode they never wait for the writer
 //! ```
 

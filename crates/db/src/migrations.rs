@@ -1,27 +1,29 @@
-//! The schema's versions, applied in order, each in a transaction of its own.
+//! Applies the versions of the schema that a database lacks, in order and in one transaction.
 //!
-//! A file that has been released is never edited; a change is a new file at the end of [`MIGRATIONS`]. Until then a file
-//! may change, and a database remembers the text it was made with: one that was made with another is refused, because
-//! its version would say that it fits.
+//! A file that has been released is never edited; a change is a new file at the end of [`MIGRATIONS`]. A file may
+//! change before its release. The table `schema_version` therefore keeps the text of each version: a database that was
+//! made with another text is refused, although its version number fits.
 
 use crate::DbError;
 use sqlx::Executor;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use std::path::Path;
 
-/// The SQL of every version; version n is at index n - 1.
+/// The SQL of all versions; version n is at index n - 1.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
 
-/// Newest version this program knows.
+/// The newest version that this program knows.
 pub(crate) const NEWEST: i64 = MIGRATIONS.len() as i64;
 
-/// Brings the database at `path` to [`NEWEST`]. Two processes may call it at once: the second finds the work done.
+/// Brings the database at `path` to [`NEWEST`]. Two processes may call this at once: the second finds the work done.
 pub(crate) async fn run(pool: &SqlitePool, path: &Path) -> Result<(), DbError> {
     let step = |version| move |source| DbError::Migrate { version, source };
-    // Takes the write lock at once, so that the versions read below stay true until the commit.
+    // IMMEDIATE takes the write lock now and not at the first write, so that no other process can migrate between the
+    // reading of the versions below and the commit.
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(step(0))?;
     let applied = applied(&mut transaction, path).await?;
     for (version, sql) in (1..).zip(MIGRATIONS) {
+        // The version number alone would say that an unreleased schema fits, and queries would fail much later.
         match applied.iter().find(|(found, _)| *found == version) {
             Some((_, text)) if text == sql => continue,
             Some(_) => return Err(DbError::SchemaUnreleased { path: path.to_owned() }),
@@ -39,7 +41,7 @@ pub(crate) async fn run(pool: &SqlitePool, path: &Path) -> Result<(), DbError> {
     transaction.commit().await.map_err(step(NEWEST))
 }
 
-/// The versions that the database has been through, with the text of each.
+/// The versions that have been applied to the database, with the text of each.
 async fn applied(connection: &mut SqliteConnection, path: &Path) -> Result<Vec<(i64, String)>, DbError> {
     let error = |source| DbError::Migrate { version: 0, source };
     connection
@@ -55,7 +57,7 @@ async fn applied(connection: &mut SqliteConnection, path: &Path) -> Result<Vec<(
     }
     match sqlx::query_as("SELECT version, text FROM schema_version").fetch_all(connection).await {
         Ok(applied) => Ok(applied),
-        // The first databases did not keep the text.
+        // Before the first release there were databases whose table had no column for the text.
         Err(sqlx::Error::Database(cause)) if cause.message().contains("no such column") => {
             Err(DbError::SchemaUnreleased { path: path.to_owned() })
         }

@@ -1,22 +1,20 @@
-//! Organisations: the owners of keys and of everything made with them.
+//! Organisations, the owners of API keys and of everything that is made with them. Called by `leapbox setup` and
+//! `leapbox keys`.
 
 use crate::row::{Row, row};
 use crate::{Db, DbError};
 use leapbox_ids::OrganisationId;
 
 row! {
-    /// One organisation.
     pub struct OrganisationRow of "organisation" {
         id: OrganisationId,
-        /// Its name, unique.
         name: String,
-        /// Unix time in ms.
         created_at_ms: i64,
     }
 }
 
 impl Db {
-    /// Adds an organisation. [`DbError::Taken`] when the name is in use.
+    /// Inserts an organisation. [`DbError::Taken`] when the name is in use.
     pub async fn organisation_insert(&self, row: &OrganisationRow) -> Result<(), DbError> {
         row.insert(self, "organisation_insert", &row.name).await
     }
@@ -30,7 +28,7 @@ impl Db {
         row.as_ref().map(OrganisationRow::read).transpose()
     }
 
-    /// Every organisation, oldest first.
+    /// Lists all organisations, oldest first.
     pub async fn organisation_list(&self) -> Result<Vec<OrganisationRow>, DbError> {
         sqlx::query(&OrganisationRow::select("ORDER BY created_at_ms, id"))
             .fetch_all(&self.read)

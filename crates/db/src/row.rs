@@ -1,5 +1,6 @@
-//! Rows: which columns a table has, and how each is read and written. [`row!`] is the only place that lists a table's
-//! columns; every statement is made from that list.
+//! The mapping between rows and structures: which columns a table has, and how each is read and written. [`row!`] is
+//! the only place that lists a table's columns; every statement on whole rows is made from that list, so that a new
+//! column cannot be forgotten in one of them.
 
 use crate::{Db, DbError};
 use leapbox_ids::{BaseId, CheckpointId, ImageDigest, KeyId, OrganisationId, SandboxId, SnapshotId, TemplateId};
@@ -7,15 +8,15 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{Decode, Encode, Row as _, Type};
 use std::fmt;
 
-/// A statement whose parameters are being bound.
+/// A statement to which parameters are being bound.
 pub(crate) type Statement<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments<'q>>;
 
-/// A value that a column can hold.
+/// A type of which a column can hold a value.
 pub(crate) trait Column: Sized {
-    /// How the database holds it.
+    /// The type that the database has for it.
     type Stored: fmt::Debug + Type<Sqlite> + for<'r> Decode<'r, Sqlite> + for<'q> Encode<'q, Sqlite> + Send + 'static;
 
-    /// The value; none if no value is written like that.
+    /// Reads a stored value; `None` if [`Column::to_stored`] never returns it.
     fn from_stored(stored: &Self::Stored) -> Option<Self>;
 
     fn to_stored(&self) -> Self::Stored;
@@ -38,7 +39,7 @@ macro_rules! stored_as_itself {
 }
 stored_as_itself!(String, i64, bool);
 
-/// What does not fit into BIGINT is far outside every bound that the API has.
+// A value that does not fit into BIGINT is saturated instead of refused: every bound of the API is far below.
 macro_rules! stored_as_bigint {
     ($($kind:ty),+) => {$(
         impl Column for $kind {
@@ -83,7 +84,7 @@ stored_as_text!(
     leapbox_api_types::sandbox::SandboxState,
 );
 
-/// NULL is `None`.
+/// Stored as NULL if it is `None`.
 impl<T: Column> Column for Option<T> {
     type Stored = Option<T::Stored>;
 
@@ -99,42 +100,45 @@ impl<T: Column> Column for Option<T> {
     }
 }
 
-/// Reads one column.
+/// Reads one column of a row. [`DbError::Unreadable`] if its value is not one that this program writes.
 pub(crate) fn read<T: Column>(table: &'static str, row: &SqliteRow, column: &'static str) -> Result<T, DbError> {
     let stored = row.try_get(column).map_err(|source| DbError::Column { table, column, source })?;
     T::from_stored(&stored).ok_or_else(|| DbError::Unreadable { table, column, value: format!("{stored:?}") })
 }
 
-/// The columns of a table, or some of them: how they are listed, read and written.
+/// A structure with a field for each column of a table, or for some of them. Declared with [`row!`].
 pub(crate) trait Row: Sized {
     const TABLE: &'static str;
 
-    /// Their names; of a whole row, its id comes first.
+    /// Names of the columns. In a whole row the id comes first.
     fn columns() -> Vec<&'static str>;
 
     fn read(row: &SqliteRow) -> Result<Self, DbError>;
 
-    /// Binds them all, in the order of [`Row::columns`].
+    /// Binds the values of all columns to the next parameters, in the order of [`Row::columns`].
     fn bind<'q>(&self, statement: Statement<'q>) -> Statement<'q>;
 
-    /// `SELECT` of whole rows; `rest` is what follows the table's name.
+    /// A `SELECT` of whole rows; `rest` follows the table's name. It must be a fixed text, never a value of a request.
     fn select(rest: &str) -> String {
+        // Not `SELECT *`: the columns are read by name, and a missing one is an error of this statement.
         format!("SELECT {} FROM {} {rest}", Self::columns().join(", "), Self::TABLE)
     }
 
-    /// Adds the whole row. [`DbError::Taken`], with `name`, if a unique column has its value already.
+    /// Inserts the row. [`DbError::Taken`], with `name`, if a unique column has the value in another row.
     async fn insert(&self, db: &Db, query: &'static str, name: &str) -> Result<(), DbError> {
         let columns = Self::columns();
-        let places: Vec<String> = (1..=columns.len()).map(|place| format!("${place}")).collect();
-        let statement = format!("INSERT INTO {} ({}) VALUES ({})", Self::TABLE, columns.join(", "), places.join(", "));
+        let parameters: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
+        let (columns, parameters) = (columns.join(", "), parameters.join(", "));
+        let statement = format!("INSERT INTO {} ({columns}) VALUES ({parameters})", Self::TABLE);
         let done = self.bind(sqlx::query(&statement)).execute(&db.write).await;
         done.map(drop).map_err(DbError::insert(query, Self::TABLE, name))
     }
 
-    /// Writes the whole row again. [`DbError::Missing`] when there is none with this id.
+    /// Updates all columns of the row. [`DbError::Missing`] when there is no row with this id.
     async fn update(&self, db: &Db, query: &'static str, id: &str) -> Result<(), DbError> {
         let columns = Self::columns();
-        let set = columns.iter().zip(1..).skip(1).map(|(column, place)| format!("{column} = ${place}"));
+        // The id is $1, the first column, and is only compared.
+        let set = columns.iter().zip(1..).skip(1).map(|(column, number)| format!("{column} = ${number}"));
         let set = set.collect::<Vec<_>>().join(", ");
         let statement = format!("UPDATE {} SET {set} WHERE {} = $1", Self::TABLE, columns[0]);
         let done = self.bind(sqlx::query(&statement)).execute(&db.write).await.map_err(DbError::query(query))?;
@@ -145,7 +149,7 @@ pub(crate) trait Row: Sized {
     }
 }
 
-/// Declares columns of a table: a structure with a field for each, named like it.
+/// Declares a structure with a field for each column of a table, named like the column, and implements [`Row`] for it.
 macro_rules! row {
     (
         $(#[$doc:meta])*

@@ -1,4 +1,5 @@
-//! Sandboxes: one row each, written whole by the one task that owns the sandbox.
+//! Sandboxes: one row for each, which only the task that owns the sandbox updates, always as a whole. Called by
+//! `lifecycle`.
 
 mod row;
 mod status;
@@ -11,12 +12,12 @@ use leapbox_api_types::sandbox::{SandboxListQuery, SandboxSort, SandboxState, So
 use leapbox_ids::{OrganisationId, SandboxId};
 
 impl Db {
-    /// Adds a sandbox. Its organisation and template must exist.
+    /// Inserts a sandbox. Its organisation and template must exist.
     pub async fn sandbox_insert(&self, sandbox: &Sandbox) -> Result<(), DbError> {
         sandbox.insert(self, "sandbox_insert", sandbox.id().as_str()).await
     }
 
-    /// Writes all of it again. [`DbError::Missing`] when there is none of this id.
+    /// Updates all columns of a sandbox. [`DbError::Missing`] when there is no row with this id.
     pub async fn sandbox_update(&self, sandbox: &Sandbox) -> Result<(), DbError> {
         sandbox.update(self, "sandbox_update", sandbox.id().as_str()).await
     }
@@ -31,8 +32,7 @@ impl Db {
         row.as_ref().map(Sandbox::read).transpose()
     }
 
-    /// A page of the organisation's sandboxes, and how many match over all pages. Deleted ones are left out. Equal
-    /// sort keys are ordered by id, in the same direction, so that pages neither overlap nor leave gaps.
+    /// Lists one page of the organisation's sandboxes, and counts those of all pages. Deleted ones are left out.
     pub async fn sandbox_list(
         &self,
         organisation: &OrganisationId,
@@ -41,7 +41,7 @@ impl Db {
         const MATCHES: &str = "organisation = $1 AND state <> 'deleted' AND ($2 IS NULL OR state = $2)";
         let error = |source| DbError::Query { query: "sandbox_list", source };
         let state = query.state.map(SandboxState::as_str);
-        // One read transaction: the count and the page are of the same moment.
+        // One read transaction, so that the count and the page are of the same moment.
         let mut transaction = self.read.begin().await.map_err(error)?;
         let total: i64 = sqlx::query_scalar(&format!("SELECT COUNT(*) FROM sandbox WHERE {MATCHES}"))
             .bind(organisation.as_str())
@@ -63,9 +63,10 @@ impl Db {
         Ok((rows, u64::try_from(total).unwrap_or(0)))
     }
 
-    /// Every sandbox that is not deleted, oldest first: what a starting server has to look after. One row that is not
-    /// understood fails it, so that nothing of that sandbox is taken for a leftover.
+    /// Lists all sandboxes that are not deleted, oldest first, for a starting server to recover.
     pub async fn sandbox_unfinished(&self) -> Result<Vec<Sandbox>, DbError> {
+        // One row that cannot be read fails all of it, and with it the server's start: if it were skipped, recovery
+        // would take the sandbox's machine for a leftover and destroy it.
         sqlx::query(&Sandbox::select("WHERE state <> 'deleted' ORDER BY created_at_ms, id"))
             .fetch_all(&self.read)
             .await
@@ -75,7 +76,8 @@ impl Db {
             .collect()
     }
 
-    /// Removes the row itself, whatever its state (a create that never was acknowledged). Harmless when it is gone.
+    /// Removes the row, whatever its state: of a create that was never acknowledged, or of a failed sandbox that its
+    /// owner deletes. No error when there is none.
     pub async fn sandbox_delete_row(&self, id: &SandboxId) -> Result<(), DbError> {
         sqlx::query("DELETE FROM sandbox WHERE id = $1")
             .bind(id.as_str())
@@ -85,7 +87,8 @@ impl Db {
             .map_err(DbError::query("sandbox_delete_row"))
     }
 
-    /// Removes the rows of sandboxes that were deleted before `before_ms`; tells how many.
+    /// Removes the rows of sandboxes that were deleted or failed before `before_ms` (Unix milliseconds), and returns
+    /// how many there were.
     pub async fn sandbox_purge_deleted(&self, before_ms: i64) -> Result<u64, DbError> {
         sqlx::query("DELETE FROM sandbox WHERE state = 'deleted' AND state_changed_at_ms < $1")
             .bind(before_ms)
@@ -96,8 +99,10 @@ impl Db {
     }
 }
 
-/// The ORDER BY list: fixed words only, nothing of the request's.
+/// The ORDER BY list, chosen among fixed texts: nothing of the request becomes part of a statement.
 fn order(query: &SandboxListQuery) -> &'static str {
+    // The id breaks ties in the same direction, so that pages neither overlap nor leave gaps. The indexes
+    // `sandbox_by_age` and `sandbox_by_state` have these orders.
     match (query.sort, query.order) {
         (SandboxSort::CreatedAt, SortOrder::Ascending) => "created_at_ms ASC, id ASC",
         (SandboxSort::CreatedAt, SortOrder::Descending) => "created_at_ms DESC, id DESC",

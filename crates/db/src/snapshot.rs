@@ -1,4 +1,5 @@
-//! Snapshots: names for checkpoints. A row is written once and never changed.
+//! Snapshots: named references to checkpoints, with what a restore needs. A row is written once and never changed.
+//! Called by `lifecycle`.
 
 use crate::row::{Column, Row, row};
 use crate::{Db, DbError, Sealed};
@@ -7,40 +8,30 @@ use leapbox_api_types::snapshot::{SnapshotListQuery, SnapshotSort};
 use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SnapshotId, TemplateId};
 
 row! {
-    /// One snapshot.
+    /// A snapshot. Columns that `Spec` has as well are copies of the sandbox's, at the time it was taken.
     pub struct SnapshotRow of "snapshot" {
         id: SnapshotId,
-        /// Whose it is.
         organisation: OrganisationId,
-        /// Its name, unique in the organisation.
+        /// Unique in the organisation.
         name: String,
-        /// The template its sandbox was made from.
         template: TemplateId,
-        /// Virtual CPUs.
         vcpu: u8,
-        /// Memory in MiB.
         memory_mib: u32,
-        /// Writable disk in MiB.
         disk_mib: u64,
-        /// What is stored of its sandbox.
+        /// Several snapshots and a paused sandbox may have the same checkpoint.
         checkpoint: CheckpointId,
-        /// The base that the checkpoint differs from.
+        /// The base that the checkpoint is a difference to.
         base: BaseId,
-        /// The guest image under the base.
         image: ImageDigest,
-        /// The environment variables of its sandbox.
         environment: Option<Sealed>,
-        /// What its sandbox could reach, as the API shows it (JSON); `None` is every public address.
         network_policy: Option<String>,
-        /// The whole policy, if it has secrets.
         network_secrets: Option<Sealed>,
-        /// Unix time in ms.
         created_at_ms: i64,
     }
 }
 
 impl Db {
-    /// Adds a snapshot. [`DbError::Taken`] when its organisation has one of this name.
+    /// Inserts a snapshot. [`DbError::Taken`] when its organisation has one of this name.
     pub async fn snapshot_insert(&self, row: &SnapshotRow) -> Result<(), DbError> {
         row.insert(self, "snapshot_insert", &row.name).await
     }
@@ -54,7 +45,7 @@ impl Db {
         row.as_ref().map(SnapshotRow::read).transpose()
     }
 
-    /// The organisation's snapshot of this name, exactly as it was given.
+    /// The organisation's snapshot of this name; unlike in a list, the case counts.
     pub async fn snapshot_by_name(
         &self,
         organisation: &OrganisationId,
@@ -69,8 +60,8 @@ impl Db {
         row.as_ref().map(SnapshotRow::read).transpose()
     }
 
-    /// A page of the organisation's snapshots, and how many match over all pages. Equal sort keys are ordered by id, in
-    /// the same direction, so that pages neither overlap nor leave gaps.
+    /// Lists one page of the organisation's snapshots, and counts those of all pages. `query.name` matches names that
+    /// contain it, in any case.
     pub async fn snapshot_list(
         &self,
         organisation: &OrganisationId,
@@ -79,7 +70,7 @@ impl Db {
         const MATCHES: &str = r"organisation = $1 AND ($2 IS NULL OR LOWER(name) LIKE LOWER($2) ESCAPE '\')";
         let error = |source| DbError::Query { query: "snapshot_list", source };
         let pattern = query.name.as_deref().map(containing);
-        // One read transaction: the count and the page are of the same moment.
+        // One read transaction, so that the count and the page are of the same moment.
         let mut transaction = self.read.begin().await.map_err(error)?;
         let total: i64 = sqlx::query_scalar(&format!("SELECT COUNT(*) FROM snapshot WHERE {MATCHES}"))
             .bind(organisation.as_str())
@@ -101,8 +92,8 @@ impl Db {
         Ok((rows, u64::try_from(total).unwrap_or(0)))
     }
 
-    /// Removes a snapshot; its checkpoint stays, and is garbage if nothing else names it. [`DbError::Missing`] when it is
-    /// gone: of two who delete it at once, one is told so.
+    /// Removes a snapshot's row. The checkpoint stays, and is garbage if no other row names it. [`DbError::Missing`]
+    /// when there is no such row: of two callers that delete it at once, one gets this.
     pub async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), DbError> {
         let done = sqlx::query("DELETE FROM snapshot WHERE id = $1")
             .bind(id.as_str())
@@ -118,6 +109,7 @@ impl Db {
 
 /// The LIKE pattern of names that contain `text`, with `\` as the escape character.
 fn containing(text: &str) -> String {
+    // A search for `_`, which names often have, must not match every character, and one for `%` not every name.
     let mut pattern = String::from("%");
     for character in text.chars() {
         if matches!(character, '%' | '_' | '\\') {
@@ -128,8 +120,9 @@ fn containing(text: &str) -> String {
     pattern + "%"
 }
 
-/// The ORDER BY list: fixed words only, nothing of the request's.
+/// The ORDER BY list, chosen among fixed texts: nothing of the request becomes part of a statement.
 fn order(query: &SnapshotListQuery) -> &'static str {
+    // The id breaks ties in the same direction, so that pages neither overlap nor leave gaps.
     match (query.sort, query.order) {
         (SnapshotSort::CreatedAt, SortOrder::Ascending) => "created_at_ms ASC, id ASC",
         (SnapshotSort::CreatedAt, SortOrder::Descending) => "created_at_ms DESC, id DESC",

@@ -1,29 +1,29 @@
-//! Templates: the images sandboxes are made from.
+//! Templates, the images that sandboxes are created from. Called by `lifecycle`, which enters at its start what
+//! `leapbox setup` has built.
 
 use crate::row::{Row, row};
 use crate::{Db, DbError};
 use leapbox_ids::TemplateId;
 
 row! {
-    /// One template.
     pub struct TemplateRow of "template" {
         id: TemplateId,
-        /// Its name, unique (`system/debian:bookworm`).
+        /// Unique; for example `system/debian:bookworm`.
         name: String,
-        /// Names the content of its root file system.
+        /// Digest of its current guest image (kernel, initramfs and root file system), as in the column `image` of a
+        /// sandbox.
         rootfs_digest: String,
-        /// Unix time in ms.
         created_at_ms: i64,
     }
 }
 
 impl Db {
-    /// Adds a template. [`DbError::Taken`] when the name is in use.
+    /// Inserts a template. [`DbError::Taken`] when the name is in use.
     pub async fn template_insert(&self, row: &TemplateRow) -> Result<(), DbError> {
         row.insert(self, "template_insert", &row.name).await
     }
 
-    /// Points a template at a rebuilt root file system; its id and name stay.
+    /// Sets the digest of a template that was rebuilt; its id and name stay.
     pub async fn template_rootfs_update(&self, id: &TemplateId, rootfs_digest: &str) -> Result<(), DbError> {
         let done = sqlx::query("UPDATE template SET rootfs_digest = $2 WHERE id = $1")
             .bind(id.as_str())
@@ -55,7 +55,7 @@ impl Db {
         row.as_ref().map(TemplateRow::read).transpose()
     }
 
-    /// Every template, by name.
+    /// Lists all templates, ordered by name.
     pub async fn template_list(&self) -> Result<Vec<TemplateRow>, DbError> {
         sqlx::query(&TemplateRow::select("ORDER BY name"))
             .fetch_all(&self.read)

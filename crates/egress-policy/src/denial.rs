@@ -1,14 +1,15 @@
-//! Why something did not leave.
+//! The reasons for which a query, a packet, a connection or a request of a sandbox is refused.
 
 use crate::name::DomainName;
 use leapbox_errors::one_line;
 use std::net::Ipv4Addr;
 
-/// Bytes of a guest's own words in the log.
+/// Bytes of a guest's text that one log line repeats.
 const QUOTED_MAX: usize = 80;
 
-/// A refusal: `Display` is a sentence for the operator's log, [`Denial::rule`] a label for counters. Holds no secret,
-/// no path and no header's value; what the guest has written is escaped and cut short.
+/// A refusal. `Display` is the text of the operator's log and of the answer to the sandbox's HTTP request;
+/// [`Denial::rule`] is the label of the counter, explained in docs/network-policy.md. It holds no secret, no path and
+/// no header's value. Text that the guest has written is escaped and cut short.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     #[error("the policy is deny-all")]
@@ -44,7 +45,7 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// Every label that [`Denial::rule`] gives.
+    /// Every label that [`Denial::rule`] returns, in the order of the variants. Journals index their counters by it.
     pub const RULES: &[&str] = &[
         "deny_all",
         "name",
@@ -63,12 +64,13 @@ impl Denial {
         "upstream",
     ];
 
-    /// For a text that a guest has sent in the place of a domain name.
+    /// Refuses a text that a guest has sent in the place of a domain name.
     pub fn not_a_name(text: &str) -> Self {
+        // Quoted as it is, a text with line breaks would forge lines of the log.
         Denial::NotAName { text: one_line(text, QUOTED_MAX) }
     }
 
-    /// The rule's label in metrics.
+    /// The label in metrics and logs. Labels are stable: operators' alerts and the documentation name them.
     pub fn rule(&self) -> &'static str {
         match self {
             Denial::DenyAll => "deny_all",

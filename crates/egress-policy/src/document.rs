@@ -1,19 +1,20 @@
-//! From a policy back to the API's JSON: with its secrets for sealed storage, and without them for everybody else.
+//! Writes a policy as the API's JSON: with its secret values for sealed storage, redacted for all other readers.
 
 use crate::policy::{Custom, Policy, Transform};
 use crate::secret::{REDACTED, Secret};
 use serde_json::{Map, Value, json};
 
-/// How the value of an injected header is written.
+/// Writes the value of an injected header, in clear or redacted.
 type Write = fn(&Secret) -> Value;
 
 impl Policy {
-    /// The API's form, with the secret values: what [`Policy::stored`] reads. Only for sealed storage.
+    /// The policy in the API's form with the secret values, as [`Policy::stored`] reads it. The caller must seal it
+    /// (encrypt it under the server's key) before it is stored.
     pub fn document(&self) -> Value {
         write(self, |secret| secret.expose().into())
     }
 
-    /// The API's form, the values of injected headers replaced by `[redacted]`: for answers.
+    /// The policy in the API's form for answers: the values of injected headers are replaced by `[redacted]`.
     pub fn shown(&self) -> Value {
         write(self, |_| REDACTED.into())
     }
@@ -47,8 +48,8 @@ fn write_transform(transform: &Transform, value: Write) -> Value {
     Value::Object(object)
 }
 
-/// Lists that are empty are left out, as clients do.
 fn put(object: &mut Map<String, Value>, field: &str, list: Vec<Value>) {
+    // The official clients leave empty lists out as well.
     if !list.is_empty() {
         object.insert(field.into(), Value::Array(list));
     }

@@ -1,4 +1,5 @@
-//! The decisions. Pure: the same question has the same answer for ever.
+//! Decides what a policy allows. The evaluator is pure: the same question always has the same answer, so the resolver,
+//! the proxy and the kernel's rules of one sandbox cannot disagree.
 
 use crate::cidr::{Cidr, merged};
 use crate::denial::Denial;
@@ -10,48 +11,46 @@ use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// How an allowed name's connection passes.
+/// How the connections to an allowed name are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage<'p> {
-    /// Its bytes are not touched.
+    /// The bytes pass unread and unchanged.
     Opaque,
-    /// Its TLS is terminated and its requests are changed.
+    /// The proxy terminates TLS and rewrites each request's headers.
     Transform(&'p Transform),
 }
 
-/// A policy, ready to be asked.
+/// A policy together with the operator's exceptions. One is made when a slot gets its policy.
 #[derive(Debug)]
 pub struct Evaluator {
     policy: Arc<Policy>,
-    /// The policy's networks that lie wholly in one of the operator's, without overlap.
     exceptions: Vec<Cidr>,
-    /// Positions of the policy's transforms, the most particular first.
+    /// Positions of the policy's transforms, the most specific pattern first.
     transforms: Vec<usize>,
 }
 
 impl Evaluator {
-    /// `operator` lists the private networks that a policy may open by naming them.
+    /// `operator` lists the private networks that a policy may open by naming them (`egress_private_cidrs`).
     pub fn new(policy: Arc<Policy>, operator: Vec<Cidr>) -> Self {
         let (exceptions, transforms) = match policy.as_ref() {
             Policy::AllowAll | Policy::DenyAll => (Vec::new(), Vec::new()),
-            Policy::Custom(custom) => (named_by_both(custom, &operator), by_particularity(custom)),
+            Policy::Custom(custom) => (named_by_both(custom, &operator), by_specificity(custom)),
         };
         Self { policy, exceptions, transforms }
     }
 
-    /// The policy itself.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Whether a name may be asked for and connected to, and how. Transforms go before `allow_domains`, and among
-    /// them the most particular pattern.
+    /// Decides whether a name may be looked up and connected to, and how.
     pub fn name(&self, name: &DomainName) -> Result<Passage<'_>, Denial> {
         let custom = match self.policy.as_ref() {
             Policy::AllowAll => return Ok(Passage::Opaque),
             Policy::DenyAll => return Err(Denial::DenyAll),
             Policy::Custom(custom) => custom,
         };
+        // Transforms count before `allow_domains`: an entry that allows the name as well must not bypass the transform.
         let mut transforms = self.transforms.iter().filter_map(|at| custom.transforms.get(*at));
         if let Some(transform) = transforms.find(|transform| transform.domain.matches(name)) {
             return Ok(Passage::Transform(transform));
@@ -62,8 +61,8 @@ impl Evaluator {
         Err(Denial::Name { name: name.clone() })
     }
 
-    /// Whether an allowed name may lead to the address: to none that is unreachable by nature, unless operator and
-    /// policy both name it.
+    /// Decides whether an allowed name may lead to the address. The resolver asks it of each answer, and the proxy once
+    /// more right before it dials, because a name's owner chooses its addresses (DNS rebinding).
     pub fn address(&self, address: Ipv4Addr) -> Result<(), Denial> {
         if *self.policy == Policy::DenyAll {
             return Err(Denial::DenyAll);
@@ -76,8 +75,8 @@ impl Evaluator {
         }
     }
 
-    /// What leaves by address, past the proxy: ranges, both ends included, in order and apart from each other. What of
-    /// them is unreachable by nature, the host's rules refuse.
+    /// The addresses that the sandbox reaches directly, without the proxy, as inclusive ranges in ascending order that
+    /// do not touch. They may include networks of [`UNREACHABLE`](crate::UNREACHABLE), which the host's rules refuse.
     pub fn direct(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         match self.policy.as_ref() {
             Policy::AllowAll => vec![(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)],
@@ -86,26 +85,26 @@ impl Evaluator {
         }
     }
 
-    /// The policy's networks that lie wholly in one of the operator's, without overlap: what the host's rules open to
-    /// this sandbox alone.
+    /// The private networks that the host's rules open to this sandbox alone: entries of `allow_cidrs` that lie wholly
+    /// in one of the operator's networks, without overlap.
     pub fn exceptions(&self) -> Vec<Cidr> {
         self.exceptions.clone()
     }
 }
 
-/// A network is named by an entry that lies in the operator's, not by one that merely covers it: `0.0.0.0/0` opens
-/// nothing private.
 fn named_by_both(custom: &Custom, operator: &[Cidr]) -> Vec<Cidr> {
+    // An entry must lie in the operator's network. One that merely covers it does not name it, so that `0.0.0.0/0`
+    // opens nothing private.
     let named = |cidr: &&Cidr| operator.iter().any(|open| open.contains_all(cidr));
     let mut common: Vec<Cidr> = custom.allow_cidrs.iter().filter(named).copied().collect();
-    // A larger network comes before those in it.
+    // A larger network comes before those in it, and drops them: the host's interval set takes no overlapping elements.
     common.sort_by_key(|cidr| (cidr.first(), Reverse(cidr.last())));
     common.dedup_by(|next, kept| kept.contains_all(next));
     common
 }
 
-fn by_particularity(custom: &Custom) -> Vec<usize> {
+fn by_specificity(custom: &Custom) -> Vec<usize> {
     let mut order: Vec<(usize, &Transform)> = custom.transforms.iter().enumerate().collect();
-    order.sort_by_key(|(_, transform)| Reverse(transform.domain.particularity()));
+    order.sort_by_key(|(_, transform)| Reverse(transform.domain.specificity()));
     order.into_iter().map(|(at, _)| at).collect()
 }

@@ -1,4 +1,5 @@
-//! What a sandbox may reach: the policy of the API as data, and its pure evaluation. No I/O, no clock, no runtime.
+//! The network policy of a sandbox (the API's `network_policy`) as data, and its evaluation. The crate does no I/O and
+//! knows no clock and no runtime.
 //!
 //! ```text
 //! network_policy (JSON) ── Policy::parse ──► Policy ── Evaluator ──┬── name(domain)      the resolver, the proxy
@@ -9,7 +10,8 @@
 //!                                stream::http
 //! ```
 //!
-//! Called by the API (to validate), the lifecycle (to store), the network (rules and names) and the egress proxy.
+//! The API calls it to validate a policy, `lifecycle` to store one, `network` for a slot's rules and name server, and
+//! the egress proxy for each connection.
 
 #![forbid(unsafe_code)]
 

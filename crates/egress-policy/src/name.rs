@@ -1,4 +1,5 @@
-//! A domain name in its one normal form, in which names are compared.
+//! Domain names in one normal form. All comparisons of names use it, so that no spelling passes a policy that another
+//! one does not.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,22 +8,23 @@ use std::sync::Arc;
 /// Longest name without its trailing dot (RFC 1035).
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
-/// Longest text that is looked at: a name in Unicode is never longer than this in bytes.
+// Normalising Unicode costs time with the text's length, and a policy's author or a guest chooses the text. A valid
+// name in Unicode is never longer than this in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// A domain name: lower case, punycode, no trailing dot, labels of letters, digits, hyphens (not at either end) and
-/// underscores; never what any program would take for an IP address.
+/// A domain name in normal form: lower case, punycode, no trailing dot. Labels consist of letters, digits, underscores
+/// and hyphens (not at either end). No program takes it for an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(Arc<str>);
 
-/// Why a text is not a domain name.
+/// The reason a text is not a domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("a domain name can't be empty")]
     Empty,
     #[error("a domain name has at most {MAX_NAME} characters, and {MAX_LABEL} between two dots")]
     TooLong,
-    #[error("a domain name has no empty part: there is a dot too many")]
+    #[error("a domain name can't have an empty part: remove the extra dot")]
     EmptyLabel,
     #[error("a part of a domain name can't begin or end with a hyphen")]
     Hyphen,
@@ -35,10 +37,11 @@ pub enum NameError {
 }
 
 impl DomainName {
-    /// The name in its normal form. Unicode is turned into punycode, one trailing dot is left away.
+    /// Parses a name and returns its normal form. Unicode is turned into punycode (UTS 46), one trailing dot is
+    /// removed.
     ///
     /// Whatever `inet_aton` or a URL parser takes for an IPv4 address is refused, by the rule of the WHATWG URL
-    /// standard: no name ends in a number.
+    /// standard that no name ends in a number.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.len() > MAX_TEXT {
             return Err(NameError::TooLong);
@@ -57,12 +60,12 @@ impl DomainName {
         Ok(Self(name.into()))
     }
 
-    /// The normal form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A name that a guest has sent on the wire, where Unicode has no place.
+    /// Parses a name that a guest has sent in a DNS query, a ClientHello or a `Host`. Those carry punycode only; a
+    /// server that read raw Unicode would choose its own mapping.
     pub(crate) fn from_wire(bytes: &[u8]) -> Result<Self, NameError> {
         match std::str::from_utf8(bytes) {
             Ok(text) if text.is_ascii() => Self::parse(text),
@@ -89,6 +92,7 @@ fn check(name: &str) -> Result<(), NameError> {
     for label in name.split('.') {
         check_label(label)?;
     }
+    // `0x7f.1` and `2130706433` are addresses to `inet_aton`: a client would connect without asking the name server.
     match name.rsplit('.').next() {
         Some(last) if is_number(last) => Err(NameError::IpLiteral),
         Some(_) | None => Ok(()),
@@ -108,7 +112,7 @@ fn check_label(label: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Whether a URL parser would take it for the last part of an IPv4 address (decimal, octal or hexadecimal).
+/// Whether a URL parser would take the label for the last part of an IPv4 address (decimal, octal or hexadecimal).
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
     hexadecimal || label.bytes().all(|b| b.is_ascii_digit())

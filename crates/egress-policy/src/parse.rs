@@ -1,5 +1,5 @@
-//! From the API's JSON to a policy. Every bad entry is named, not only the first; unknown fields are ignored and null
-//! is as good as absent.
+//! Parses the API's JSON into a policy. All bad entries are reported together, so that a client can correct them in one
+//! go. Unknown fields are ignored, and null counts as absent.
 
 use crate::cidr::Cidr;
 use crate::header;
@@ -9,22 +9,26 @@ use crate::secret::Secret;
 use crate::unreachable;
 use serde_json::{Map, Value};
 
+// The limits of the API's contract (docs/network-policy.md). Every name and connection of a sandbox is compared with
+// its policy's entries one by one, which is fast enough for this many.
 const MAX_DOMAINS: usize = 50;
 const MAX_CIDRS: usize = 10;
 const MAX_TRANSFORMS: usize = 20;
-/// Headers that one transform injects, and as many that it strips.
+/// Headers that one transform may inject; it may strip as many.
 const MAX_HEADERS: usize = 32;
 const LISTS: [&str; 3] = ["allow_domains", "allow_cidrs", "transforms"];
 
 impl Policy {
-    /// A client's `network_policy`; null is the default. `operator` lists the private networks that a policy may open.
+    /// Parses a client's `network_policy`; null is the default, allow-all. `operator` lists the private networks that a
+    /// policy may open; other private networks in `allow_cidrs` are refused.
     pub fn parse(value: &Value, operator: &[Cidr]) -> Result<Policy, Vec<Problem>> {
         read(value, Some(operator))
     }
 
-    /// What [`Policy::document`] has written. The operator's list may have changed since; what it no longer opens
-    /// stays closed when the policy is evaluated, so that a stored policy is good for ever.
+    /// Reads what [`Policy::document`] has written.
     pub fn stored(value: &Value) -> Result<Policy, Vec<Problem>> {
+        // The operator's list may have shrunk since, and a paused sandbox must wake all the same. What the list no
+        // longer opens stays closed when the policy is evaluated.
         read(value, None)
     }
 }
@@ -36,13 +40,13 @@ fn read(value: &Value, operator: Option<&[Cidr]>) -> Result<Policy, Vec<Problem>
         Value::Object(object) => problems.policy(object, operator),
         _ => {
             problems.add("", "must be an object");
+            // Never used: a value with problems becomes an error. Closed, should that ever change.
             Policy::DenyAll
         }
     };
     if problems.0.is_empty() { Ok(policy) } else { Err(problems.0) }
 }
 
-/// What was wrong so far.
 #[derive(Default)]
 struct Problems(Vec<Problem>);
 
@@ -62,7 +66,7 @@ impl Problems {
             }
         };
         for list in LISTS {
-            // Accepting it would let its author believe in a rule that is not there.
+            // Accepted, the list would let its author believe in a rule that is not in force.
             if !self.list(object, list, usize::MAX).is_empty() {
                 self.add(list, "is for mode custom: leave it out, or set the mode");
             }
@@ -88,17 +92,18 @@ impl Problems {
         custom
     }
 
-    /// The entries of a list; of one that is too long, none is looked at.
-    fn list<'v>(&mut self, object: &'v Map<String, Value>, field: &str, most: usize) -> &'v [Value] {
-        self.entries(object.get(field), field, most)
+    fn list<'v>(&mut self, object: &'v Map<String, Value>, field: &str, limit: usize) -> &'v [Value] {
+        self.entries(object.get(field), field, limit)
     }
 
-    fn entries<'v>(&mut self, value: Option<&'v Value>, at: &str, most: usize) -> &'v [Value] {
+    fn entries<'v>(&mut self, value: Option<&'v Value>, at: &str, limit: usize) -> &'v [Value] {
         match value {
             None | Some(Value::Null) => &[],
-            Some(Value::Array(entries)) if entries.len() <= most => entries,
+            Some(Value::Array(entries)) if entries.len() <= limit => entries,
+            // One problem for the list, none for its entries: a body full of bad entries must not become as many
+            // errors.
             Some(Value::Array(entries)) => {
-                self.add(at, format!("has {} entries, and {most} are allowed", entries.len()));
+                self.add(at, format!("has {} entries, and {limit} are allowed", entries.len()));
                 &[]
             }
             Some(_) => {
@@ -123,6 +128,7 @@ impl Problems {
         };
         let cidr = Cidr::parse(text).map_err(|error| self.add(&at, error.to_string())).ok()?;
         let opened = operator.is_none_or(|opened| opened.iter().any(|open| open.contains_all(&cidr)));
+        // A network that is public in part is accepted for that part; only what could never reach anything is an error.
         if let Some(what) = unreachable::why_all_of(&cidr).filter(|_| !opened) {
             self.add(at, format!("is {what}: no sandbox may reach it unless the operator lists it"));
             return None;
@@ -157,6 +163,7 @@ impl Problems {
         let mut inject: Vec<(String, Secret)> = Vec::with_capacity(object.len());
         for (name, value) in object {
             let Some(name) = self.header_name(at, name) else { continue };
+            // JSON keys that differ in case are one header: which value would win is not to be guessed.
             if inject.iter().any(|(other, _)| *other == name) {
                 self.add(at, format!("has `{name}` twice: case makes no difference"));
                 continue;

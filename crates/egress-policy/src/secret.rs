@@ -1,11 +1,11 @@
-//! A header's value that no log, message or `{:?}` shows.
+//! A secret header value, which neither `Display` nor `Debug` shows.
 
 use std::fmt;
 
-/// What stands in for a secret wherever it would be shown.
+/// Shown in place of every secret, in answers as well as in logs.
 pub(crate) const REDACTED: &str = "[redacted]";
 
-/// The value of an injected header.
+/// The value of an injected header. It has no `Serialize`, so that it cannot get into an answer by a derive.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -14,7 +14,7 @@ impl Secret {
         Self(value.to_owned())
     }
 
-    /// The value itself: for the request it belongs into and for sealed storage.
+    /// Returns the value, for the request that carries it and for sealed storage. No other caller may use it.
     pub fn expose(&self) -> &str {
         &self.0
     }

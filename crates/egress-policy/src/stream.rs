@@ -1,8 +1,9 @@
 //! Reads the name out of a connection's first bytes, for the egress proxy.
 //!
-//! Pure and restartable: each reader is given all bytes so far and says whether it needs more. What only looks like
-//! TLS or HTTP is refused and never [`Progress::Other`], because a server might understand it all the same. A reader
-//! that is done with some bytes says the same of them whatever follows.
+//! The readers are pure and restartable: each gets all bytes so far, from the first one, and says whether it needs
+//! more. Bytes that only look like TLS or HTTP are an error and never [`Progress::Other`], because a lenient server
+//! might understand them. Once a reader has decided, more bytes do not change its decision: otherwise the way a guest
+//! splits its segments would choose the outcome. The fuzz targets check this.
 
 mod chunks;
 pub mod client_hello;
@@ -12,22 +13,23 @@ pub use chunks::Chunks;
 pub use client_hello::ClientHello;
 pub use http::{Framing, Head, Upgrade};
 
-/// Most bytes in which a TLS hello or a request's head must be complete.
+// One TLS record holds as much (RFC 8446, 5.1). It is several times what common clients send.
+/// Bytes within which a TLS hello or a request's head must be complete; a longer one is refused.
 pub const MAX_FIRST_BYTES: usize = 16 * 1024;
 
-/// How far a reader has come.
+/// The state of a reader after the bytes so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress<T> {
-    /// Give more bytes.
+    /// The bytes are a valid beginning, and the reader needs more.
     More,
-    /// This is it.
+    /// The value was read completely.
     Done(T),
-    /// Not this protocol.
+    /// The bytes are of another protocol, whatever follows them.
     Other,
 }
 
 impl<T> Progress<T> {
-    /// `More` is an error once there are as many bytes as may be.
+    /// Turns `More` into an error once the limit is reached, so that a guest cannot make the proxy buffer without end.
     fn within(self, length: usize, too_long: &'static str) -> Result<Self, crate::Denial> {
         match self {
             Progress::More if length >= MAX_FIRST_BYTES => Err(crate::Denial::Malformed { what: too_long }),

@@ -1,15 +1,16 @@
-//! What no sandbox reaches under any policy, unless operator and policy both name it.
+//! The networks that no sandbox reaches, under any policy, unless operator and policy both name them.
 
 use crate::cidr::{Cidr, CidrError, merged};
 use std::net::Ipv4Addr;
 
-/// The fixed denials, and what each network is: RFC 6890 and its registry, multicast, class E, and the one
-/// public address at which a cloud serves its machines.
+/// The networks that are always denied, each with what it is: the special-purpose registry (RFC 6890), multicast, class
+/// E, and the one public address at which a cloud serves its virtual machines.
 pub const UNREACHABLE: &[(&str, &str)] = &[
     ("0.0.0.0/8", "\"this\" network (RFC 791)"),
     ("10.0.0.0/8", "private (RFC 1918)"),
     ("100.64.0.0/10", "shared address space of carriers (RFC 6598)"),
     ("127.0.0.0/8", "loopback (RFC 1122)"),
+    // Public by registry, but on Azure it answers every virtual machine with its own configuration.
     ("168.63.129.16/32", "Azure's platform, cloud metadata"),
     ("169.254.0.0/16", "link-local, cloud metadata (RFC 3927)"),
     ("172.16.0.0/12", "private (RFC 1918)"),
@@ -24,7 +25,8 @@ pub const UNREACHABLE: &[(&str, &str)] = &[
     ("240.0.0.0/4", "reserved, broadcast (RFC 1112)"),
 ];
 
-/// What not even the operator opens.
+// What not even the operator can open. The proxy dials from the host's namespace, where loopback and 0.0.0.0 are the
+// host itself, and where the metadata addresses answer with the host's own configuration and credentials.
 const NEVER_OPEN: &[(&str, &str)] = &[
     ("0.0.0.0/8", "\"this\" network"),
     ("127.0.0.0/8", "loopback"),
@@ -37,19 +39,20 @@ const NEVER_OPEN: &[(&str, &str)] = &[
 static NETWORKS: [Cidr; UNREACHABLE.len()] = parsed(UNREACHABLE);
 static CLOSED: [Cidr; NEVER_OPEN.len()] = parsed(NEVER_OPEN);
 
-/// Why no sandbox reaches the address, if so.
+/// Returns what the address is, if no sandbox may reach it.
 pub(crate) fn why(address: Ipv4Addr) -> Option<&'static str> {
     NETWORKS.iter().zip(UNREACHABLE).find(|(network, _)| network.contains(address)).map(|(_, (_, what))| *what)
 }
 
-/// Why no sandbox reaches any of the network, if so.
+/// Returns what the network is, if no sandbox may reach any address of it.
 pub(crate) fn why_all_of(cidr: &Cidr) -> Option<&'static str> {
+    // Merged, because a network may be covered by several of the table's together (224.0.0.0/3).
     let inside = |(first, last): &(Ipv4Addr, Ipv4Addr)| *first <= cidr.first() && cidr.last() <= *last;
     if merged(&NETWORKS).iter().any(inside) { why(cidr.first()) } else { None }
 }
 
-/// An entry of the operator's list of private networks that a policy may open by naming them. Loopback, 0.0.0.0/8,
-/// multicast, class E and the metadata address can't be in it.
+/// Parses an entry of the operator's list of private networks (`egress_private_cidrs`), which a policy may open by
+/// naming them. A network that contains loopback, 0.0.0.0/8, multicast, class E or a metadata address is refused.
 pub fn operator_cidr(text: &str) -> Result<Cidr, CidrError> {
     let cidr = Cidr::parse(text)?;
     match never_open().find(|(closed, _)| closed.common(&cidr).is_some()) {
@@ -62,7 +65,7 @@ fn never_open() -> impl Iterator<Item = (Cidr, &'static str)> {
     CLOSED.iter().copied().zip(NEVER_OPEN.iter().map(|(_, what)| *what))
 }
 
-/// Read by the compiler, which refuses a table that is wrong.
+// Parsed at compile time: a mistake in a table stops the build, and looking up an address needs no initialisation.
 const fn parsed<const N: usize>(table: &[(&str, &str)]) -> [Cidr; N] {
     let mut networks = [Cidr::new(Ipv4Addr::UNSPECIFIED, 0); N];
     let mut at = 0;

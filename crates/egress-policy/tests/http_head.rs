@@ -64,7 +64,7 @@ fn case_22_a_target_is_a_path() {
     assert_eq!(done("GET //evil.org/ HTTP/1.1\r\nHost: x.com\r\n\r\n").host.as_str(), "x.com");
     for method in ["CONNECT", "connect"] {
         let text = format!("{method} evil.org:443 HTTP/1.1\r\nHost: x.com\r\n\r\n");
-        assert_eq!(malformed(&text), "CONNECT: connect to the server itself");
+        assert_eq!(malformed(&text), "a CONNECT request: connect to the server directly");
     }
 }
 

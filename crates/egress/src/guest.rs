@@ -1,7 +1,8 @@
 //! The guest's end of a proxied connection.
 //!
-//! A socket that lingers keeps its namespace alive, and with it a slot that was given back. So a guest's connection is
-//! reset when it is dropped, unless it was ended in order; then what is still to be delivered has ten seconds.
+//! A socket that lingers after its close keeps its network namespace alive, and with it a slot that was released. So a
+//! guest's connection is reset when it is dropped, unless it was ended in order; then the kernel has ten seconds for
+//! what is still to be delivered.
 
 use leapbox_errors::chain;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -14,14 +15,16 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
-/// For the last bytes and the FIN to be acknowledged, in ms.
-const DELIVERY_MS: u32 = 10_000;
-/// For a guest to take a last word and hang up.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// What is read and thrown away meanwhile: closing over unread bytes would reset, and the last word would be lost.
-const FAREWELL_BYTES: usize = 256 * 1024;
+// TCP_USER_TIMEOUT of a closed connection, in ms. By default the kernel keeps unacknowledged bytes, and with them the
+// slot's namespace and index, for minutes.
+const DELIVERY_TIMEOUT_MS: u32 = 10_000;
+// For a guest to read a refusal and close its side.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+// What the guest sends meanwhile is read and dropped, up to this: Linux resets a connection that is closed over unread
+// bytes, and the refusal would be lost with it.
+const SHUTDOWN_BYTES: usize = 256 * 1024;
 
-/// A connection from the guest. Dropping it resets it, unless it was shut down or finished.
+/// A connection from the guest. Dropping it resets it, unless it was shut down or finished before.
 pub(crate) struct GuestStream {
     stream: TcpStream,
     finished: bool,
@@ -36,20 +39,21 @@ impl GuestStream {
         self.stream.split()
     }
 
-    /// Marks an orderly end: dropping it closes, and does not reset.
+    /// Marks the connection as ended in order: dropping it closes it and does not reset it.
     pub(crate) fn finish(&mut self) {
-        let bounded = setsockopt(&self.stream, sockopt::TcpUserTimeout, &DELIVERY_MS);
+        let bounded = setsockopt(&self.stream, sockopt::TcpUserTimeout, &DELIVERY_TIMEOUT_MS);
+        // Without the bound the socket could keep the namespace: then it is reset after all.
         self.finished = bounded.is_ok();
     }
 
-    /// Says a last word and closes, politely but briefly.
-    pub(crate) async fn farewell(mut self, word: &[u8]) {
-        let farewell = async {
-            self.write_all(word).await?;
+    /// Sends a refusal (a TLS alert or an HTTP answer) and closes in order, within `SHUTDOWN_TIMEOUT`.
+    pub(crate) async fn close_with(mut self, refusal: &[u8]) {
+        let closing = async {
+            self.write_all(refusal).await?;
             self.shutdown().await?;
             let mut rest = vec![0; 8 * 1024];
             let mut seen = 0;
-            while seen < FAREWELL_BYTES {
+            while seen < SHUTDOWN_BYTES {
                 match self.read(&mut rest).await? {
                     0 => break,
                     n => seen += n,
@@ -57,8 +61,8 @@ impl GuestStream {
             }
             io::Result::Ok(())
         };
-        if !matches!(timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
-            tracing::debug!("a guest did not take the last word");
+        if !matches!(timeout(SHUTDOWN_TIMEOUT, closing).await, Ok(Ok(()))) {
+            tracing::debug!("a guest did not read why its connection was refused");
         }
     }
 }

@@ -1,16 +1,16 @@
-//! A guest's connection while it is not decided where it leads.
+//! A guest's connection between its acceptance and the decision.
 
 use crate::buffer::Buffer;
 use crate::guest::GuestStream;
-use crate::places::Places;
+use crate::permits::ConnectionPermits;
 use std::net::SocketAddrV4;
 
-/// A connection before its decision.
+/// A guest's connection whose destination is not decided yet.
 pub(crate) struct Incoming {
     pub(crate) guest: GuestStream,
-    /// Where the guest has dialled.
+    /// The address and port that the guest has dialled.
     pub(crate) destination: SocketAddrV4,
-    /// What it has said, not passed on yet.
+    /// The bytes that the guest has sent; none of them has been passed on.
     pub(crate) held: Buffer,
-    pub(crate) places: Places,
+    pub(crate) permits: ConnectionPermits,
 }

@@ -1,7 +1,8 @@
-//! What one sandbox's egress has done: numbers for metrics, and a bounded log of what was refused.
+//! Records one sandbox's egress: counters for metrics, and a bounded log of refusals.
 //!
-//! The proxy and the sandbox's resolver write into the same journal; the server reads it for its metrics. A flood of
-//! refusals costs the log five lines a second and one that tells how many were left out.
+//! The proxy, the sandbox's name server and the log of the kernel's refusals write into the same journal; the server
+//! reads it for its metrics. A flood of refusals costs the log five lines a second, and one more with the number left
+//! out.
 
 use leapbox_egress_policy::Denial;
 use parking_lot::Mutex;
@@ -9,40 +10,40 @@ use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Lines of one sandbox in the log, per `WINDOW`.
+// A guest can cause thousands of refusals a second, and must not fill the host's disk with the log.
+/// Log lines of one sandbox per `WINDOW`.
 const LINES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What a proxied connection turned out to be.
+/// The kind of a proxied connection, once it is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// TLS that is passed on unopened.
+    /// TLS that is passed on without being decrypted.
     Tls,
-    /// Plain HTTP/1.
+    /// HTTP/1 that is not encrypted.
     Http,
     /// A protocol in which the server speaks first.
-    Nameless,
-    /// TLS that is terminated for a transform.
+    ServerFirst,
+    /// TLS that the proxy terminates for a transform.
     Transform,
 }
 
 impl Kind {
-    /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Tls, Self::Http, Self::Nameless, Self::Transform];
+    /// Every kind in the order of declaration, which is the index of its counter.
+    pub const ALL: [Self; 4] = [Self::Tls, Self::Http, Self::ServerFirst, Self::Transform];
 
-    /// The metric's label.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Tls => "tls",
             Self::Http => "http",
-            Self::Nameless => "nameless",
+            Self::ServerFirst => "server_first",
             Self::Transform => "transform",
         }
     }
 }
 
-/// One sandbox's journal.
+/// One sandbox's journal, made with its policy and dropped with its slot.
 #[derive(Debug)]
 pub struct Journal {
     sandbox: String,
@@ -53,7 +54,7 @@ pub struct Journal {
     log: Mutex<Window>,
 }
 
-/// The log's budget.
+/// The budget of log lines in the current second.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -61,21 +62,21 @@ struct Window {
     left_out: u64,
 }
 
-/// A journal's numbers at one moment, all of them since the journal was made.
+/// A journal's counters at one moment, counted since the journal was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalNumbers {
-    /// Connections that were let through, by kind ([`Kind::label`]).
+    /// Connections that were allowed, by kind ([`Kind::label`]).
     pub connections: Vec<(&'static str, u64)>,
     /// Bytes that proxied connections carried out of the sandbox.
     pub bytes_from_sandbox: u64,
     /// Bytes that proxied connections carried into the sandbox.
     pub bytes_to_sandbox: u64,
-    /// Refusals by rule ([`Denial::rule`]), rules without any among them.
+    /// Refusals by rule ([`Denial::rule`]), including the rules with a count of 0.
     pub denials: Vec<(&'static str, u64)>,
 }
 
 impl Journal {
-    /// An empty journal; `sandbox` is the name that the log calls it by.
+    /// Makes an empty journal. `sandbox` is the sandbox's id, which is a field of each log line.
     #[must_use]
     pub fn new(sandbox: String) -> Self {
         let log = Mutex::new(Window { since: Instant::now(), lines: 0, left_out: 0 });
@@ -89,38 +90,34 @@ impl Journal {
         }
     }
 
-    /// The sandbox's id.
     #[must_use]
     pub fn sandbox(&self) -> &str {
         &self.sandbox
     }
 
-    /// Notes a refusal.
+    /// Counts a refusal, and logs it if the budget of lines allows.
     pub fn deny(&self, denial: &Denial) {
         self.note(denial, None);
     }
 
-    /// Notes the refusal of a connection that the guest has opened to `destination`.
+    /// As [`Self::deny`], for a connection that the guest has opened to `destination`.
     pub(crate) fn deny_to(&self, denial: &Denial, destination: SocketAddrV4) {
         self.note(denial, Some(destination));
     }
 
-    /// Notes a connection that is let through.
+    /// Counts a connection that is allowed.
     pub(crate) fn opened(&self, kind: Kind) {
         self.connections[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The counter of bytes out of the sandbox.
     pub(crate) fn bytes_from_sandbox(&self) -> &AtomicU64 {
         &self.from_sandbox
     }
 
-    /// The counter of bytes into the sandbox.
     pub(crate) fn bytes_to_sandbox(&self) -> &AtomicU64 {
         &self.to_sandbox
     }
 
-    /// The numbers so far.
     #[must_use]
     pub fn snapshot(&self) -> JournalNumbers {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
@@ -144,7 +141,7 @@ impl Journal {
         tracing::info!(target: "egress", event = "egress_refused", %sandbox, rule, destination, "refused: {denial}");
     }
 
-    /// Whether a line may be written now, and how many were left out in the window before it.
+    /// Returns whether a line may be logged now (`Some`), and how many were left out since the last one.
     fn may_log(&self, now: Instant) -> Option<u64> {
         let mut window = self.log.lock();
         if now.duration_since(window.since) >= WINDOW {
@@ -161,13 +158,17 @@ impl Journal {
     fn log_left_out(&self, left_out: u64) {
         if left_out > 0 {
             let sandbox = &self.sandbox;
-            tracing::info!(target: "egress", event = "egress_left_out", %sandbox, left_out, "more was refused than is logged");
+            tracing::info!(
+                target: "egress", event = "egress_left_out", %sandbox, left_out,
+                "more was refused than is logged; the metrics count all of it"
+            );
         }
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        // A flood that lasted to the sandbox's end has no later line that would tell its number.
         let left_out = self.log.get_mut().left_out;
         self.log_left_out(left_out);
     }
@@ -198,9 +199,9 @@ mod tests {
     #[test]
     fn connections_are_counted_by_kind() {
         let journal = Journal::new("busy".into());
-        journal.opened(Kind::Nameless);
-        journal.opened(Kind::Nameless);
+        journal.opened(Kind::ServerFirst);
+        journal.opened(Kind::ServerFirst);
         journal.opened(Kind::Tls);
-        assert_eq!(journal.snapshot().connections, [("tls", 1), ("http", 0), ("nameless", 2), ("transform", 0)]);
+        assert_eq!(journal.snapshot().connections, [("tls", 1), ("http", 0), ("server_first", 2), ("transform", 0)]);
     }
 }

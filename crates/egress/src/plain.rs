@@ -1,19 +1,19 @@
-//! Plain HTTP/1: decided by `Host`, request by request, to one server per connection.
+//! Serves plain HTTP/1. It is decided by `Host`, request by request, and each connection goes to one server.
 //!
 //! ```text
 //!  guest ─► requests: head (strict) ─► body (by its framing) ─► next head … ─► server
 //!        ◄───────────────────── answers, opaquely ◄──────────────────────────┘
 //! ```
 //!
-//! All requests of a connection go to the server of the first one's name, so all must name it: a later one for another
-//! name would reach that name's site on a shared server. That is also why framing is read so strictly: what the server
-//! took for a body and we for a request, or the reverse, would be a request that nobody has judged.
+//! All requests of a connection go to the server of the first one's name, so all must name it: a later request for
+//! another name would reach that name's site on a shared server. That is also why framing is read so strictly: bytes
+//! that the proxy takes for a body and the server for a request would be a request that no policy has seen.
 
 mod requests;
 
 use crate::buffer::Buffer;
+use crate::context::EgressContext;
 use crate::dial::{dial, resolve};
-use crate::gate::Gate;
 use crate::guest::GuestStream;
 use crate::incoming::Incoming;
 use crate::journal::Kind;
@@ -27,81 +27,90 @@ use std::future::poll_fn;
 use std::io;
 use tokio::net::TcpStream;
 
-/// Why a connection's requests came to an end before the guest's.
+/// The reason the proxy ended a connection.
 pub(crate) enum Stop {
-    /// A request that may not pass.
+    /// A request is refused.
     Denied(Denial),
-    /// Either side is gone.
+    /// The guest or the server has broken off.
     Broken(io::Error),
 }
 
 /// Serves a connection whose first request's head is read.
-pub(crate) async fn serve(gate: &Gate, mut incoming: Incoming, first: Head) -> Result<(), Denial> {
-    let (removed, upstream) = match open(gate, &mut incoming, &first).await {
+pub(crate) async fn serve(context: &EgressContext, mut incoming: Incoming, first: Head) -> Result<(), Denial> {
+    let (removed, upstream) = match open(context, &mut incoming, &first).await {
         Ok(opened) => opened,
         Err(denial) => {
-            incoming.guest.farewell(&refusal(&denial)).await;
+            incoming.guest.close_with(&refusal(&denial)).await;
             return Err(denial);
         }
     };
-    gate.journal.opened(Kind::Http);
-    let Incoming { mut guest, held, places: _places, .. } = incoming;
+    context.journal.opened(Kind::Http);
+    let Incoming { mut guest, held, permits: _permits, .. } = incoming;
     let mut upstream = upstream;
-    match exchange(gate, &mut guest, &mut upstream, held, first, removed).await {
+    match exchange(context, &mut guest, &mut upstream, held, first, removed).await {
         Ok(()) => guest.finish(),
         Err(Stop::Broken(error)) => {
             tracing::debug!(error = %chain(&error), "a plain connection broke off");
             reset(&upstream);
         }
         Err(Stop::Denied(denial)) => {
+            // A reset, so that the server does not take what it has of the request for a whole one.
             reset(&upstream);
             drop(upstream);
-            guest.farewell(&refusal(&denial)).await;
+            guest.close_with(&refusal(&denial)).await;
             return Err(denial);
         }
     }
     Ok(())
 }
 
-/// Decides about the first request and connects to its name's server. Answers what is taken out of every head.
-async fn open(gate: &Gate, incoming: &mut Incoming, first: &Head) -> Result<(Vec<String>, TcpStream), Denial> {
-    let removed = match gate.evaluator.name(&first.host)? {
+/// Decides about the first request and connects to its name's server. Returns the names of the headers to remove from
+/// every request, and the server's connection.
+async fn open(
+    context: &EgressContext,
+    incoming: &mut Incoming,
+    first: &Head,
+) -> Result<(Vec<String>, TcpStream), Denial> {
+    let removed = match context.evaluator.name(&first.host)? {
         Passage::Opaque => Vec::new(),
-        // No secret in the clear. And what a transform would replace, the guest may not say in its place.
+        // Nothing is injected without TLS, where anyone on the way could read it. The guest's own headers of those
+        // names are removed all the same: under this policy they never come from the guest.
         Passage::Transform(transform) => {
             transform.inject.iter().map(|(name, _)| name).chain(&transform.strip).cloned().collect()
         }
     };
-    incoming.places.decided();
-    let addresses = resolve(gate, &first.host).await?;
+    incoming.permits.decided();
+    let addresses = resolve(context, &first.host).await?;
     let destination = incoming.destination;
-    let upstream = dial(gate, &first.host, &addresses, destination.port(), *destination.ip()).await?;
+    let upstream = dial(context, &first.host, &addresses, destination.port(), *destination.ip()).await?;
     Ok((removed, upstream))
 }
 
 async fn exchange(
-    gate: &Gate,
+    context: &EgressContext,
     guest: &mut GuestStream,
     upstream: &mut TcpStream,
     held: Buffer,
     first: Head,
     removed: Vec<String>,
 ) -> Result<(), Stop> {
+    // Only the first request may switch to a WebSocket: the requests behind it are read strictly until the server has
+    // agreed, and that is looked for in the first answer alone.
     let (watch, switched) = match asks_for_websocket(&first).then(StatusWatch::new) {
         Some((watch, switched)) => (Some(watch), Some(switched)),
         None => (None, None),
     };
     let (from_guest, to_guest) = guest.split();
     let (from_server, to_server) = upstream.split();
-    let requests = Requests::new(from_guest, to_server, held, removed, gate.journal.bytes_from_sandbox());
+    let requests = Requests::new(from_guest, to_server, held, removed, context.journal.bytes_from_sandbox());
     let mut answers =
-        Pump::new(from_server, to_guest, Buffer::default(), gate.journal.bytes_to_sandbox()).watched_by(watch);
+        Pump::new(from_server, to_guest, Buffer::default(), context.journal.bytes_to_sandbox()).watched_by(watch);
     let answers = async { poll_fn(|cx| answers.poll(cx)).await.map_err(Stop::Broken) };
     tokio::try_join!(requests.run(first, switched), answers)?;
     Ok(())
 }
 
-/// The answer to a request that does not pass, as bytes.
+/// Returns the HTTP answer to a refused request, which closes the connection.
 pub(crate) fn refusal(denial: &Denial) -> Vec<u8> {
     let status = status(denial);
     let text = format!("Leapbox did not pass this request on: {denial}\n");

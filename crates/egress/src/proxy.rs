@@ -1,14 +1,14 @@
-//! What all sandboxes' connections share: the trust in upstream servers, and the places there are altogether.
+//! The state that the connections of all sandboxes share: the trust anchors for upstream servers, and the overall permits.
 
-use crate::limits::of_all;
+use crate::limits::max_overall;
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Why there is no proxy.
+/// The reason the proxy could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// Without trust anchors no upstream of a transform could be verified.
+    /// Without trust anchors no transform's upstream could be verified.
     #[error("found no trust anchors on this host (install ca-certificates): {}", problems.join("; "))]
     NoAnchors { problems: Vec<String> },
     /// The TLS library has no protocol version in common with its own cipher suites.
@@ -16,14 +16,14 @@ pub enum ProxyError {
     Tls(#[source] rustls::Error),
 }
 
-/// Shared by the gates of all sandboxes of a server.
+/// Shared by all sandboxes of a server; made once when the server starts.
 pub struct Proxy {
-    /// Verifies upstream servers of transforms. Each connection clones it and sets ALPN.
+    /// Verifies the upstream servers of transforms. Each connection clones it and sets its own ALPN list.
     pub(crate) upstream: Arc<ClientConfig>,
-    /// Free places over all sandboxes.
+    /// Permits for the connections of all sandboxes.
     pub(crate) connections: Arc<Semaphore>,
-    /// How many there are, free or not.
-    pub(crate) places: usize,
+    /// The number of these permits, free or not.
+    pub(crate) permits: usize,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -33,13 +33,14 @@ impl std::fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// A proxy that trusts upstream servers by the host's own anchors.
+    /// Makes a proxy that verifies upstream servers with the host's trust anchors.
     ///
     /// # Errors
-    /// If the host has none.
+    /// [`ProxyError::NoAnchors`] if the host has none.
     pub fn new() -> Result<Arc<Self>, ProxyError> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
+        // Hosts have old or odd anchors that rustls cannot parse; only a host without a single usable one is refused.
         let (added, _) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
             return Err(ProxyError::NoAnchors { problems: found.errors.iter().map(ToString::to_string).collect() });
@@ -47,10 +48,10 @@ impl Proxy {
         Self::trusting(roots)
     }
 
-    /// A proxy that trusts upstream servers by these anchors alone.
+    /// Makes a proxy that verifies upstream servers with these anchors alone, for tests and the bench.
     ///
     /// # Errors
-    /// If TLS cannot be set up.
+    /// [`ProxyError::Tls`] if TLS cannot be set up.
     pub fn trusting(roots: RootCertStore) -> Result<Arc<Self>, ProxyError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let upstream = ClientConfig::builder_with_provider(provider)
@@ -58,7 +59,7 @@ impl Proxy {
             .map_err(ProxyError::Tls)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let places = of_all();
-        Ok(Arc::new(Self { upstream: Arc::new(upstream), connections: Arc::new(Semaphore::new(places)), places }))
+        let permits = max_overall();
+        Ok(Arc::new(Self { upstream: Arc::new(upstream), connections: Arc::new(Semaphore::new(permits)), permits }))
     }
 }

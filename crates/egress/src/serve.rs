@@ -1,9 +1,9 @@
-//! Accepts what the sandbox's rules redirect to the proxy, one task per connection.
+//! Accepts the connections that the sandbox's rules redirect to the proxy, and runs one task for each.
 
 use crate::connection;
-use crate::gate::Gate;
+use crate::context::EgressContext;
 use crate::guest::GuestStream;
-use crate::places::Places;
+use crate::permits::ConnectionPermits;
 use crate::proxy::Proxy;
 use crate::sockets::set_options;
 use leapbox_egress_policy::{Denial, Policy};
@@ -15,27 +15,28 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// Between attempts to accept when the process has run out of something.
-const SHORTAGE: Duration = Duration::from_millis(50);
+// Pause before the next accept when the process has run out of descriptors or memory: the failed connection stays in
+// the queue, so an immediate retry would be a busy loop.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves one sandbox's listener. Never returns by itself; dropping it resets every connection of the sandbox.
-pub async fn serve(proxy: Arc<Proxy>, gate: Arc<Gate>, listener: TcpListener) {
+/// Serves one sandbox's listener. The future never ends by itself; dropping it resets every connection of the sandbox.
+pub async fn serve(proxy: Arc<Proxy>, context: Arc<EgressContext>, listener: TcpListener) {
     // Accepted sockets inherit these on Linux: no system call per connection.
     if let Err(error) = set_options(&listener) {
-        tracing::warn!(error = %chain(&error), "the proxy's connections go without keepalive");
+        tracing::warn!(error = %chain(&error), "proxied connections have no keepalive: vanished peers are not noticed");
     }
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    if let Some(task) = admit(&proxy, &gate, stream) {
+                    if let Some(task) = begin(&proxy, &context, stream) {
                         connections.spawn(task);
                     }
                 }
                 Err(error) if is_shortage(&error) => {
-                    tracing::warn!(error = %chain(&error), "the proxy cannot accept connections");
-                    tokio::time::sleep(SHORTAGE).await;
+                    tracing::warn!(error = %chain(&error), "the egress proxy cannot accept now, and tries again");
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
                 }
                 Err(error) => tracing::debug!(error = %chain(&error), "a connection was gone before it was accepted"),
             },
@@ -48,26 +49,31 @@ pub async fn serve(proxy: Arc<Proxy>, gate: Arc<Gate>, listener: TcpListener) {
     }
 }
 
-/// A new connection's task, or nothing: then it was reset.
-fn admit(proxy: &Arc<Proxy>, gate: &Arc<Gate>, stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
+/// Returns a new connection's task, or `None` for one that is reset instead.
+fn begin(
+    proxy: &Arc<Proxy>,
+    context: &Arc<EgressContext>,
+    stream: TcpStream,
+) -> Option<impl Future<Output = ()> + use<>> {
     let destination = original_destination(&stream);
+    // From here on, every early return resets the connection.
     let guest = GuestStream::new(stream);
     let destination = destination?;
-    if matches!(gate.evaluator.policy(), Policy::DenyAll) {
-        gate.journal.deny_to(&Denial::DenyAll, destination);
+    if matches!(context.evaluator.policy(), Policy::DenyAll) {
+        context.journal.deny_to(&Denial::DenyAll, destination);
         return None;
     }
-    match Places::take(proxy, gate) {
-        Ok(places) => Some(connection::run(Arc::clone(proxy), Arc::clone(gate), guest, destination, places)),
+    match ConnectionPermits::take(proxy, context) {
+        Ok(permits) => Some(connection::run(Arc::clone(proxy), Arc::clone(context), guest, destination, permits)),
         Err(what) => {
-            gate.journal.deny_to(&Denial::TooMany { what }, destination);
+            context.journal.deny_to(&Denial::TooMany { what }, destination);
             None
         }
     }
 }
 
-/// Where the guest has dialled, as connection tracking remembers it. None if that is the proxy itself: nobody redirected
-/// the connection.
+/// Returns the address that the guest has dialled, from the kernel's connection tracking. `None` if that is the proxy
+/// itself.
 fn original_destination(stream: &TcpStream) -> Option<SocketAddrV4> {
     let found = nix::sys::socket::getsockopt(stream, sockopt::OriginalDst)
         .inspect_err(|error| tracing::debug!(error = %chain(error), "a connection's original destination is not known"))
@@ -75,12 +81,14 @@ fn original_destination(stream: &TcpStream) -> Option<SocketAddrV4> {
     let address = Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr));
     let destination = SocketAddrV4::new(address, u16::from_be(found.sin_port));
     match stream.local_addr() {
+        // A connection that no rule has redirected: the proxy is no destination, and would dial itself.
         Ok(SocketAddr::V4(own)) if own != destination => Some(destination),
         Ok(_) | Err(_) => None,
     }
 }
 
-/// Errors of the process or the host, which go by; all others are about one connection.
+/// Whether an error of accept is about the process or the host. All others are about the one connection, which is
+/// dropped.
 fn is_shortage(error: &std::io::Error) -> bool {
     use nix::errno::Errno;
     let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];

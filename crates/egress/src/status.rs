@@ -1,65 +1,67 @@
-//! Looks at the answer to a request that asks to switch protocols: did the server switch?
+//! Watches the answer to a request that asks to switch protocols, and tells whether the server has switched.
 //!
-//! The answer passes by unchanged; only status lines are read, of as many interim answers (1xx) as come before the final
-//! one. Whatever is not understood counts as "not switched", after which the guest's bytes are read strictly again.
+//! The answer passes unchanged. Only status lines are read, those of all interim answers (1xx) and the final one's.
+//! Whatever is not understood counts as "not switched", after which the guest's bytes are read strictly again.
 
 use std::ops::ControlFlow;
 use tokio::sync::oneshot;
 
-/// Interim answers and a status line are longer than this only by intent.
-const MOST: usize = 16 * 1024;
-/// `HTTP/1.1 101`.
-const STATUS: usize = 12;
+// Honest interim answers and a status line are far shorter. The server chooses them, and must not decide how much the
+// proxy remembers.
+const MAX_SEEN: usize = 16 * 1024;
+/// Length of `HTTP/1.1 101`.
+const STATUS_LENGTH: usize = 12;
 
-/// Tells once whether the first final answer was `101 Switching Protocols`.
+/// Tells its receiver once whether the first final answer is `101 Switching Protocols`.
 pub(crate) struct StatusWatch {
-    tell: Option<oneshot::Sender<bool>>,
+    sender: Option<oneshot::Sender<bool>>,
     seen: Vec<u8>,
 }
 
 impl StatusWatch {
     pub(crate) fn new() -> (Self, oneshot::Receiver<bool>) {
-        let (tell, told) = oneshot::channel();
-        (Self { tell: Some(tell), seen: Vec::new() }, told)
+        let (sender, receiver) = oneshot::channel();
+        (Self { sender: Some(sender), seen: Vec::new() }, receiver)
     }
 
-    /// Takes the next bytes of the answer; breaks once it has told.
+    /// Takes the next bytes of the answer. Breaks once the receiver was told.
     pub(crate) fn see(&mut self, bytes: &[u8]) -> ControlFlow<()> {
-        let room = MOST - self.seen.len();
-        self.seen.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let space = MAX_SEEN - self.seen.len();
+        self.seen.extend_from_slice(&bytes[..bytes.len().min(space)]);
         let switched = loop {
             match final_status(&self.seen) {
-                Look::Final(code) => break code == *b"101",
-                Look::Interim(length) => drop(self.seen.drain(..length)),
-                Look::More if self.seen.len() < MOST => return ControlFlow::Continue(()),
-                Look::More | Look::Strange => break false,
+                Seen::Final(code) => break code == *b"101",
+                Seen::Interim(length) => drop(self.seen.drain(..length)),
+                Seen::More if self.seen.len() < MAX_SEEN => return ControlFlow::Continue(()),
+                Seen::More | Seen::NotHttp => break false,
             }
         };
-        if let Some(tell) = self.tell.take() {
+        if let Some(sender) = self.sender.take() {
             // The other direction may have ended meanwhile.
-            let _ = tell.send(switched);
+            let _ = sender.send(switched);
         }
         ControlFlow::Break(())
     }
 }
 
-enum Look {
+/// The bytes seen so far, as an answer.
+enum Seen {
     More,
     Final([u8; 3]),
-    /// A whole interim answer of so many bytes.
+    /// A whole interim answer, with its length in bytes.
     Interim(usize),
-    Strange,
+    NotHttp,
 }
 
-fn final_status(seen: &[u8]) -> Look {
-    let Some(line) = seen.first_chunk::<STATUS>() else { return Look::More };
-    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1', b' ', code @ ..] = *line else { return Look::Strange };
+fn final_status(seen: &[u8]) -> Seen {
+    let Some(line) = seen.first_chunk::<STATUS_LENGTH>() else { return Seen::More };
+    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1', b' ', code @ ..] = *line else { return Seen::NotHttp };
     if code[0] != b'1' || code == *b"101" {
-        return Look::Final(code);
+        return Seen::Final(code);
     }
     match seen.windows(4).position(|end| end == b"\r\n\r\n") {
-        Some(at) => Look::Interim(at + 4),
-        None => Look::More,
+        Some(at) => Seen::Interim(at + 4),
+        None => Seen::More,
     }
 }
 
@@ -93,7 +95,7 @@ mod tests {
         assert_eq!(told(b"SSH-2.0-OpenSSH_9.2\r\n", 7), Some(false));
         assert_eq!(told(b"HTTP/2.0 101 Switching Protocols\r\n\r\n", 7), Some(false));
         assert_eq!(told(b"HTTP/1.1 10", 3), None);
-        let endless = [b"HTTP/1.1 100 Continue\r\n".as_slice(), &[b'a'; MOST]].concat();
+        let endless = [b"HTTP/1.1 100 Continue\r\n".as_slice(), &[b'a'; MAX_SEEN]].concat();
         assert_eq!(told(&endless, 1000), Some(false));
     }
 }

@@ -1,10 +1,10 @@
-//! Opaque bytes both ways between a guest and the server that was decided for it.
+//! Passes opaque bytes both ways between a guest and the server that was decided for it.
 //!
-//! Both directions are polled by the connection's one task. A side that has finished sending is told to the other
-//! (half-close), which may go on; an error of either side is passed on as a reset. There is no idle limit, as there is
-//! none through NAT: a side that has vanished is found by TCP's keepalive.
+//! The connection's one task polls both directions. When one side has finished sending, the other one's is closed for
+//! writing (half-close) and may go on sending; an error of either side is passed on as a reset. There is no idle limit,
+//! as there is none through NAT: TCP's keepalive finds a side that has vanished.
 
-use crate::buffer::{Buffer, ROOM};
+use crate::buffer::{Buffer, CAPACITY};
 use crate::guest::GuestStream;
 use crate::journal::Journal;
 use crate::status::StatusWatch;
@@ -18,7 +18,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-/// Joins both sides until both have ended. `held` is what the guest has said already.
+/// Passes bytes until both sides have ended. `held` has the bytes that the guest has sent before.
 pub(crate) async fn tunnel(mut guest: GuestStream, mut upstream: TcpStream, held: Buffer, journal: &Journal) {
     let ended = {
         let (from_guest, to_guest) = guest.split();
@@ -41,27 +41,27 @@ pub(crate) async fn tunnel(mut guest: GuestStream, mut upstream: TcpStream, held
     }
 }
 
-/// Makes the coming close of a server's connection a reset.
+/// Makes the close that follows a reset, so that the server can tell a broken connection from an ended one.
 pub(crate) fn reset(upstream: &TcpStream) {
     if let Err(error) = upstream.set_zero_linger() {
         tracing::debug!(error = %chain(&error), "a server's connection is closed without a reset");
     }
 }
 
-/// One direction.
+/// One direction of a connection.
 pub(crate) struct Pump<'a> {
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     held: Buffer,
     stage: Stage,
     moved: &'a AtomicU64,
-    /// Looks at the first answer, when it decides how the other direction goes on.
+    /// Set if the first answer decides how the other direction is read.
     watch: Option<StatusWatch>,
 }
 
 enum Stage {
     Open,
-    /// Everything was read; the other side is told when it has everything.
+    /// The source has ended; the sink is closed for writing once it has everything.
     Ending,
     Ended,
 }
@@ -71,22 +71,22 @@ impl<'a> Pump<'a> {
         Self { from, to, held, stage: Stage::Open, moved, watch: None }
     }
 
-    /// The same pump with an eye on the first answer.
     pub(crate) fn watched_by(self, watch: Option<StatusWatch>) -> Self {
         Self { watch, ..self }
     }
 
-    /// Moves what can be moved; ready when the stream has ended and the other side was told.
+    /// Moves the bytes that can be moved. Ready once the source has ended and the sink is closed for writing.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.held.is_empty() {
-                let n = ready!(self.held.poll_drain(cx, &mut self.to, ROOM))?;
+                let n = ready!(self.held.poll_drain(cx, &mut self.to, CAPACITY))?;
                 self.moved.fetch_add(n as u64, Ordering::Relaxed);
             }
             match self.stage {
                 Stage::Open => {
-                    if ready!(self.held.poll_fill(cx, &mut self.from, ROOM))? == 0 {
+                    if ready!(self.held.poll_fill(cx, &mut self.from, CAPACITY))? == 0 {
                         self.stage = Stage::Ending;
+                        // Dropping the watch tells its receiver that there was no switch.
                         self.watch = None;
                     } else if let Some(watch) = &mut self.watch
                         && watch.see(self.held.filled()).is_break()

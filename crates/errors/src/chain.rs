@@ -1,11 +1,12 @@
-//! An error together with its causes.
+//! Prints an error together with its causes.
 
 use std::error::Error;
 use std::iter::successors;
 
-/// An error and its causes on one line, from the outermost to the innermost: `opening the archives: opening: /x: no such
-/// file`. In a log field: `error = %chain(&error)`.
+/// An error and its causes on one line, from the outermost to the innermost: `opening the archives: opening: /x: no
+/// such file`. In a log line, write `error = %chain(&error)`.
 pub fn chain(error: &dyn Error) -> String {
+    // By rule no error's text repeats its source, so nothing is said twice here.
     let texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     texts.join(": ")
 }

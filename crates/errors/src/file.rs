@@ -1,22 +1,23 @@
-//! A file operation that failed.
+//! The error of a failed file operation, which all crates share.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// What was done to which file, and why that failed. An enum of errors has one variant for it: `File(#[from] FileError)`,
-/// transparent.
+/// A failed operation on a file or directory. An error enum has one variant for all of them: `File(#[from] FileError)`,
+/// with `#[error(transparent)]`.
 #[derive(Debug)]
 pub struct FileError {
-    /// `opening`, `writing to disk`: the text goes on with the path.
+    /// The operation as in "opening" or "writing to disk"; the error's text continues with the path.
     pub step: &'static str,
     pub path: PathBuf,
     pub source: io::Error,
 }
 
 impl FileError {
-    /// For `map_err`: `File::open(&path).map_err(FileError::of("opening", &path))?`.
+    /// Makes the function for `map_err`: `File::open(&path).map_err(FileError::of("opening", &path))?`.
+    // Also of errors that convert into `io::Error`, such as a lost task of the runtime and an errno.
     pub fn of<E: Into<io::Error>>(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
         let path = path.into();
         move |source| Self { step, path, source: source.into() }

@@ -1,20 +1,23 @@
-//! Text that a guest has chosen.
+//! Makes text that a guest has chosen safe to print.
 
-/// The beginning of a text from a guest, fit for a line of the log, an error's text or a metric's label: one line, of at
-/// most `most` bytes before a `…`. A guest may write anything: also what looks like the next line of the log, or what a
-/// terminal takes for a command.
+/// The beginning of a text from a guest as one line of at most `most` bytes, followed by `…` if it was cut, for the
+/// log, an error's text or a metric's label. A guest may write anything, also a forged next line of the log, or a
+/// sequence that a terminal takes for a command.
 ///
-/// It is called where such a text is received, so that no later use can forget it, and never on a user's own data (files,
-/// output of commands). Quotes and backslashes stay as they are, because honest messages have them.
+/// It is called where such a text is received, so that no later use can forget it, and never on a user's own data
+/// (files, output of commands).
 pub fn one_line(text: &str, most: usize) -> String {
     let mut line = String::new();
     for character in text.chars() {
         let before = line.len();
+        // Quotes and backslashes stay as they are, because honest messages have them. The result is for reading, and
+        // need not be unambiguous.
         if is_harmless(character) {
             line.push(character);
         } else {
             line.extend(character.escape_default());
         }
+        // At a whole character, and never within an escape sequence, which would then say something else.
         if line.len() > most {
             line.truncate(before);
             line.push('…');
@@ -24,8 +27,11 @@ pub fn one_line(text: &str, most: usize) -> String {
     line
 }
 
-/// Neither a control character nor one that ends a line or turns the direction of what follows (Unicode's UAX #9).
+/// Whether a character can be printed as it is: it is no control character, ends no line, and does not change the
+/// direction of the text after it (Unicode UAX #9).
 fn is_harmless(character: char) -> bool {
+    // A change of direction makes a line show its characters in another order than they are in ("Trojan Source",
+    // CVE-2021-42574).
     let turns =
         matches!(character, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let ends_line = matches!(character, '\u{2028}' | '\u{2029}');

@@ -1,9 +1,8 @@
-//! What every crate does alike with errors. It depends on nothing, because the guest's agent uses it too.
+//! Error handling that all crates share. This crate depends on nothing, because the guest's agent uses it too.
 //!
-//! What a guest says and ends in an error or in the log goes through [`one_line`] when it is received.
-//!
-//! By rule an error's text does not repeat its source. Whoever logs an error therefore writes [`chain`], never the error
-//! itself: `make lint` refuses anything else (`tests/lint/errors.py`).
+//! By rule an error's text does not repeat its source. Whoever logs an error therefore writes [`chain`], never the
+//! error itself; `make lint` refuses anything else (`tests/lint/errors.py`). Text from a guest that may end up in an
+//! error or in the log goes through [`one_line`] when it is received.
 
 mod chain;
 mod file;

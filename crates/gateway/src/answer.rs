@@ -1,4 +1,4 @@
-//! The gateway's own answers: an [`ApiError`] as JSON, marked so that it is never taken for the application's.
+//! The gateway's own answers: an [`ApiError`] as JSON, with a header that tells it from an application's answer.
 
 use crate::body::GatewayBody;
 use crate::stats::{Counters, count};
@@ -7,10 +7,10 @@ use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use leapbox_api_types::ApiError;
 
-/// The header that marks an answer as the gateway's own. Removed from whatever an application sends.
+/// The header that marks an answer as the gateway's own. `headers.rs` removes it from what an application sends.
 pub const ERROR_MARK: HeaderName = HeaderName::from_static("x-leapbox-error");
 
-/// The answer for an error.
+/// The answer for an error, which it also counts.
 pub(crate) fn error(counters: &Counters, error: &ApiError) -> Response<GatewayBody> {
     let status = error.status();
     count(if status.is_server_error() { &counters.failed_5xx } else { &counters.refused_4xx });
@@ -22,6 +22,7 @@ pub(crate) fn error(counters: &Counters, error: &ApiError) -> Response<GatewayBo
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ERROR_MARK, HeaderValue::from_static("gateway"));
     if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 §11.6.1: a 401 names a way to authenticate.
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if let Some(seconds) = error.retry_after_s() {

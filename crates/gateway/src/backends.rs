@@ -1,6 +1,7 @@
-//! What the gateway needs from the rest of the house: who asks, and a byte stream to the application meant.
+//! The gateway's interface to the rest of the server: whose key a request carries, and a byte stream to the
+//! application.
 //!
-//! `leapbox serve` implements it over keys and lifecycle; tests and the benchmark implement it over a plain TCP address.
+//! `leapbox serve` implements it over `auth` and `lifecycle`; tests and the benchmark implement it over a TCP address.
 
 use http::HeaderMap;
 use leapbox_api_types::ApiError;
@@ -8,16 +9,16 @@ use leapbox_ids::{OrganisationId, SandboxId};
 use std::future::Future;
 use tokio::net::TcpStream;
 
-/// Keys, and sandboxes by id.
+/// Authenticates requests and finds sandboxes. Its futures are polled inside the server's runtime.
 pub trait Backends: Send + Sync + 'static {
-    /// An application in a sandbox that runs.
+    /// An application in a running sandbox.
     type Backend: Backend;
 
-    /// The organisation whose key these headers carry.
+    /// The organisation whose key these headers carry; 401 without a valid one.
     fn authenticate(&self, headers: &HeaderMap) -> impl Future<Output = Result<OrganisationId, ApiError>> + Send;
 
-    /// Finds the sandbox, wakes it if it sleeps, and names the application: on `port`, or where none is given on the
-    /// one the sandbox's image names. Unknown and foreign sandboxes must give the same error.
+    /// Finds the sandbox, wakes it if it is paused, and names the application: on `port`, or without one on the port
+    /// that the sandbox's image names. An unknown sandbox and another organisation's must give the same error.
     fn find(
         &self,
         organisation: &OrganisationId,
@@ -26,29 +27,29 @@ pub trait Backends: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Backend, ApiError>> + Send;
 }
 
-/// One application: a port in a sandbox that runs.
+/// One application: a port in a running sandbox.
 pub trait Backend: Send + Sync + 'static {
     fn port(&self) -> u16;
 
-    /// A new byte stream to it. Called in the runtime of the gateway's worker, so that the stream belongs to the
-    /// thread that will use it; a task that has to outlive the call must not be spawned from here.
+    /// Opens a byte stream to the application. It is called in the worker's runtime, so that the stream belongs to the
+    /// thread that uses it. For the same reason a task that has to outlive the call must not be spawned in it.
     fn open(&self) -> impl Future<Output = Result<TcpStream, OpenError>> + Send;
 
-    /// Comes to an end when the sandbox does not run any more where it was found: it is being stored, is paused or gone.
-    /// Finding it again waits for it, or wakes it.
+    /// Resolves once the sandbox no longer runs in the machine in which it was found: it is being stored, is paused, or
+    /// has ended. [`Backends::find`] then waits for it, wakes it, or says that it is gone.
     fn left(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// Why there is no stream to the application.
+/// No stream to the application could be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The sandbox answers, but no process listens on the port.
     #[error("nothing listens on the port")]
     NothingListens,
-    /// The sandbox has as many streams open as it takes.
+    /// The sandbox's agent has all its permits for connections in use.
     #[error("too many streams into the sandbox are open")]
     Busy,
-    /// The sandbox itself could not be asked.
+    /// The sandbox's agent did not answer, or not as it should.
     #[error("the sandbox could not be reached")]
     Unreachable {
         #[source]

@@ -1,4 +1,4 @@
-//! The one body type of all answers, so that no frame is boxed on its way.
+//! The one body type of all answers: an enum, so that no frame goes through a boxed body on its way to the client.
 
 use crate::body_error::BodyError;
 use crate::upstream::UpstreamBody;
@@ -9,13 +9,12 @@ use std::task::{Context, Poll};
 
 /// A body on its way to the client.
 pub(crate) enum GatewayBody {
-    /// None.
     Empty,
-    /// An answer of our own.
+    /// The whole body of an answer of the gateway's own.
     Text(Bytes),
-    /// The application's, streamed.
+    /// The body of an application's answer, streamed.
     Upstream(UpstreamBody),
-    /// The control plane's.
+    /// The body of the control plane's answer.
     Control(axum::body::Body),
 }
 

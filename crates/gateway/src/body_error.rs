@@ -1,6 +1,7 @@
-//! How a body ends early, the answer's or the request's.
+//! The error with which a body ends early, be it an answer's or a request's.
 
-/// Why a body ended early. The client sees its connection or stream cut, which is how HTTP says "incomplete".
+/// A body that ended early. hyper then cuts the connection or resets the stream, by which the receiver knows that the
+/// body is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the application's answer broke off")]

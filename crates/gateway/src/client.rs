@@ -1,4 +1,4 @@
-//! One client connection, as its requests and tunnels see it, and what it is told from outside.
+//! One client connection, as its requests and tunnels see it, and the commands it gets from outside its own task.
 
 use crate::stats::{Counters, count};
 use crate::worker::Worker;
@@ -9,52 +9,54 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What a connection is told from outside.
+/// A command to a connection's task, given by the watchdog, the shutdown or a request that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(crate) enum Order {
+pub(crate) enum ConnCommand {
     Serve,
-    /// End after what is open.
+    /// Ends the connection once its open requests are answered (`Connection: close`, or GOAWAY).
     Finish,
-    /// End now.
+    /// Closes the connection at once.
     Stop,
 }
 
-/// One client connection, as its requests and tunnels see it.
+/// One client connection. Its task and its tunnels share it, and its drop frees the connection's permit.
 pub(crate) struct Client {
     peer: SocketAddr,
-    /// Its address, for `X-Forwarded-For`.
+    /// The client's address as the value of `X-Forwarded-For`, made once for all requests of the connection.
     forwarded_for: HeaderValue,
-    /// Taken only to be told that there is no room.
+    /// The gateway is at its limit of connections: the only answer here is 503.
     refused: bool,
-    /// The thread it lives in.
     worker: Arc<Worker>,
-    /// Counts movements.
-    moved: AtomicU64,
-    /// Requests and tunnels open.
+    /// Changes whenever a body byte, an answer's head or a request's beginning or end passes; the watchdog compares it.
+    activity: AtomicU64,
+    /// The number of open requests and tunnels.
     open: AtomicUsize,
-    order: AtomicU8,
-    /// The connection's task.
+    /// The highest [`ConnCommand`] given so far.
+    command: AtomicU8,
+    /// Wakes the connection's task to read `command`.
     pub(crate) waker: AtomicWaker,
     _permit: OwnedSemaphorePermit,
 }
 
-/// An open request or tunnel; ends with the drop.
+/// Counts one request or tunnel as open until it is dropped.
 pub(crate) struct OpenRequest<'a>(&'a Client);
 
 impl Client {
     pub(crate) fn new(peer: SocketAddr, refused: bool, worker: &Arc<Worker>, permit: OwnedSemaphorePermit) -> Self {
         worker.load.fetch_add(1, Ordering::Relaxed);
         count(&worker.counters.connections_open);
+        // A listener on `::` sees IPv4 clients as `::ffff:a.b.c.d`; an application expects the plain IPv4 form.
         let address = peer.ip().to_canonical().to_string();
         Self {
             peer,
             forwarded_for: HeaderValue::try_from(address).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             refused,
             worker: Arc::clone(worker),
-            moved: AtomicU64::new(1),
+            // Not 0, which is what the watchdog begins with.
+            activity: AtomicU64::new(1),
             open: AtomicUsize::new(0),
-            order: AtomicU8::new(Order::Serve as u8),
+            command: AtomicU8::new(ConnCommand::Serve as u8),
             waker: AtomicWaker::new(),
             _permit: permit,
         }
@@ -80,41 +82,43 @@ impl Client {
         &self.worker.counters
     }
 
-    /// Something moved on one of its requests.
-    pub(crate) fn moved(&self) {
-        self.moved.fetch_add(1, Ordering::Relaxed);
+    /// Notes for the watchdog that a byte, a head or a request's end has passed.
+    pub(crate) fn note_activity(&self) {
+        self.activity.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn movements(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
+    pub(crate) fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Relaxed)
     }
 
-    /// Requests and tunnels open.
+    /// The number of open requests and tunnels.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
     pub(crate) fn open_request(&self) -> OpenRequest<'_> {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.moved();
+        self.note_activity();
         OpenRequest(self)
     }
 
-    /// Tells the connection; an order is never taken back.
-    pub(crate) fn order(&self, order: Order) {
-        self.order.fetch_max(order as u8, Ordering::AcqRel);
+    /// Gives the connection's task a command.
+    pub(crate) fn command(&self, command: ConnCommand) {
+        // The maximum, because watchdog, shutdown and requests race: a `Finish` must not undo a `Stop` given before it.
+        self.command.fetch_max(command as u8, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    pub(crate) fn has(&self, order: Order) -> bool {
-        self.order.load(Ordering::Acquire) >= order as u8
+    /// Whether `command` or a stronger one was given.
+    pub(crate) fn has(&self, command: ConnCommand) -> bool {
+        self.command.load(Ordering::Acquire) >= command as u8
     }
 }
 
 impl Drop for OpenRequest<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.moved();
+        self.0.note_activity();
     }
 }
 

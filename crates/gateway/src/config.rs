@@ -1,16 +1,17 @@
-//! What the gateway is told, and the limits it holds everyone to.
+//! The gateway's configuration, and the limits to which it holds clients and sandboxes.
+//!
+//! `leapbox serve` sets the domain and keeps the default limits; tests shorten them.
 
 use std::num::NonZero;
 use std::time::Duration;
 
-/// What the gateway serves, and how much of it.
+/// The domain that the gateway serves, its threads and its limits.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The domain sandboxes are addressed under, without port: `sandbox.localhost`.
+    /// The domain under which sandboxes are addressed, in lower case and without a port: `sandbox.localhost`.
     pub domain: String,
-    /// Threads that serve connections, at least 1; by default one per core.
+    /// Number of threads that serve connections, at least 1; by default one per core.
     pub workers: usize,
-    /// Limits; the defaults suit one machine.
     pub limits: Limits,
 }
 
@@ -23,12 +24,13 @@ impl Config {
     }
 }
 
-/// Bounds on what one client, one sandbox and all together may hold.
+/// Bounds on what one client, one sandbox and all of them together may hold. Durations bound how long something may
+/// take or stand still.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Client connections and tunnels at once. Past it, a request is answered 503.
+    /// Client connections at once; one counts until its tunnels have ended, too. Past it, a request is answered 503.
     pub max_connections: usize,
-    /// Requests at once on one HTTP/2 connection.
+    /// Requests at once on one HTTP/2 connection. It is announced to the client; a stream past it is refused.
     pub max_streams: u32,
     /// Requests and tunnels at once into one sandbox. Past it, 503.
     pub max_requests_per_sandbox: usize,
@@ -36,29 +38,29 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Bytes of a request's body. Past it, 413.
     pub max_request_body: u64,
-    /// For the whole TLS handshake.
+    /// Time for the whole TLS handshake. Past it, the connection is closed.
     pub tls_handshake: Duration,
-    /// For a whole HTTP/1.1 request head; it bounds an idle keep-alive connection as well.
+    /// Time for a whole HTTP/1.1 request head. It bounds an idle keep-alive connection as well.
     pub header_read: Duration,
-    /// For finding the sandbox and, if it sleeps, waking it. Past it, 504.
+    /// Time to find the sandbox and, if it is paused, to wake it. Past it, 504; the wake goes on.
     pub wake: Duration,
-    /// For the application to accept a connection. Past it, 504.
+    /// Time for the application to accept a connection. Past it, 504.
     pub connect: Duration,
-    /// From the end of the upload to the head of the application's answer. Past it, 504.
+    /// Time from the end of the upload to the head of the application's answer. Past it, 504.
     pub response_head: Duration,
-    /// A connection on which requests are open and no body byte moves for so long is cut.
+    /// A connection with open requests on which no body byte moves for this long is closed.
     pub stream_idle: Duration,
-    /// A connection without any open request is closed after this.
+    /// A connection without an open request is asked to end after this.
     pub keep_alive_idle: Duration,
-    /// A WebSocket on which no byte moves for so long is closed.
+    /// A WebSocket on which no byte moves for this long is closed.
     pub websocket_idle: Duration,
-    /// How long open requests and tunnels may go on after shutdown was asked for.
+    /// Time for open requests and tunnels to end after shutdown was asked for. Past it, they are closed.
     pub drain: Duration,
-    /// An unused connection to an application is closed after this.
+    /// An idle connection to an application is closed after this.
     pub pool_idle: Duration,
-    /// Unused connections kept for one port of one sandbox, per worker.
+    /// Idle connections kept for one port of one sandbox, per worker.
     pub pool_per_port: usize,
-    /// Unused connections kept in all.
+    /// Idle connections kept over all sandboxes.
     pub pool_total: usize,
 }
 
@@ -73,12 +75,17 @@ impl Default for Limits {
             tls_handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
             wake: Duration::from_secs(60),
+            // Below the guest client's 15 s for it, so that this limit comes first and its answer names the port.
             connect: Duration::from_secs(10),
             response_head: Duration::from_secs(300),
+            // A command behind the gateway moves no byte while it runs, so this also bounds its time (docs/api.md).
             stream_idle: Duration::from_secs(600),
             keep_alive_idle: Duration::from_secs(75),
+            // The contract's.
             websocket_idle: Duration::from_secs(300),
             drain: Duration::from_secs(30),
+            // Short, because an idle connection holds one of the 224 permits that a sandbox's agent has for commands
+            // and connections together.
             pool_idle: Duration::from_secs(20),
             pool_per_port: 32,
             pool_total: 1024,

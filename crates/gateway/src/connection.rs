@@ -1,8 +1,10 @@
-//! One client connection: TLS handshake, then HTTP/1.1 or HTTP/2 by ALPN, in one task of one worker.
+//! One client connection: the TLS handshake, then HTTP/1.1 or HTTP/2 by ALPN, in one task of one worker.
+//!
+//! `thread.rs` starts the task; each request is answered by [`Shared::answer`].
 
 use crate::backends::Backends;
 use crate::body::GatewayBody;
-use crate::client::{Client, Order};
+use crate::client::{Client, ConnCommand};
 use crate::shared::Shared;
 use crate::stats::count;
 use http::{Request, Response};
@@ -22,11 +24,18 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Bytes TLS takes from HTTP before they must go to the socket.
+/// Bytes that TLS takes from HTTP before they must be written to the socket.
+// As many as one read from an application brings (`upstream.rs`), so that they are encrypted and written in one go.
+// It is also all that a client which does not read makes us hold in TLS.
 const TLS_BUFFER: usize = 256 * 1024;
-/// Bytes HTTP/2 may have under way to us, per stream and per connection.
+/// Bytes that a client may send on one HTTP/2 stream before the application has taken them.
+// The connection's window is four streams' worth: it bounds what one client makes us hold, however many streams it
+// opens.
 const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Interval of HTTP/2 pings, and the time a client has to answer one.
+// HTTP/1.1 has a deadline for the next request's head. On HTTP/2 only a ping tells an idle client from one whose
+// network is gone without a FIN.
 const H2_PING_EVERY: Duration = Duration::from_secs(30);
 const H2_PING_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -37,6 +46,8 @@ pub(crate) async fn serve<B: Backends>(
     socket: TcpStream,
     tls: TlsAcceptor,
 ) {
+    // Nagle's algorithm would hold back a small answer, an event or a WebSocket message until the client acknowledges
+    // the packet before it.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(error = %chain(&error), "could not set TCP_NODELAY on a client's connection");
     }
@@ -60,10 +71,13 @@ pub(crate) async fn serve<B: Backends>(
 
 async fn serve_h1<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, stream: TlsStream<TcpStream>) {
     let limits = &shared.config.limits;
+    // hyper's `half_close` stays off: a client that closes its sending side counts as gone and gets no answer, which is
+    // how an abandoned request is noticed while the application still works on it (docs/api.md).
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read)
         .max_header_size(limits.max_header_bytes)
+        // A refused connection ends with its 503, so that the permit is free for the next one to be refused.
         .keep_alive(!client.is_refused())
         .serve_connection(TokioIo::new(stream), service(&shared, &client))
         .with_upgrades();
@@ -80,6 +94,7 @@ async fn serve_h2<B: Backends>(shared: Arc<Shared<B>>, client: Arc<Client>, stre
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        // RFC 8441: without this setting in our SETTINGS frame no client opens a WebSocket over HTTP/2.
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service(&shared, &client));
     run(&client, connection).await;
@@ -96,7 +111,8 @@ fn service<B: Backends>(
     })
 }
 
-/// A connection that can be asked to end after what is open.
+/// A connection that can be asked to end once its open requests are answered. hyper-util has such a trait, but seals it
+/// and leaves out `UpgradeableConnection`.
 trait Graceful: Future<Output = hyper::Result<()>> {
     fn end_gracefully(self: Pin<&mut Self>);
 }
@@ -123,23 +139,23 @@ where
     }
 }
 
-/// Runs a connection to its end, or as far as it is ordered.
+/// Runs a connection until it ends or is stopped by a command.
 async fn run(client: &Client, connection: impl Graceful) {
     let mut connection = pin!(connection);
     let mut is_finishing = false;
     let ended = poll_fn(|cx| {
-        // Before the look at the order, so that one given in between is not slept through.
+        // Registered before the command is read: one that is given in between wakes this task again.
         client.waker.register(cx.waker());
-        if client.has(Order::Stop) {
+        if client.has(ConnCommand::Stop) {
             return Poll::Ready(Ok(()));
         }
-        if client.has(Order::Finish) && !is_finishing {
+        if client.has(ConnCommand::Finish) && !is_finishing {
             is_finishing = true;
             connection.as_mut().end_gracefully();
         }
         connection.as_mut().poll(cx)
     });
     if let Err(error) = ended.await {
-        tracing::debug!(peer = %client.peer(), error = %chain(&error), "a client's connection ended badly");
+        tracing::debug!(peer = %client.peer(), error = %chain(&error), "a client's connection ended with an error");
     }
 }

@@ -1,16 +1,21 @@
-//! One request to an application and the head of its answer: kept connection or new one, deadlines, one retry.
+//! One request to an application and the head of its answer: idle connection or new one, deadlines, one retry.
 //!
-//! A kept connection may have died unnoticed. A request is sent a second time only if it did so, and only if not a byte
-//! of it was sent, or if it is safe (RFC 9110 §9.2.1) and has no body.
+//! ```text
+//! idle connection ──sent──► answer        dead: not a byte sent, or safe without a body ─► new connection
+//!                                               anything else ─► 502, or 503 if the sandbox was paused
+//! new connection  ──sent──► answer        dead: the sandbox was paused ─► `forward.rs` finds it again
+//! ```
+//! An idle connection may have died unnoticed. A request is sent a second time only if that happened, and only if not a
+//! byte of it was sent, or if it is safe (RFC 9110 §9.2.1) and has no body: nothing is ever done twice.
 
 use crate::backends::{Backend, OpenError};
 use crate::body::GatewayBody;
 use crate::client::Client;
 use crate::config::Limits;
 use crate::headers;
-use crate::link::Link;
-use crate::pool::Slot;
+use crate::pool::RequestPermit;
 use crate::request_body::{RequestBody, Upload};
+use crate::revocable::RevocableStream;
 use crate::stats::count;
 use crate::upstream::{SendError, Upstream, UpstreamBody};
 use http::{Method, Request, Response, Version};
@@ -26,22 +31,24 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// The application a request is for, as error messages name it.
+/// The application that a request is for. The texts of its errors name sandbox and port.
 pub(crate) struct Application<'a, B> {
     pub(crate) id: &'a SandboxId,
     pub(crate) backend: &'a B,
     pub(crate) limits: &'a Limits,
 }
 
-/// From a connection's death to the word that the sandbox left.
+/// How long a failed connection waits for the news that its sandbox has left the machine.
+// A guest that ends by itself breaks its connections before its VMM's end is noticed and published. Without this wait
+// the client would read of a closed connection, and not why its sandbox is gone.
 const LEAVING_NOTICE: Duration = Duration::from_millis(50);
 
-/// Why there is no answer.
+/// The outcome of a request that got no answer.
 pub(crate) enum Unanswered {
-    /// What the client reads.
+    /// The error that the client gets.
     Error(ApiError),
-    /// The sandbox left first, to be paused or stored, and nothing of the request has been done: it can be sent again
-    /// once the sandbox is found again.
+    /// The sandbox left its machine before anything of the request was done. It can be sent again once the sandbox is
+    /// found again.
     Left(Box<Request<RequestBody>>),
 }
 
@@ -51,15 +58,15 @@ impl From<ApiError> for Unanswered {
     }
 }
 
-/// Why there is no stream into the sandbox.
+/// The outcome of a stream that could not be opened.
 pub(crate) enum NotOpened {
-    /// What the client reads.
+    /// The error that the client gets.
     Error(ApiError),
-    /// The sandbox left.
+    /// The sandbox left its machine; finding it again may help.
     Left,
 }
 
-/// Why there is no answer to pass on.
+/// A failure on one connection.
 enum Failure {
     Send(SendError),
     Deadline,
@@ -68,54 +75,57 @@ enum Failure {
 /// Sends the request and returns the answer, its body still to be streamed.
 pub(crate) async fn exchange<B: Backend>(
     app: &Application<'_, B>,
-    slot: Slot,
+    permit: RequestPermit,
     client: &Arc<Client>,
     mut request: Request<RequestBody>,
     upload: Option<Arc<Upload>>,
 ) -> Result<Response<GatewayBody>, Unanswered> {
-    if let Some(mut upstream) = slot.kept().await {
+    if let Some(mut upstream) = permit.take_idle().await {
         count(&client.counters().upstream_reused);
-        let again = replay(&request);
+        let copy = replay(&request);
         match send(&mut upstream, request, upload.as_deref(), app.limits.response_head).await {
-            Ok(answer) => return Ok(app.pass(answer, upstream, upload.as_deref(), slot, client).await?),
-            Err(failure) => request = app.again(failure, again, upload.as_deref()).await?,
+            Ok(answer) => return Ok(app.pass(answer, upstream, upload.as_deref(), permit, client).await?),
+            Err(failure) => request = app.to_resend(failure, copy, upload.as_deref()).await?,
         }
         count(&client.counters().upstream_retried);
     }
-    let link = match app.open(&slot, client).await {
-        Ok(link) => link,
+    let stream = match app.open(&permit, client).await {
+        Ok(stream) => stream,
         Err(NotOpened::Left) => return Err(Unanswered::Left(Box::new(request))),
         Err(NotOpened::Error(error)) => return Err(error.into()),
     };
-    let mut upstream = match Upstream::new(link, app.limits.max_header_bytes).await {
+    let mut upstream = match Upstream::new(stream, app.limits.max_header_bytes).await {
         Ok(upstream) => Box::new(upstream),
-        Err(_) if app.left().await => return Err(Unanswered::Left(Box::new(request))),
+        Err(_) if app.has_left().await => return Err(Unanswered::Left(Box::new(request))),
         Err(error) => return Err(app.explain(Failure::Send(SendError { error, unsent: None }), None).into()),
     };
-    let again = replay(&request);
+    let copy = replay(&request);
     match send(&mut upstream, request, upload.as_deref(), app.limits.response_head).await {
-        Ok(answer) => Ok(app.pass(answer, upstream, upload.as_deref(), slot, client).await?),
-        Err(failure) if failure.is_dead_connection() && app.left().await => {
-            Err(Unanswered::Left(Box::new(app.again(failure, again, upload.as_deref()).await?)))
+        Ok(answer) => Ok(app.pass(answer, upstream, upload.as_deref(), permit, client).await?),
+        // A new connection that dies is the application's doing, and a retry would only repeat it, unless the sandbox
+        // has left: then its next machine can answer.
+        Err(failure) if failure.is_dead_connection() && app.has_left().await => {
+            Err(Unanswered::Left(Box::new(app.to_resend(failure, copy, upload.as_deref()).await?)))
         }
         Err(failure) => Err(app.explain(failure, upload.as_deref()).into()),
     }
 }
 
-/// The request once more, if sending it twice does no harm.
+/// A copy of the request, if sending it twice does no harm: a safe method, and no body.
 fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if !is_safe || !request.body().is_empty() {
         return None;
     }
-    let mut again = Request::new(RequestBody::empty());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
-/// Sends over one connection. The deadline runs from the end of the upload; a stalled upload is the watchdog's.
+/// Sends the request over one connection and waits for the head of the answer, at most `deadline` from the end of the
+/// upload.
 async fn send(
     upstream: &mut Upstream,
     request: Request<RequestBody>,
@@ -128,6 +138,7 @@ async fn send(
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(answer.map_err(Failure::Send));
         }
+        // An upload takes as long as it takes: only the watchdog ends one, when no byte of it moves any more.
         if upload.is_some_and(|upload| !upload.poll_ended(cx)) {
             return Poll::Pending;
         }
@@ -143,7 +154,7 @@ async fn send(
 }
 
 impl Failure {
-    /// The connection was closed before any answer.
+    /// Whether the connection was closed before any answer came.
     fn is_dead_connection(&self) -> bool {
         match self {
             Failure::Send(failed) => {
@@ -156,46 +167,47 @@ impl Failure {
 }
 
 impl<B: Backend> Application<'_, B> {
-    /// The request again, if it may be sent again after it failed on a connection that died; otherwise what the client
-    /// reads.
-    async fn again(
+    /// The request as it may be sent again after `failure` on a connection, or the error that the client gets instead.
+    async fn to_resend(
         &self,
         failure: Failure,
         replay: Option<Request<RequestBody>>,
         upload: Option<&Upload>,
     ) -> Result<Request<RequestBody>, ApiError> {
         match (failure, replay) {
+            // hyper returns a request of which it has written nothing.
             (Failure::Send(SendError { unsent: Some(unsent), .. }), _) => Ok(*unsent),
             (failure, Some(replay)) if failure.is_dead_connection() => Ok(replay),
-            (failure, _) if failure.is_dead_connection() && self.left().await => Err(self.interrupted()),
+            (failure, _) if failure.is_dead_connection() && self.has_left().await => Err(self.interrupted()),
             (failure, _) => Err(self.explain(failure, upload)),
         }
     }
 
-    /// Whether the sandbox has left, or is told to have in a moment.
-    async fn left(&self) -> bool {
+    /// Whether the sandbox has left its machine, or the news of it comes within [`LEAVING_NOTICE`].
+    async fn has_left(&self) -> bool {
         timeout(LEAVING_NOTICE, self.backend.left()).await.is_ok()
     }
 
-    /// The 503 for a request that cannot be sent a second time.
+    /// The 503 for a request that was cut off by a pause and cannot be sent a second time.
     fn interrupted(&self) -> ApiError {
         let message = format!("sandbox {} was paused while this request used it; it may or may not be done", self.id);
         ApiError::Unavailable { message, retry_after_s: 1 }
     }
 
-    /// A new stream to the application.
-    pub(crate) async fn open(&self, slot: &Slot, client: &Client) -> Result<Link, NotOpened> {
+    /// Opens a stream to the application, registered under `permit` so that it closes with the sandbox.
+    pub(crate) async fn open(&self, permit: &RequestPermit, client: &Client) -> Result<RevocableStream, NotOpened> {
         tokio::select! {
+            // A stream that is ready counts, even if the sandbox leaves at the same moment: its first use shows that.
             biased;
-            opened = self.try_open(slot, client) => match opened {
-                Err(_) if self.left().await => Err(NotOpened::Left),
+            opened = self.try_open(permit, client) => match opened {
+                Err(_) if self.has_left().await => Err(NotOpened::Left),
                 opened => opened.map_err(NotOpened::Error),
             },
             () = self.backend.left() => Err(NotOpened::Left),
         }
     }
 
-    async fn try_open(&self, slot: &Slot, client: &Client) -> Result<Link, ApiError> {
+    async fn try_open(&self, permit: &RequestPermit, client: &Client) -> Result<RevocableStream, ApiError> {
         let (id, port) = (self.id, self.backend.port());
         match timeout(self.limits.connect, self.backend.open()).await {
             Ok(Ok(socket)) => {
@@ -203,7 +215,7 @@ impl<B: Backend> Application<'_, B> {
                     tracing::debug!(error = %chain(&error), "could not set TCP_NODELAY on a connection into a sandbox");
                 }
                 count(&client.counters().upstream_opened);
-                Ok(slot.adopt(socket))
+                Ok(permit.register(socket))
             }
             Ok(Err(OpenError::NothingListens)) => Err(ApiError::BadGateway(format!(
                 "nothing listens on port {port} in sandbox {id}; start a server on it, or name another port in the \
@@ -214,8 +226,9 @@ impl<B: Backend> Application<'_, B> {
                 retry_after_s: 1,
             }),
             Ok(Err(OpenError::Unreachable { source })) => {
-                tracing::warn!(sandbox = %id, port, error = %chain(&*source), "no stream into the sandbox");
-                Err(ApiError::BadGateway(format!("sandbox {id} could not be reached for port {port}")))
+                let text = "could not open a stream into the sandbox";
+                tracing::warn!(sandbox = %id, port, error = %chain(&*source), "{text}");
+                Err(ApiError::BadGateway(format!("sandbox {id} could not be reached to open port {port}")))
             }
             Err(_) => Err(ApiError::GatewayTimeout(format!(
                 "port {port} in sandbox {id} did not take a connection in {} s",
@@ -224,69 +237,76 @@ impl<B: Backend> Application<'_, B> {
         }
     }
 
-    /// The answer as the client gets it.
+    /// Turns the application's answer into the client's, and returns the connection to the pool when it is free.
     async fn pass(
         &self,
         answer: Response<Incoming>,
         mut upstream: Box<Upstream>,
         upload: Option<&Upload>,
-        slot: Slot,
+        permit: RequestPermit,
         client: &Arc<Client>,
     ) -> Result<Response<GatewayBody>, ApiError> {
-        client.moved();
+        client.note_activity();
+        // hyper consumes the other 1xx answers itself, so this is a 101, after which the connection is no longer HTTP.
         if answer.status().is_informational() {
-            return Err(self.bad("switched protocols without being asked to"));
+            return Err(self.bad_answer("switched protocols without being asked to"));
         }
         let upload_goes_on = upload.is_some_and(|upload| !upload.has_ended());
         let (mut head, incoming) = answer.into_parts();
         headers::towards_client(&mut head.headers);
+        // hyper writes the version it finds here: an application's HTTP/1.0 would end the client's keep-alive.
         head.version = Version::HTTP_11;
         if !incoming.is_end_stream() {
-            let body = UpstreamBody::new(incoming, upstream, upload_goes_on, slot, Arc::clone(client));
+            let body = UpstreamBody::new(incoming, upstream, upload_goes_on, permit, Arc::clone(client));
             return Ok(Response::from_parts(head, GatewayBody::Upstream(body)));
         }
+        // The rest of an upload would be read as the next request on this connection.
         if !upload_goes_on && upstream.is_reusable().await {
-            slot.give_back(upstream);
+            permit.return_idle(upstream);
         }
         Ok(Response::from_parts(head, GatewayBody::Empty))
     }
 
-    /// A 502 that says what the application did.
-    pub(crate) fn bad(&self, what: &str) -> ApiError {
+    /// The 502 for an answer that cannot be passed on; `what` completes "the application …".
+    pub(crate) fn bad_answer(&self, what: &str) -> ApiError {
         ApiError::BadGateway(format!("the application on port {} in sandbox {} {what}", self.backend.port(), self.id))
     }
 
-    /// The 504 for an application that does not answer.
-    pub(crate) fn late(&self) -> ApiError {
+    /// The 504 for an application that did not begin its answer in time.
+    pub(crate) fn answer_timed_out(&self) -> ApiError {
         let (id, port, seconds) = (self.id, self.backend.port(), self.limits.response_head.as_secs());
         ApiError::GatewayTimeout(format!(
             "the application on port {port} in sandbox {id} did not answer in {seconds} s"
         ))
     }
 
-    /// What the client reads about a failed exchange.
+    /// The error that the client gets for a failed exchange.
     fn explain(&self, failure: Failure, upload: Option<&Upload>) -> ApiError {
         match failure {
-            Failure::Deadline => self.late(),
+            Failure::Deadline => self.answer_timed_out(),
+            // hyper reports an upload that we have cut off at its limit as a failure to send.
             Failure::Send(_) if upload.is_some_and(Upload::is_too_long) => too_long(self.limits),
             Failure::Send(failed) => self.explain_http(&failed.error),
         }
     }
 
-    /// The same, for what HTTP itself reports.
+    /// The error that the client gets for a failure in HTTP itself. The log has hyper's own words at level debug,
+    /// because an application can cause it with every request.
     pub(crate) fn explain_http(&self, error: &hyper::Error) -> ApiError {
-        tracing::debug!(sandbox = %self.id, port = self.backend.port(), error = %chain(&error), "the application gave no answer");
+        let (id, port) = (self.id, self.backend.port());
+        tracing::debug!(sandbox = %id, port, error = %chain(&error), "the application gave no valid answer");
         if error.is_parse_too_large() {
-            return self.bad(&format!("answered with headers of more than {} bytes", self.limits.max_header_bytes));
+            let most = self.limits.max_header_bytes;
+            return self.bad_answer(&format!("answered with headers of more than {most} bytes"));
         }
         if error.is_parse() {
-            return self.bad("answered with something that is not HTTP/1.1");
+            return self.bad_answer("answered with something that is not HTTP/1.1");
         }
-        self.bad("closed the connection without answering")
+        self.bad_answer("closed the connection without answering")
     }
 }
 
-/// The refusal of a request body.
+/// The 413 for a request's body.
 pub(crate) fn too_long(limits: &Limits) -> ApiError {
     ApiError::PayloadTooLarge(format!("a request's body may have {} bytes at most", limits.max_request_body))
 }

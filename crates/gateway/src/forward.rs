@@ -1,13 +1,15 @@
 //! The one path of every request: host name → key → sandbox → application.
+//!
+//! `connection.rs` calls [`Shared::answer`] for each request, in the connection's own task.
 
 use crate::answer;
 use crate::backends::{Backend, Backends};
 use crate::body::GatewayBody;
-use crate::client::{Client, Order};
+use crate::client::{Client, ConnCommand};
 use crate::exchange::{Application, NotOpened, Unanswered, exchange, too_long};
 use crate::headers;
 use crate::host::{self, HostError, Target};
-use crate::pool::Slot;
+use crate::pool::RequestPermit;
 use crate::request_body::RequestBody;
 use crate::shared::Shared;
 use crate::stats::count;
@@ -24,11 +26,13 @@ use std::sync::Arc;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-/// How often a sandbox is found for one request: it may be paused between being found and being used.
-const FINDS: usize = 3;
+/// How many times a request looks for its sandbox before it is answered 503.
+// A sandbox may be paused between being found and being used. A second attempt wakes it again; a sandbox that is paused
+// that often in a row has a timeout too short to be waited for.
+const FIND_ATTEMPTS: usize = 3;
 
 impl<B: Backends> Shared<B> {
-    /// Answers one request.
+    /// Answers one request. Every error becomes an answer here and nowhere else.
     pub(crate) async fn answer(&self, client: &Arc<Client>, request: Request<Incoming>) -> Response<GatewayBody> {
         let _open = client.open_request();
         match self.route(client, request).await {
@@ -39,7 +43,8 @@ impl<B: Backends> Shared<B> {
 
     async fn route(&self, client: &Arc<Client>, request: Request<Incoming>) -> Result<Response<GatewayBody>, ApiError> {
         if client.is_refused() {
-            client.order(Order::Finish);
+            // HTTP/2 has no `Connection: close`: the command ends the connection after this answer.
+            client.command(ConnCommand::Finish);
             return Err(ApiError::Unavailable {
                 message: "too many connections are open to this gateway".to_owned(),
                 retry_after_s: 1,
@@ -58,10 +63,10 @@ impl<B: Backends> Shared<B> {
         }
     }
 
-    /// The API, under the gateway's own names.
+    /// Passes a request to the control plane's router.
     async fn control(&self, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<GatewayBody> {
         request.extensions_mut().insert(ConnectInfo(client.peer()));
-        let Ok(response) = client.worker().at_home(self.control.call(request)).await;
+        let Ok(response) = client.worker().on_server_runtime(self.control.call(request)).await;
         response.map(GatewayBody::Control)
     }
 
@@ -77,9 +82,10 @@ impl<B: Backends> Shared<B> {
             return Err(ApiError::MethodNotAllowed);
         }
         let limits = &self.config.limits;
-        let organisation = client.worker().at_home(self.backends.authenticate(request.headers())).await?;
+        // Before the sandbox is looked for: without a valid key nothing is woken, and no id can be tried out.
+        let organisation = client.worker().on_server_runtime(self.backends.authenticate(request.headers())).await?;
         if request.body().size_hint().lower() > limits.max_request_body {
-            // Not before the sandbox is known to be the caller's.
+            // Found first: to another organisation, a 413 in place of the 404 would show that the sandbox exists.
             self.find(client, &organisation, id, port).await?;
             return Err(too_long(limits));
         }
@@ -90,23 +96,24 @@ impl<B: Backends> Shared<B> {
         }
     }
 
-    /// The application, in a sandbox that runs, and a place in it.
+    /// Finds the application in its sandbox, waking the sandbox if it is paused, and takes a permit for one request.
     async fn find(
         &self,
         client: &Arc<Client>,
         organisation: &OrganisationId,
         id: &SandboxId,
         port: Option<u16>,
-    ) -> Result<(B::Backend, Slot), ApiError> {
+    ) -> Result<(B::Backend, RequestPermit), ApiError> {
         let (limits, worker) = (&self.config.limits, client.worker());
-        let found = timeout(limits.wake, worker.at_home(self.backends.find(organisation, id, port))).await;
-        let backend = found.map_err(|_: Elapsed| late(id, limits.wake.as_secs()))??;
-        let slot = self.pool.admit(id, backend.port(), worker.index).ok_or_else(|| full(id))?;
-        Ok((backend, slot))
+        // Giving up here does not end the wake, which the sandbox's own task does: the next request may find it done.
+        let found = timeout(limits.wake, worker.on_server_runtime(self.backends.find(organisation, id, port))).await;
+        let backend = found.map_err(|_: Elapsed| wake_timed_out(id, limits.wake.as_secs()))??;
+        let permit = self.pool.admit(id, backend.port(), worker.index).ok_or_else(|| too_busy(id))?;
+        Ok((backend, permit))
     }
 
-    /// An ordinary request, its body streamed. One that comes just when its sandbox is paused is sent again to where the
-    /// sandbox is found next.
+    /// Sends an ordinary request, its body streamed. If the sandbox is paused at that moment and nothing of the request
+    /// was done, the sandbox is looked for (and so woken) again, and the request sent to its new machine.
     async fn send(
         &self,
         client: &Arc<Client>,
@@ -118,19 +125,19 @@ impl<B: Backends> Shared<B> {
         let (head, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming, limits.max_request_body, client);
         let mut request = Request::from_parts(head, body);
-        for _ in 0..FINDS {
-            let (backend, slot) = self.find(client, organisation, id, port).await?;
+        for _ in 0..FIND_ATTEMPTS {
+            let (backend, permit) = self.find(client, organisation, id, port).await?;
             let app = Application { id, backend: &backend, limits };
-            match exchange(&app, slot, client, request, upload.clone()).await {
+            match exchange(&app, permit, client, request, upload.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(Unanswered::Error(error)) => return Err(error),
                 Err(Unanswered::Left(again)) => request = *again,
             }
         }
-        Err(restless(id))
+        Err(kept_moving(id))
     }
 
-    /// A WebSocket. Its handshake is sent once.
+    /// Opens a WebSocket. Its stream may be opened again in a new machine, but the handshake is sent once.
     async fn upgrade(
         &self,
         client: &Arc<Client>,
@@ -140,20 +147,20 @@ impl<B: Backends> Shared<B> {
         request: Request<Incoming>,
     ) -> Result<Response<GatewayBody>, ApiError> {
         let limits = &self.config.limits;
-        for _ in 0..FINDS {
-            let (backend, slot) = self.find(client, organisation, id, port).await?;
+        for _ in 0..FIND_ATTEMPTS {
+            let (backend, permit) = self.find(client, organisation, id, port).await?;
             let app = Application { id, backend: &backend, limits };
-            match app.open(&slot, client).await {
-                Ok(link) => return upgrade::upgrade(&app, slot, link, client, kind, request).await,
+            match app.open(&permit, client).await {
+                Ok(stream) => return upgrade::upgrade(&app, permit, stream, client, kind, request).await,
                 Err(NotOpened::Error(error)) => return Err(error),
                 Err(NotOpened::Left) => {}
             }
         }
-        Err(restless(id))
+        Err(kept_moving(id))
     }
 }
 
-/// Turns the client's request head into the application's.
+/// Rewrites the client's request head into the one that the application gets.
 fn prepare(request: &mut Request<Incoming>, client: &Client) -> Result<(), ApiError> {
     let version = request.version();
     let authority = host::authority(version, request.uri(), request.headers())?;
@@ -163,20 +170,20 @@ fn prepare(request: &mut Request<Incoming>, client: &Client) -> Result<(), ApiEr
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
+    // First, on the fields as the client sent them: which of the two key headers is ours depends on both.
     leapbox_auth::strip_platform_key(headers);
     headers::towards_application(headers, version, host, client.forwarded_for());
     Ok(())
 }
 
-fn full(id: &SandboxId) -> ApiError {
+fn too_busy(id: &SandboxId) -> ApiError {
     ApiError::Unavailable { message: format!("sandbox {id} has too many open requests"), retry_after_s: 1 }
 }
 
-/// It is paused as fast as it is woken.
-fn restless(id: &SandboxId) -> ApiError {
+fn kept_moving(id: &SandboxId) -> ApiError {
     ApiError::Unavailable { message: format!("sandbox {id} was paused again before it was used"), retry_after_s: 1 }
 }
 
-fn late(id: &SandboxId, seconds: u64) -> ApiError {
+fn wake_timed_out(id: &SandboxId, seconds: u64) -> ApiError {
     ApiError::GatewayTimeout(format!("sandbox {id} was not ready in {seconds} s"))
 }

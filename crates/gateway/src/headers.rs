@@ -1,13 +1,14 @@
-//! What happens to header fields on their way through, both ways.
+//! Rewrites header fields on their way through, in both directions.
 //!
-//! Towards the application: fields of the connection go (RFC 9110 §7.6.1), those named in `Connection` included; what
-//! the client claims about itself (`X-Forwarded-*`, `Forwarded`, `X-Real-IP`) is **overwritten, not appended to**,
-//! because this is the outermost proxy and the client is not trusted; HTTP/2's split cookies are joined (RFC 9113
-//! §8.2.3). `Expect` goes too: whether to send 100 is settled between the client and this gateway, which asks for the
-//! body only when the application takes it. No `Via` is added: applications switch compression off on seeing one.
+//! Towards the application: fields of the connection are removed (RFC 9110 §7.6.1), those named in `Connection`
+//! included. What the client claims about itself (`X-Forwarded-*`, `Forwarded`, `X-Real-IP`) is **overwritten, not
+//! appended to**, because this is the outermost proxy and the client is not trusted. HTTP/2's split cookies are joined
+//! (RFC 9113 §8.2.3). No `Via` is added: applications switch compression off on seeing one.
 //!
-//! Towards the client: the same fields of the connection go, our error mark is ours alone, and a cookie loses its
-//! `Domain`, by which one sandbox could set cookies for its neighbours under the common domain.
+//! Towards the client: the same fields of the connection are removed, and so is the gateway's error mark. A cookie
+//! loses its `Domain`.
+//!
+//! `forward.rs` calls it for requests, `exchange.rs` and `upgrade.rs` for answers.
 
 use crate::answer::ERROR_MARK;
 use http::header::{
@@ -25,15 +26,19 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Turns a client's headers into those the application gets. The platform's key is already gone.
+/// Turns a client's headers into those that the application gets. The platform's key must have been removed before.
 ///
 /// `host` is the authority the client named, `peer` its address.
 pub(crate) fn towards_application(headers: &mut HeaderMap, version: Version, host: HeaderValue, peer: &HeaderValue) {
+    // `TE` is a field of the connection, but a server may only send trailers to whom announces it, and we pass them on.
     let takes_trailers = lists(headers, &TE, "trailers");
+    // Before anything of ours is inserted: a client that names `x-forwarded-for` in `Connection` would have it removed.
     remove_connection_fields(headers);
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    // `Expect` is settled between the client and this gateway: hyper sends 100 when the body is first asked for, and
+    // that is when the application takes it.
     for name in [EXPECT, FORWARDED, X_FORWARDED_PORT, X_REAL_IP] {
         headers.remove(name);
     }
@@ -46,20 +51,21 @@ pub(crate) fn towards_application(headers: &mut HeaderMap, version: Version, hos
     headers.insert(HOST, host);
 }
 
-/// Turns an application's headers into those the client gets.
+/// Turns an application's headers into those that the client gets.
 pub(crate) fn towards_client(headers: &mut HeaderMap) {
     // With a transfer coding the length is meaningless (RFC 9112 §6.3) and must not reach anyone who believes it.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     remove_connection_fields(headers);
+    // Clients and tests take this mark as proof that the answer is the gateway's own.
     headers.remove(ERROR_MARK);
     if headers.contains_key(SET_COOKIE) {
         narrow_cookies(headers);
     }
 }
 
-/// Whether a header, over all its lines, lists a token.
+/// Whether a header lists a token in any of its lines, whatever the token's case.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
@@ -97,7 +103,7 @@ fn remove_connection_fields(headers: &mut HeaderMap) {
     }
 }
 
-/// One `Cookie` line out of the several HTTP/2 allows.
+/// Joins the several `Cookie` lines that HTTP/2 allows into the one that HTTP/1.1 knows.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(COOKIE).iter();
     if lines.next().is_none() || lines.next().is_none() {
@@ -109,7 +115,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes every cookie one of the answering host alone.
+/// Removes `Domain` from every cookie, so that it belongs to the answering host alone. With `Domain`, one sandbox could
+/// set cookies for all others, and for the control plane, under the common domain.
 fn narrow_cookies(headers: &mut HeaderMap) {
     if !headers.get_all(SET_COOKIE).iter().any(|cookie| without_domain(cookie).is_some()) {
         return;
@@ -125,7 +132,7 @@ fn narrow_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The cookie without its `Domain` attributes; `None` if it has none.
+/// The cookie without its `Domain` attributes, or `None` if it has none. Also for attributes that are not UTF-8.
 fn without_domain(cookie: &HeaderValue) -> Option<HeaderValue> {
     let is_domain = |part: &[u8]| {
         let name = part.split(|b| *b == b'=').next().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Which sandbox and port a request's host name means.
+//! Reads from a request's host name which sandbox and port it is for.
 //!
-//! Called for every request before anything else; pure. The rules:
+//! `forward.rs` calls it for every request before anything else. It is pure. The rules:
 //!
-//! - RFC 9112 §3.2: exactly one `Host`, also beside an absolute-form target, and both must agree (a difference is how
-//!   requests are smuggled past whoever reads only one of them). HTTP/2 may leave `Host` out for `:authority`.
+//! - RFC 9112 §3.2: exactly one `Host`, also beside an absolute-form target, and both must agree. HTTP/2 may leave
+//!   `Host` out and send `:authority`.
 //! - Case, one trailing dot and the port in the host do not matter (the port may be anything: ports get forwarded).
 //! - `<id>.<domain>` and `<id>-<port>.<domain>` are sandboxes, `<domain>` and `api.<domain>` the control plane.
 
@@ -14,16 +14,16 @@ use leapbox_guest_protocol::net::AGENT_PORT;
 use leapbox_ids::{InvalidId, SandboxId};
 use std::num::ParseIntError;
 
-/// What a host name means.
+/// The destination that a host name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The API itself.
+    /// The control plane's API, under `<domain>` or `api.<domain>`.
     ControlPlane,
-    /// An application; without a port, the one the image names.
+    /// An application. Without a port it is the one that the sandbox's image names.
     Sandbox { id: SandboxId, port: Option<u16> },
 }
 
-/// Why a host name means nothing.
+/// A host name that leads nowhere, or that a request must not carry. The texts are sent to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HostError {
     #[error("the request has no Host")]
@@ -36,9 +36,9 @@ pub(crate) enum HostError {
     Mismatch,
     #[error("nothing is served under this host name")]
     Unknown,
-    #[error("`{text}` is not a port applications can be reached at: use 1 to 65535, without leading zeros")]
+    #[error("`{text}` is not a port at which applications can be reached: use 1 to 65535, without leading zeros")]
     BadPort { text: String },
-    #[error("port {AGENT_PORT} is the sandbox's own and cannot be reached")]
+    #[error("port {AGENT_PORT} belongs to the sandbox's agent and cannot be reached")]
     AgentPort,
 }
 
@@ -56,7 +56,7 @@ impl From<HostError> for ApiError {
     }
 }
 
-/// What a request is addressed to.
+/// The destination of a request, as a server for `domain` reads it.
 pub(crate) fn target(version: Version, uri: &Uri, headers: &HeaderMap, domain: &str) -> Result<Target, HostError> {
     let name = host_name(authority(version, uri, headers)?)?.to_ascii_lowercase();
     if name == domain {
@@ -69,7 +69,7 @@ pub(crate) fn target(version: Version, uri: &Uri, headers: &HeaderMap, domain: &
     }
 }
 
-/// The one authority a request names, as it was written.
+/// The one authority that a request names, as the client wrote it.
 pub(crate) fn authority<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, HostError> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -82,6 +82,7 @@ pub(crate) fn authority<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderM
         return Err(HostError::Malformed);
     }
     match (named, host) {
+        // A difference is how a request is smuggled past a party that reads only one of the two.
         (Some(named), Some(host)) if named.eq_ignore_ascii_case(host) => Ok(host),
         (Some(_), Some(_)) => Err(HostError::Mismatch),
         (None, Some(host)) => Ok(host),
@@ -90,11 +91,12 @@ pub(crate) fn authority<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderM
     }
 }
 
-/// The name without its port and its trailing dot.
+/// The authority's name, without its port and its trailing dot.
 fn host_name(authority: &str) -> Result<&str, HostError> {
     let name = match authority.rsplit_once(':') {
         // RFC 3986 §3.2.3 lets the port be empty.
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
+            // The port is whatever the client's side forwards to this gateway, so its value says nothing.
             if !port.is_empty() && port.parse::<u16>().is_err() {
                 return Err(HostError::Malformed);
             }
@@ -111,8 +113,9 @@ fn host_name(authority: &str) -> Result<&str, HostError> {
     Ok(name)
 }
 
-/// The sandbox and port a label means.
+/// Reads `<id>` or `<id>-<port>`.
 fn sandbox(label: &str) -> Result<Target, HostError> {
+    // An id has hyphens itself, but never ends in `-<digits>`: a label that is an id has no port.
     if let Ok(id) = label.parse() {
         return Ok(Target::Sandbox { id, port: None });
     }
@@ -127,6 +130,7 @@ fn app_port(text: &str) -> Result<u16, HostError> {
         return Err(bad());
     }
     match text.parse::<u16>().map_err(|_: ParseIntError| bad())? {
+        // Whoever reached the agent could run commands and read files without the control plane's checks.
         AGENT_PORT => Err(HostError::AgentPort),
         port => Ok(port),
     }

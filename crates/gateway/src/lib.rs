@@ -1,4 +1,4 @@
-//! The HTTPS entrance: from a hostname to the application in a sandbox, and to the control plane.
+//! The HTTPS gateway: routes a request by its host name to an application in a sandbox, or to the control plane.
 //!
 //! ```text
 //!                     ┌─ worker ─────┐  ┌─────────────── forward ───────────────┐
@@ -12,9 +12,9 @@
 //! calls [`Gateway::forget`]. Nothing here buffers a body: a response is read from the application only as fast as the
 //! client takes it, in the client's own task, and an upload the other way round.
 //!
-//! Both sides are untrusted. The client is held to [`Limits`], and what it says about itself (`X-Forwarded-*`,
-//! `Connection`) is not believed. The guest's answer is parsed under caps, and it can neither speak in our name nor set
-//! cookies for its neighbours (see `headers.rs`).
+//! Both sides are untrusted. The client is held to [`Limits`], and what it claims about itself (`X-Forwarded-*`,
+//! `Connection`) is discarded. The application's answer is parsed under caps; it can neither pass for an error of the
+//! gateway nor set cookies for other sandboxes (see `headers.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -29,9 +29,9 @@ mod exchange;
 mod forward;
 mod headers;
 mod host;
-mod link;
 mod pool;
 mod request_body;
+mod revocable;
 mod server;
 mod shared;
 mod stats;

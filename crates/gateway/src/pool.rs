@@ -1,11 +1,11 @@
-//! Places and kept connections, per sandbox.
+//! Request permits and idle connections, per sandbox.
 //!
-//! A request takes a [`Slot`] in its sandbox: that bounds how much one sandbox can hold, and it is the key to the
-//! connections kept open to its ports. Kept connections are few and short-lived (a sweeper closes them), and all
-//! connections into a sandbox, kept or in use, are closed by [`Pool::forget`] when it goes.
+//! A request takes a [`RequestPermit`] for its sandbox. The permits bound how much one sandbox can hold, and give
+//! access to the idle connections to its ports. Idle connections are few and short-lived, because a sweep closes them;
+//! all connections into a sandbox, idle or in use, are closed by [`Pool::forget`] when it ends or is stored.
 
 use crate::config::Limits;
-use crate::link::{Cutter, Link};
+use crate::revocable::{RevocableStream, Revoker};
 use crate::upstream::Upstream;
 use leapbox_ids::SandboxId;
 use parking_lot::{Mutex, RwLock};
@@ -16,39 +16,40 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// All sandboxes that are, or lately were, in use.
+/// The permits and connections of all sandboxes that are in use or lately were.
 pub(crate) struct Pool {
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
-    /// Room for kept connections, over all sandboxes.
-    room: Arc<Semaphore>,
+    /// One permit for each idle connection, over all sandboxes.
+    idle_permits: Arc<Semaphore>,
     per_sandbox: usize,
     per_port: usize,
     max_idle: Duration,
     workers: usize,
 }
 
-/// One sandbox.
+/// The gateway's state of one sandbox.
 struct Entry {
-    /// Requests and tunnels in it now.
+    /// The number of requests and tunnels in the sandbox.
     active: AtomicUsize,
-    /// It has gone: nothing is kept any more.
-    gone: AtomicBool,
-    /// By worker: a connection is driven best by the thread that opened it.
-    kept: Box<[Mutex<Vec<Kept>>]>,
-    /// Every connection into it.
-    links: Mutex<Vec<Cutter>>,
+    /// Set by [`Pool::forget`]: no connection may be added any more.
+    forgotten: AtomicBool,
+    /// Idle connections by worker: a socket's readiness is reported in the runtime in which it was opened, so another
+    /// thread would have to wait for that one.
+    idle: Box<[Mutex<Vec<IdleConnection>>]>,
+    /// A revoker for every connection into the sandbox, and for some that have ended since the last sweep.
+    revokers: Mutex<Vec<Revoker>>,
 }
 
-/// A connection nobody uses.
-struct Kept {
+/// A connection that no request uses, kept for the next one to the same port.
+struct IdleConnection {
     port: u16,
     since: Instant,
     upstream: Box<Upstream>,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// A place in a sandbox for one request or tunnel to one port.
-pub(crate) struct Slot {
+/// The permit of one request or tunnel to one port of a sandbox, counted until it is dropped.
+pub(crate) struct RequestPermit {
     pool: Arc<Pool>,
     entry: Arc<Entry>,
     worker: usize,
@@ -59,7 +60,7 @@ impl Pool {
     pub(crate) fn new(limits: &Limits, workers: usize) -> Self {
         Self {
             sandboxes: RwLock::default(),
-            room: Arc::new(Semaphore::new(limits.pool_total)),
+            idle_permits: Arc::new(Semaphore::new(limits.pool_total)),
             per_sandbox: limits.max_requests_per_sandbox,
             per_port: limits.pool_per_port,
             max_idle: limits.pool_idle,
@@ -67,15 +68,17 @@ impl Pool {
         }
     }
 
-    /// A place in a sandbox for a request that lives in `worker`; `None` if the sandbox is full.
-    pub(crate) fn admit(self: &Arc<Self>, id: &SandboxId, port: u16, worker: usize) -> Option<Slot> {
+    /// A permit for a request that `worker` serves, or `None` if the sandbox has as many requests as it may.
+    pub(crate) fn admit(self: &Arc<Self>, id: &SandboxId, port: u16, worker: usize) -> Option<RequestPermit> {
         let entry = self.entry(id);
+        // Compared and counted in one step: two threads must not both take the last permit.
         let admitted =
             entry.active.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < self.per_sandbox).then_some(n + 1));
-        admitted.is_ok().then(|| Slot { pool: Arc::clone(self), entry, worker, port })
+        admitted.is_ok().then(|| RequestPermit { pool: Arc::clone(self), entry, worker, port })
     }
 
     fn entry(&self, id: &SandboxId) -> Arc<Entry> {
+        // Every request of every thread comes through here, and nearly all find their sandbox with the shared lock.
         if let Some(entry) = self.sandboxes.read().get(id) {
             return Arc::clone(entry);
         }
@@ -83,47 +86,49 @@ impl Pool {
         Arc::clone(sandboxes.entry(id.clone()).or_insert_with(|| {
             Arc::new(Entry {
                 active: AtomicUsize::new(0),
-                gone: AtomicBool::new(false),
-                kept: (0..self.workers).map(|_| Mutex::default()).collect(),
-                links: Mutex::default(),
+                forgotten: AtomicBool::new(false),
+                idle: (0..self.workers).map(|_| Mutex::default()).collect(),
+                revokers: Mutex::default(),
             })
         }))
     }
 
-    /// Closes every connection into a sandbox, whoever uses it.
+    /// Closes every connection into a sandbox, also those in use. Later requests begin with a new entry.
     pub(crate) fn forget(&self, id: &SandboxId) {
         let entry = self.sandboxes.write().remove(id);
         let Some(entry) = entry else { return };
-        entry.gone.store(true, Ordering::Release);
-        for link in entry.links.lock().drain(..) {
-            link.cut();
+        // Before anything is closed: a request that adds a connection meanwhile either finds the flag afterwards and
+        // closes it itself, or has added it before and it is closed here.
+        entry.forgotten.store(true, Ordering::Release);
+        for revoker in entry.revokers.lock().drain(..) {
+            revoker.revoke();
         }
-        entry.kept.iter().for_each(|kept| kept.lock().clear());
+        entry.idle.iter().for_each(|idle| idle.lock().clear());
     }
 
-    /// Closes connections kept too long and forgets sandboxes nobody uses.
+    /// Closes connections that were idle for too long, and drops the entries of sandboxes that nobody uses.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         let mut sandboxes = self.sandboxes.write();
         sandboxes.retain(|_, entry| {
-            for kept in &entry.kept {
-                kept.lock().retain(|kept| now.duration_since(kept.since) < self.max_idle);
+            for idle in &entry.idle {
+                idle.lock().retain(|connection| now.duration_since(connection.since) < self.max_idle);
             }
-            entry.links.lock().retain(Cutter::is_live);
+            entry.revokers.lock().retain(Revoker::is_live);
             // Under the write lock nobody can be about to use an entry that only the map holds.
-            Arc::strong_count(entry) > 1 || entry.kept.iter().any(|kept| !kept.lock().is_empty())
+            Arc::strong_count(entry) > 1 || entry.idle.iter().any(|idle| !idle.lock().is_empty())
         });
     }
 
-    /// How often [`Self::sweep`] is due.
+    /// The interval of [`Self::sweep`]: a connection is idle for a quarter longer than allowed at most.
     pub(crate) fn sweep_every(&self) -> Duration {
         (self.max_idle / 4).max(Duration::from_millis(50))
     }
 }
 
-impl Slot {
-    /// A kept connection to this slot's port that still stands.
-    pub(crate) async fn kept(&self) -> Option<Box<Upstream>> {
+impl RequestPermit {
+    /// Takes an idle connection to this permit's port, skipping those that the application has closed.
+    pub(crate) async fn take_idle(&self) -> Option<Box<Upstream>> {
         loop {
             let mut upstream = self.pop()?;
             if upstream.is_reusable().await {
@@ -132,42 +137,45 @@ impl Slot {
         }
     }
 
-    /// The one used last: those used longest ago are the ones the sweeper should find.
+    /// Takes the connection used last, so that those used longest ago are left to the sweep when demand falls.
     fn pop(&self) -> Option<Box<Upstream>> {
-        let mut kept = self.entry.kept.get(self.worker)?.lock();
-        let last = kept.iter().rposition(|kept| kept.port == self.port)?;
-        Some(kept.remove(last).upstream)
+        let mut idle = self.entry.idle.get(self.worker)?.lock();
+        let last = idle.iter().rposition(|connection| connection.port == self.port)?;
+        Some(idle.remove(last).upstream)
     }
 
-    /// Keeps a connection for the next request, if there is room for it.
-    pub(crate) fn give_back(&self, upstream: Box<Upstream>) {
-        let Ok(room) = Arc::clone(&self.pool.room).try_acquire_owned() else { return };
-        let Some(kept) = self.entry.kept.get(self.worker) else { return };
-        let mut kept = kept.lock();
-        let is_full = kept.iter().filter(|kept| kept.port == self.port).count() >= self.pool.per_port;
-        if is_full || self.entry.gone.load(Ordering::Acquire) {
+    /// Keeps a connection for the next request, or closes it if as many are idle as may be.
+    pub(crate) fn return_idle(&self, upstream: Box<Upstream>) {
+        let Ok(permit) = Arc::clone(&self.pool.idle_permits).try_acquire_owned() else { return };
+        let Some(idle) = self.entry.idle.get(self.worker) else { return };
+        let mut idle = idle.lock();
+        let is_full = idle.iter().filter(|connection| connection.port == self.port).count() >= self.pool.per_port;
+        // Read under the lock under which `forget` empties this list, so that nothing is added after it.
+        if is_full || self.entry.forgotten.load(Ordering::Acquire) {
             return;
         }
-        kept.push(Kept { port: self.port, since: Instant::now(), upstream, _room: room });
+        idle.push(IdleConnection { port: self.port, since: Instant::now(), upstream, _permit: permit });
     }
 
-    /// Makes a new stream into the sandbox one that goes with it.
-    pub(crate) fn adopt(&self, socket: TcpStream) -> Link {
-        let (link, cutter) = Link::new(socket);
-        let mut links = self.entry.links.lock();
-        if links.len() == links.capacity() {
-            links.retain(Cutter::is_live);
+    /// Registers a new socket into the sandbox, so that [`Pool::forget`] closes it.
+    pub(crate) fn register(&self, socket: TcpStream) -> RevocableStream {
+        let (stream, revoker) = RevocableStream::new(socket);
+        let mut revokers = self.entry.revokers.lock();
+        // Only when the list would grow, so that the cost is shared by all the connections that were added since.
+        if revokers.len() == revokers.capacity() {
+            revokers.retain(Revoker::is_live);
         }
-        links.push(cutter.clone());
-        drop(links);
-        if self.entry.gone.load(Ordering::Acquire) {
-            cutter.cut();
+        revokers.push(revoker.clone());
+        drop(revokers);
+        // `forget` may have emptied the list just before the push.
+        if self.entry.forgotten.load(Ordering::Acquire) {
+            revoker.revoke();
         }
-        link
+        stream
     }
 }
 
-impl Drop for Slot {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.entry.active.fetch_sub(1, Ordering::AcqRel);
     }

@@ -1,4 +1,6 @@
 //! A client's request body on its way to the application: streamed, counted, and held to its limit.
+//!
+//! `exchange.rs` sends it, and watches its [`Upload`] while it waits for the answer.
 
 use crate::body_error::BodyError;
 use crate::client::Client;
@@ -12,14 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// How an upload stands, for whoever waits for the answer to it.
+/// The state of an upload, shared with the task that waits for the answer to it.
 #[derive(Debug, Default)]
 pub(crate) struct Upload {
-    /// Nothing more of it will be sent, be it complete or given up.
+    /// Nothing more will be sent: the body is complete, has failed, or was dropped.
     ended: AtomicBool,
-    /// It was given up because it is too long.
+    /// The body was longer than allowed, and was cut off.
     too_long: AtomicBool,
-    /// Woken when it ends.
+    /// Wakes the task that waits for the end.
     waker: AtomicWaker,
 }
 
@@ -28,7 +30,7 @@ impl Upload {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// The same, and wakes the task later if it has not ended.
+    /// Whether the upload has ended. If not, the task is woken when it does.
     pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> bool {
         self.waker.register(cx.waker());
         self.has_ended()
@@ -44,12 +46,12 @@ impl Upload {
     }
 }
 
-/// The body; nothing for a request without one.
+/// The body of a request; `None` for a request without one.
 pub(crate) struct RequestBody(Option<Streaming>);
 
 struct Streaming {
     incoming: Incoming,
-    /// Bytes that may still come.
+    /// Bytes that may still be sent.
     allowance: u64,
     upload: Arc<Upload>,
     client: Arc<Client>,
@@ -60,7 +62,7 @@ impl RequestBody {
         Self(None)
     }
 
-    /// The body, and its upload's state if there is anything to upload.
+    /// The body, and its upload's state if it has any bytes. `allowance` is its longest length in bytes.
     pub(crate) fn new(incoming: Incoming, allowance: u64, client: &Arc<Client>) -> (Self, Option<Arc<Upload>>) {
         if incoming.is_end_stream() {
             return (Self(None), None);
@@ -85,8 +87,9 @@ impl Streaming {
                 return Poll::Ready(None);
             }
         };
-        self.client.moved();
+        self.client.note_activity();
         if let Some(data) = frame.data_ref() {
+            // Counted here too, because a chunked body or one over HTTP/2 need not announce its length.
             match self.allowance.checked_sub(data.len() as u64) {
                 Some(rest) => self.allowance = rest,
                 None => {
@@ -96,6 +99,7 @@ impl Streaming {
             }
             add(&self.client.counters().bytes_to_sandboxes, data.len());
         }
+        // Not only at the next poll: hyper does not poll a body again that says that it has ended.
         if self.incoming.is_end_stream() {
             self.upload.end();
         }
@@ -105,6 +109,7 @@ impl Streaming {
 
 impl Drop for Streaming {
     fn drop(&mut self) {
+        // hyper drops a body that has failed or is not wanted: from then on the answer's deadline runs.
         self.upload.end();
     }
 }

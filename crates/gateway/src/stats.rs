@@ -1,16 +1,17 @@
-//! Counters of the gateway. Whoever renders metrics takes a [`Stats`] snapshot.
+//! Counters of the gateway. `leapbox serve` renders a [`Stats`] snapshot as metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A snapshot of the gateway's counters. All are totals since start, except those that say "now".
+        /// A snapshot of the gateway's counters. All are totals since the start, except those that say "now".
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
         }
 
         /// The live counters of one thread.
+        // Aligned to two cache lines, which x86 CPUs fetch in pairs, so that no two threads write to the same ones.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub(crate) struct Counters {
@@ -20,7 +21,7 @@ macro_rules! counters {
         impl Counters {
             /// Adds these to `stats`.
             pub(crate) fn add_to(&self, stats: &mut Stats) {
-                // What is counted up by one thread may be counted down by another.
+                // Wrapping, as the counters themselves do, so that a metric can never panic.
                 $(stats.$name = stats.$name.wrapping_add(self.$name.load(Ordering::Relaxed));)*
             }
         }
@@ -28,31 +29,31 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Client connections taken.
+    /// Client connections accepted, including those that were refused.
     connections,
     /// Client connections and tunnels open now.
     connections_open,
-    /// Client connections turned away because too many were open.
+    /// Client connections refused because too many were open.
     connections_refused,
     /// TLS handshakes that failed or took too long.
     handshakes_failed,
-    /// Connections cut because nothing moved on them.
+    /// Client connections closed because nothing moved on them.
     connections_stalled,
     /// Requests for the control plane.
     requests_control,
     /// Requests for sandboxes.
     requests_sandbox,
-    /// Our own answers with a 4xx status.
+    /// The gateway's own answers with a 4xx status.
     refused_4xx,
-    /// Our own answers with a 5xx status.
+    /// The gateway's own answers with a 5xx status.
     failed_5xx,
     /// Connections opened into sandboxes.
     upstream_opened,
-    /// Requests that went over a connection kept from before.
+    /// Requests sent over an idle connection of the pool.
     upstream_reused,
-    /// Requests sent a second time because a kept connection turned out dead.
+    /// Requests sent a second time because an idle connection turned out dead.
     upstream_retried,
-    /// WebSocket tunnels begun.
+    /// WebSocket tunnels that were begun.
     tunnels,
     /// Tunnels closed because they were idle.
     tunnels_idle,

@@ -1,20 +1,20 @@
-//! One thread of the gateway: a runtime of its own, the connections it was dealt, and a watchdog over them.
+//! One gateway thread: its single-threaded runtime, the connections assigned to it, and the watchdog over them.
 //!
 //! ```text
-//!   accept (caller's runtime) ──dealt to the worker with the fewest──► worker 0: connections, kept upstreams, counters
-//!                                                                     worker 1: …
+//!   accept (server's runtime) ──assigned to the least loaded──► worker 0: connections, idle upstreams, counters
+//!                                                               worker 1: …
 //! ```
-//! A connection lives and dies in one thread, with every stream it needs into sandboxes: no request is ever handed
-//! between threads, and what became ready together is served together. That is worth a third of the throughput of small
-//! answers against a work-stealing runtime. The rest of the house is called in the caller's runtime (see
-//! [`crate::worker::Worker::at_home`]), so that nothing it starts there ends or stalls with the gateway.
+//! A connection stays in one thread, with every stream it opens into sandboxes, so that no request is handed between
+//! threads and requests that became ready together are served together. Against a work-stealing runtime that is worth a
+//! third of the throughput of small answers. Other crates are called in the server's runtime (see
+//! [`crate::worker::Worker::on_server_runtime`]), so that nothing they start ends or stalls with the gateway.
 //!
-//! The watchdog is the one clock for everything that can stand still: a silent upload, an answer the client does not
-//! read, an application that says nothing more, an HTTP/2 connection kept open for nothing. It looks at what moved and
-//! at how many requests are open, and needs no timer per connection or request.
+//! One watchdog finds everything that stands still: a silent upload, an answer that the client does not read, an
+//! application that stops in the middle of its answer, an unused HTTP/2 connection. It compares counters of activity
+//! and of open requests at each tick, and so needs no timer per connection or request.
 
 use crate::backends::Backends;
-use crate::client::{Client, Order};
+use crate::client::{Client, ConnCommand};
 use crate::config::Limits;
 use crate::connection;
 use crate::shared::Shared;
@@ -27,51 +27,53 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 
-/// How far shutdown has got.
+/// The gateway's shutdown, as its threads follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Serving.
     Open,
-    /// Finishing what is open.
+    /// Open requests and tunnels may end; every connection is asked to end after them.
     Draining,
-    /// Ending everything.
+    /// The drain time is over: the thread returns, and what is left is closed with its runtime.
     Ended,
 }
 
-/// A client's connection on its way to a worker.
+/// An accepted connection on its way to the thread it was assigned to.
 pub(crate) struct Accepted {
     pub(crate) socket: std::net::TcpStream,
     pub(crate) client: Arc<Client>,
 }
 
-/// Takes connections until told to end; dropping what is left is up to the runtime.
+/// Serves assigned connections until [`Phase::Ended`]. The connections that are left then are dropped with the runtime.
 pub(crate) async fn run<B: Backends>(
     shared: Arc<Shared<B>>,
     tls: TlsAcceptor,
-    mut dealt: mpsc::UnboundedReceiver<Accepted>,
+    mut assigned: mpsc::UnboundedReceiver<Accepted>,
     mut phases: watch::Receiver<Phase>,
 ) {
     let limits = &shared.config.limits;
-    let mut wards: Vec<Ward> = Vec::new();
+    let mut watched: Vec<WatchedConnection> = Vec::new();
     let mut is_draining = false;
+    // A standstill is noticed at most a quarter of its limit late.
     let mut tick = interval(limits.keep_alive_idle.min(limits.stream_idle) / 4);
+    // A thread that was held up checks once and not once for every tick it missed.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some(accepted) = dealt.recv() => {
+            Some(accepted) = assigned.recv() => {
+                // Accepted just before the listeners were closed: it ends like the others, once nothing of it is open.
                 if is_draining {
-                    accepted.client.order(Order::Finish);
+                    accepted.client.command(ConnCommand::Finish);
                 }
-                wards.extend(take(&shared, &tls, accepted));
+                watched.extend(start_connection(&shared, &tls, accepted));
             }
-            _ = tick.tick() => wards.retain_mut(|ward| ward.look(limits)),
+            _ = tick.tick() => watched.retain_mut(|connection| connection.check(limits)),
             changed = phases.changed() => {
-                // The sender's end means that nobody waits for this gateway any more.
+                // A dropped sender means that `serve` was given up: nobody waits for the drain any more.
                 match changed.map_or(Phase::Ended, |()| *phases.borrow_and_update()) {
                     Phase::Open => {}
                     Phase::Draining => {
                         is_draining = true;
-                        wards.iter().filter_map(|w| w.client.upgrade()).for_each(|c| c.order(Order::Finish));
+                        watched.iter().filter_map(|w| w.client.upgrade()).for_each(|c| c.command(ConnCommand::Finish));
                     }
                     Phase::Ended => return,
                 }
@@ -80,47 +82,54 @@ pub(crate) async fn run<B: Backends>(
     }
 }
 
-fn take<B: Backends>(shared: &Arc<Shared<B>>, tls: &TlsAcceptor, accepted: Accepted) -> Option<Ward> {
+fn start_connection<B: Backends>(
+    shared: &Arc<Shared<B>>,
+    tls: &TlsAcceptor,
+    accepted: Accepted,
+) -> Option<WatchedConnection> {
     let Accepted { socket, client } = accepted;
     let socket = match TcpStream::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::warn!(error = %chain(&error), "could not take a connection");
+            tracing::warn!(error = %chain(&error), "could not pass a connection to its gateway thread; it is closed");
             return None;
         }
     };
-    let ward = Ward { client: Arc::downgrade(&client), seen: 0, since: Instant::now() };
+    // The counter of a new client is not 0, so that the first check takes the time for `since`.
+    let watched = WatchedConnection { client: Arc::downgrade(&client), seen: 0, since: Instant::now() };
     tokio::spawn(connection::serve(Arc::clone(shared), client, socket, tls.clone()));
-    Some(ward)
+    Some(watched)
 }
 
-/// A connection under watch.
-struct Ward {
+/// The watchdog's view of one connection.
+struct WatchedConnection {
+    /// Weak, because a client's drop is what ends its connection's permit.
     client: Weak<Client>,
-    /// Its movements when last looked at.
+    /// The client's activity counter at the last check.
     seen: u64,
-    /// When they were first that many.
+    /// The time at which the counter was first found at `seen`.
     since: Instant,
 }
 
-impl Ward {
-    /// Looks after the connection. Whether it is still there.
-    fn look(&mut self, limits: &Limits) -> bool {
+impl WatchedConnection {
+    /// Asks a connection that stands still to end, or stops it. Returns whether it still exists.
+    fn check(&mut self, limits: &Limits) -> bool {
         let Some(client) = self.client.upgrade() else { return false };
-        let (moved, open) = (client.movements(), client.open());
-        if moved != self.seen {
-            (self.seen, self.since) = (moved, Instant::now());
+        let (activity, open) = (client.activity(), client.open());
+        if activity != self.seen {
+            (self.seen, self.since) = (activity, Instant::now());
             return true;
         }
         let standstill = self.since.elapsed();
-        let patience = if open > 0 { limits.stream_idle } else { limits.stream_idle + 2 * limits.keep_alive_idle };
-        if standstill >= patience {
-            // With nothing open: asked in vain to end, because it does not take the rest of our bytes.
+        // Without an open request it was asked to end after `keep_alive_idle`, and may still be sending the client the
+        // rest of an answer. One that has not ended by the later limit belongs to a client that does not read.
+        let limit = if open > 0 { limits.stream_idle } else { limits.stream_idle + 2 * limits.keep_alive_idle };
+        if standstill >= limit {
             count(&client.counters().connections_stalled);
-            tracing::debug!(peer = %client.peer(), open, "cut a connection on which nothing moved");
-            client.order(Order::Stop);
+            tracing::debug!(peer = %client.peer(), open, "closed a connection on which nothing moved");
+            client.command(ConnCommand::Stop);
         } else if open == 0 && standstill >= limits.keep_alive_idle {
-            client.order(Order::Finish);
+            client.command(ConnCommand::Finish);
         }
         true
     }

@@ -1,7 +1,8 @@
 //! The gateway's certificate: read from PEM files, and read again when they change.
 //!
-//! One certificate serves every name (it is a wildcard's), whatever SNI says; the host name that counts is the
-//! request's. A file that is broken or half-written keeps the certificate before it in use.
+//! One certificate serves every name, because it is a wildcard's. SNI is not looked at: the host name that counts is
+//! the request's. If a file is broken or half-written, the certificate before it stays in use. `leapbox serve` makes a
+//! [`Tls`] at its start and gives it to the gateway, which keeps it current.
 
 use leapbox_errors::chain;
 use parking_lot::RwLock;
@@ -17,10 +18,11 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 
-/// How often the files are looked at.
+/// How often the files' times are looked at.
+// A look is two `stat` calls, and a renewed certificate is in use within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Why there is no usable certificate.
+/// TLS could not be set up from the given files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -30,7 +32,7 @@ pub enum TlsError {
         #[source]
         source: std::io::Error,
     },
-    /// A file is not PEM of the kind expected.
+    /// A file is not PEM, or has no section of the expected kind.
     #[error("{} has no usable {what} in PEM form", path.display())]
     Pem {
         path: PathBuf,
@@ -38,14 +40,14 @@ pub enum TlsError {
         #[source]
         source: pem::Error,
     },
-    /// Key and certificate cannot be used, or not together.
+    /// The certificate or the key is not supported, or they do not belong together.
     #[error("the certificate in {} cannot be used with its key", path.display())]
     Unusable {
         path: PathBuf,
         #[source]
         source: rustls::Error,
     },
-    /// TLS itself could not be set up.
+    /// rustls refused its settings, or the operating system gave no random bytes for the tickets' key.
     #[error("could not set up TLS")]
     Setup {
         #[source]
@@ -57,12 +59,12 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Tls {
     config: Arc<ServerConfig>,
-    /// Absent where the configuration came ready-made.
+    /// Absent if the configuration was given ready-made.
     files: Option<Arc<Files>>,
 }
 
 impl Tls {
-    /// From PEM files: the certificate with its chain, and its private key (PKCS #8, SEC1 or PKCS #1).
+    /// Reads PEM files: the certificate with its chain, and its private key (PKCS #8, SEC1 or PKCS #1).
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let files = Arc::new(Files::load(certificate, key)?);
         let provider = Arc::new(ring::default_provider());
@@ -72,11 +74,13 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&files) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Tickets keep sessions on the client's side: thousands of clients can resume, and nothing is stored for them
+        // here.
         config.ticketer = ring::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
         Ok(Self { config: Arc::new(config), files: Some(files) })
     }
 
-    /// From a configuration made elsewhere; it must offer `h2` and `http/1.1` by ALPN itself.
+    /// Takes a configuration made elsewhere, which must offer `h2` and `http/1.1` by ALPN itself. It is never reloaded.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
         Self { config, files: None }
     }
@@ -85,7 +89,7 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// Reads the files again whenever they change. Never returns.
+    /// Reads the files again whenever they change, for ever; returns at once if there are none.
     pub(crate) async fn keep_current(self) {
         let Some(files) = self.files else { return };
         let mut tick = interval(LOOK_EVERY);
@@ -94,16 +98,16 @@ impl Tls {
             tick.tick().await;
             match files.reload() {
                 Ok(false) => {}
-                Ok(true) => tracing::info!(path = %files.certificate.display(), "took the new certificate"),
+                Ok(true) => tracing::info!(path = %files.certificate.display(), "loaded the new certificate"),
                 Err(error) => {
-                    tracing::warn!(error = %chain(&error), "keeping the certificate in use");
+                    tracing::warn!(error = %chain(&error), "cannot load the changed certificate; keeping the old one");
                 }
             }
         }
     }
 }
 
-/// When the two files last changed.
+/// The times of the last change of certificate and key; `None` for a file that cannot be looked at.
 type Stamp = [Option<SystemTime>; 2];
 
 #[derive(Debug)]
@@ -119,8 +123,9 @@ impl Files {
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), current })
     }
 
-    /// Whether there was something new.
+    /// Reads the files if they have changed, and returns whether they had.
     fn reload(&self) -> Result<bool, TlsError> {
+        // Taken before the files are read: a change in between has another time, and is found by the next look.
         let now = stamp(&self.certificate, &self.key);
         if self.current.read().0 == now {
             return Ok(false);

@@ -1,4 +1,6 @@
-//! What the connections of one thread of the gateway share, and their way out of it.
+//! One worker: the state that the connections of one gateway thread share.
+//!
+//! `thread.rs` runs the thread itself. Connections reach the rest of the server through [`Worker::on_server_runtime`].
 
 use crate::stats::Counters;
 use std::future::{Future, poll_fn};
@@ -7,24 +9,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tokio::runtime::Handle;
 
-/// What a worker's connections share.
+/// The state shared by a worker's connections.
 pub(crate) struct Worker {
     pub(crate) index: usize,
-    /// Of this worker alone, so that threads do not fight over them.
+    /// Counters of this worker alone: shared ones would move their cache line between cores with every request.
     pub(crate) counters: Arc<Counters>,
-    /// Connections it has.
+    /// Number of open connections, by which `server.rs` picks the worker of the next one.
     pub(crate) load: AtomicUsize,
-    /// The runtime the rest of the house lives in.
-    pub(crate) home: Handle,
+    /// The multi-threaded runtime in which database, lifecycle and control plane run.
+    pub(crate) server_runtime: Handle,
 }
 
 impl Worker {
-    /// Runs a future of the rest of the house: what it spawns, and the timers and sockets it makes, belong to the
-    /// caller's runtime, as if it had been called there.
-    pub(crate) async fn at_home<F: Future>(&self, future: F) -> F::Output {
+    /// Polls a future of another crate in this thread, but inside the server's runtime: the tasks it spawns, its timers
+    /// and its sockets belong to that runtime. Made in the worker's, they would end with the gateway and stall whenever
+    /// this thread is busy.
+    pub(crate) async fn on_server_runtime<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            let _home = self.home.enter();
+            // Entered for each poll and never across an await: between two polls this thread serves its connections,
+            // whose own timers and sockets belong to the worker's runtime.
+            let _guard = self.server_runtime.enter();
             future.as_mut().poll(cx)
         })
         .await

@@ -1,4 +1,4 @@
-//! One call over one connection.
+//! One call over one connection: encodes the request, and reads an answer of bounded size in bounded time.
 
 use crate::dial::Dial;
 use crate::error::GuestError;
@@ -12,9 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Bytes of a fault's message that are kept.
+// It is in answers, errors and the log, where a hostile agent could otherwise write up to 10 MiB with each call.
 const MESSAGE_MAX: usize = 1024;
 
-/// The name a request has in errors and logs.
+/// The name of a request in errors and logs.
 pub(crate) fn name_of(request: &Request<'_>) -> &'static str {
     match request {
         Request::Ping => "ping",
@@ -36,8 +37,9 @@ pub(crate) fn name_of(request: &Request<'_>) -> &'static str {
     }
 }
 
-/// Bytes the answer to a request may have.
+/// Bytes that the answer to a request may have.
 fn answer_cap(request: &Request<'_>) -> usize {
+    // Without a `_` arm: whoever adds a request decides how much memory its answer may take.
     match request {
         Request::Exec(_) | Request::ReadFile(_) | Request::List(_) => MAX_FRAME,
         Request::Ping
@@ -56,7 +58,8 @@ fn answer_cap(request: &Request<'_>) -> usize {
     }
 }
 
-/// Dials, asks, and reads the answer, all within `deadline`. The stream stands right behind the answer.
+/// Dials, sends the request and reads the answer, all within `deadline`. The next byte of the returned stream is the
+/// first one after the answer.
 pub(crate) async fn call(
     dial: &dyn Dial,
     request: &Request<'_>,
@@ -69,7 +72,7 @@ pub(crate) async fn call(
     within(deadline, name_of(request), attempt).await
 }
 
-/// Bounds any part of a call.
+/// Bounds the time of any part of a call.
 pub(crate) async fn within<T>(
     deadline: Duration,
     operation: &'static str,
@@ -78,17 +81,19 @@ pub(crate) async fn within<T>(
     tokio::time::timeout(deadline, work).await.unwrap_or(Err(GuestError::Deadline { operation, after: deadline }))
 }
 
-/// Asks over a fresh connection. Has no deadline of its own.
+/// Sends a request over a new connection and reads the answer. The caller bounds its time.
 pub(crate) async fn ask(mut stream: TcpStream, request: &Request<'_>) -> Result<(Reply, TcpStream), GuestError> {
     stream.set_nodelay(true).map_err(|source| GuestError::Dial { source })?;
     if !matches!(request, Request::Connect { .. }) {
-        // Everything has been said when we close, so a reset loses nothing. An orderly close to a guest that is stopped
-        // or killed meanwhile would leave a socket behind that keeps the sandbox's network namespace for a minute.
+        // Nothing is on its way any more when we close, so a reset loses nothing. An orderly close towards a guest that
+        // is stopped or killed meanwhile would leave a socket that keeps the sandbox's network namespace for a minute.
+        // A relayed connection is closed in order, because its last bytes may still be on their way.
         stream.set_zero_linger().map_err(|source| GuestError::Dial { source })?;
     }
     let frame = encode_call(request)?;
-    // An agent that is busy answers without having read everything: what it said counts more than the failed write.
+    // A busy agent answers and closes without having read the request: its answer says more than the failed write.
     let written = stream.write_all(&frame).await;
+    // Up to 10 MiB, which would otherwise be held while the guest works.
     drop(frame);
     let body = match (read_frame(&mut stream, answer_cap(request)).await, written) {
         (Err(GuestError::Closed { .. }), Err(source)) => return Err(GuestError::Closed { source }),
@@ -100,8 +105,9 @@ pub(crate) async fn ask(mut stream: TcpStream, request: &Request<'_>) -> Result<
     }
 }
 
-/// The agent says no. Its words end in answers, errors and the log, and a hostile agent chooses them.
+/// The error for a fault, with the agent's message cut to one line.
 fn refusal(GuestFault { kind, message }: GuestFault) -> GuestError {
+    // The only place where such a message comes in: from here on it can be logged and answered as it is.
     let message = one_line(&message, MESSAGE_MAX);
     match kind {
         FaultKind::VersionMismatch => GuestError::Version { message },
@@ -109,12 +115,13 @@ fn refusal(GuestFault { kind, message }: GuestFault) -> GuestError {
     }
 }
 
-/// Reads one frame. Memory grows with the bytes that arrive, never with those that were announced.
+/// Reads one frame of at most `cap` bytes.
 async fn read_frame(stream: &mut TcpStream, cap: usize) -> Result<Vec<u8>, GuestError> {
     let closed = |source| GuestError::Closed { source };
     let mut prefix = [0; PREFIX_LEN];
     stream.read_exact(&mut prefix).await.map_err(closed)?;
     let len = body_len(prefix, cap)?;
+    // Beyond this, memory grows with the bytes that arrive, and never with those that were only announced.
     let mut body = Vec::with_capacity(len.min(SMALL_FRAME));
     stream.take(len as u64).read_to_end(&mut body).await.map_err(closed)?;
     if body.len() < len {

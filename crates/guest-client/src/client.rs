@@ -1,4 +1,4 @@
-//! The operations, typed.
+//! A method for each operation of the agent, with its deadline and the type of its answer.
 
 use crate::call::{call, name_of};
 use crate::dial::Dial;
@@ -12,28 +12,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// Calls that only look or change a little.
+/// Deadline of calls that only read or change a little.
+// The gateway's limit for opening a port is lower, so that its own answer, which names the port, comes first.
 const SHORT: Duration = Duration::from_secs(15);
-/// Calls that move content, walk trees, sync disks or start programs on a cold guest.
+/// Deadline of calls that move content, walk trees, sync disks or start programs in a guest that has just begun.
 const LONG: Duration = Duration::from_secs(60);
-/// What a command's time-out leaves for starting it, killing it and sending its output.
+/// Time beyond a command's own time-out to start it, kill it and send its output.
+// The agent enforces the time-out; this one only bounds a guest that does not.
 const EXEC_MARGIN: Duration = Duration::from_secs(20);
-/// What freezing a workload may take: a guest that needs longer is paused as it is.
+/// Deadline of freezing a workload. A guest that takes longer is paused as it is.
 const SUSPEND: Duration = Duration::from_secs(5);
-/// Mounting a disk whose journal has to be replayed first, on a cold guest.
+/// Deadline of mounting a disk.
+// Its journal may have to be replayed first, in a guest that has just begun. A guest that fails here is lost.
 const MOUNT: Duration = Duration::from_secs(120);
-/// How far the guest's clock may be off after `configure`; ahead, the time that the exchange took comes to that.
+/// How far the guest's clock may be off after `configure`.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// One sandbox's guest. Cheap to clone.
+/// The client of one sandbox's guest. Clones share the way to it.
 #[derive(Clone)]
 pub struct GuestClient {
     dial: Arc<dyn Dial>,
-    /// Shortens every call's deadline.
+    /// Upper bound of every call's deadline.
     at_most: Duration,
 }
 
-/// Takes the expected answer out of a call, or says that it was another one.
+/// Makes a call and takes the value out of the expected answer. Any other answer is [`GuestError::Unexpected`].
 macro_rules! expect_reply {
     ($self:ident, $request:expr, $deadline:expr, $pattern:pat => $value:expr) => {{
         let request = $request;
@@ -45,66 +48,68 @@ macro_rules! expect_reply {
 }
 
 impl GuestClient {
-    /// A client that reaches its guest through `dial`. Connects only when called.
+    /// A client that reaches its guest through `dial`. It connects anew for each call.
     pub fn new(dial: Arc<dyn Dial>) -> Self {
         Self { dial, at_most: Duration::MAX }
     }
 
-    /// The same guest for a caller who waits at most this long for any one call.
+    /// The same client for a caller that waits at most this long for any one call.
     pub fn with_deadline(self, at_most: Duration) -> Self {
         Self { at_most, ..self }
     }
 
-    /// Waits until the agent answers, trying again quickly while the guest starts.
+    /// Waits until the agent answers, and tries again in quick succession while the guest starts.
     pub async fn wait_ready(&self, deadline: Duration) -> Result<Pong, GuestError> {
         ready::wait_ready(&*self.dial, self.at_most.min(deadline)).await
     }
 
-    /// Asks whether the agent is there.
+    /// Asks whether the agent answers, and in which phase it is.
     pub async fn ping(&self) -> Result<Pong, GuestError> {
         expect_reply!(self, Request::Ping, SHORT, Reply::Pong(pong) => pong)
     }
 
-    /// Syncs the guest's disks, makes it forget which sandbox it was, and keeps it quiet until the next `configure`.
+    /// Prepares the guest for becoming a base: it syncs its disks, drops what belongs to a sandbox, and starts nothing
+    /// until the next `configure`.
     pub async fn prepare_snapshot(&self) -> Result<(), GuestError> {
         expect_reply!(self, Request::PrepareSnapshot, LONG, Reply::Done => ())
     }
 
-    /// Makes the guest this sandbox, or has a suspended one go on. Succeeds only when the guest read back everything it
-    /// was told: [`GuestError::NotConfirmed`] otherwise. May be called again, for instance when a pooled guest is handed
-    /// out.
+    /// Makes the guest this sandbox, or resumes a suspended one. It succeeds only if the guest has read back every
+    /// setting, and is [`GuestError::NotConfirmed`] otherwise. It may be called again, for instance when a pooled guest
+    /// is handed out.
     pub async fn configure(&self, configure: Configure) -> Result<Configured, GuestError> {
-        let (asked, told) = (configure.clone(), Instant::now());
+        let (asked, begun) = (configure.clone(), Instant::now());
         let request = Request::Configure(configure);
         let configured: Configured = expect_reply!(self, request, SHORT, Reply::Configured(configured) => configured)?;
-        match unconfirmed(&asked, &configured, told.elapsed()) {
+        match unconfirmed(&asked, &configured, begun.elapsed()) {
             None => Ok(configured),
             Some(what) => Err(GuestError::NotConfirmed { what }),
         }
     }
 
-    /// Freezes the workload and keeps the guest quiet until the next `configure`, which lets it go on.
+    /// Freezes the workload until the next `configure`, which thaws it.
     pub async fn suspend(&self) -> Result<Suspended, GuestError> {
         expect_reply!(self, Request::Suspend, SUSPEND, Reply::Suspended(suspended) => suspended)
     }
 
-    /// Ends the workload (SIGTERM, after `grace` SIGKILL) and writes the guest's disk. The guest is of no use afterwards.
+    /// Ends the workload (SIGTERM, and SIGKILL after `grace`) and writes the guest's disk. The guest can do nothing
+    /// else afterwards.
     pub async fn shutdown(&self, grace: Duration) -> Result<(), GuestError> {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
         expect_reply!(self, Request::Shutdown { grace_ms }, grace + LONG, Reply::Done => ())
     }
 
-    /// Has a bare guest mount its disks. It can be configured when this returns, and is lost when this fails.
+    /// Has a guest without disks mount those that it has got. It can then be configured; if this fails, it is lost.
     pub async fn mount(&self) -> Result<(), GuestError> {
         expect_reply!(self, Request::Mount, MOUNT, Reply::Done => ())
     }
 
-    /// Runs what a first command would run, so that the first real one is fast.
+    /// Runs what a first command would run, so that the first real command is fast.
     pub async fn warm(&self) -> Result<(), GuestError> {
         expect_reply!(self, Request::Warm, LONG, Reply::Done => ())
     }
 
-    /// Runs a command and waits for its end, which the request's own time-out bounds.
+    /// Runs a command and waits for its end. The request's own time-out bounds it.
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecOutput, GuestError> {
         let deadline = Duration::from_millis(request.timeout_ms.into()) + EXEC_MARGIN;
         expect_reply!(self, Request::Exec(request), deadline, Reply::Exec(output) => output)
@@ -151,8 +156,8 @@ impl GuestClient {
         expect_reply!(self, Request::Delete(request), LONG, Reply::Done => ())
     }
 
-    /// A stream to a port on the guest's loopback or `eth0`, half-close respected.
-    /// [`FaultKind::ConnectionRefused`](leapbox_guest_protocol::FaultKind::ConnectionRefused) when nothing listens.
+    /// Opens a stream to a port on the guest's loopback or `eth0`. A half-close is passed on.
+    /// [`FaultKind::ConnectionRefused`](leapbox_guest_protocol::FaultKind::ConnectionRefused) if nothing listens there.
     pub async fn connect_port(&self, port: u16) -> Result<TcpStream, GuestError> {
         let request = Request::Connect { port };
         match call(&*self.dial, &request, self.at_most.min(SHORT)).await? {
@@ -162,13 +167,16 @@ impl GuestClient {
     }
 }
 
-/// The part of a configuration that the guest did not confirm.
+/// The first setting that the guest did not confirm, or `None` if it has confirmed all. `exchange` is how long the call
+/// took.
 fn unconfirmed(asked: &Configure, confirmed: &Configured, exchange: Duration) -> Option<&'static str> {
     let (set, read) = (asked.wall_clock_unix_ns, confirmed.wall_clock_unix_ns);
-    // It is read back after it was set, and a guest that starves takes its time in between: later is slow, not wrong.
+    // The guest sets its clock and reads it later, and one that starves takes its time in between: a clock that is
+    // ahead by the time of the exchange is slow, and not wrong. No slowness sets a clock back.
     let ahead_at_most = (CLOCK_TOLERANCE + exchange).as_nanos();
     let is_clock_off = u128::from(read.saturating_sub(set)) > ahead_at_most
         || u128::from(set.saturating_sub(read)) > CLOCK_TOLERANCE.as_nanos();
+    // Randomness first: two clones with the same random numbers are the worst that can be handed out.
     if !confirmed.reseeded {
         Some("fresh randomness")
     } else if is_clock_off {

@@ -1,4 +1,5 @@
-//! The way to a guest's agent, which whoever runs the sandbox gives.
+//! The interface through which a client reaches its guest's agent. `bases` implements it over a slot's network
+//! namespace.
 
 use async_trait::async_trait;
 use std::io;
@@ -7,6 +8,6 @@ use tokio::net::TcpStream;
 /// Opens connections to one guest's agent: the socket is made inside the sandbox's network namespace.
 #[async_trait]
 pub trait Dial: Send + Sync {
-    /// A new connection to the agent's port. The future may be dropped at any time.
+    /// Opens a new connection to the agent's port. The future may be dropped at any time, because calls have deadlines.
     async fn dial(&self) -> io::Result<TcpStream>;
 }

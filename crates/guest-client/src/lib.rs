@@ -1,10 +1,11 @@
 //! The host's side of the guest protocol.
 //!
 //! One call is one connection: dial, send the request, read one bounded answer, close. The guest is hostile: it may
-//! answer nonsense, too much, too slowly or for ever, and each of these ends in a [`GuestError`] within the call's
-//! deadline and with no more memory than the answer's cap.
+//! answer nonsense, too much, too slowly or for ever. Each of these ends in a [`GuestError`] within the call's
+//! deadline, and takes no more memory than the answer's cap.
 //!
-//! `lifecycle` readies guests with it, `api` runs commands and touches files through it, `gateway` opens ports.
+//! `bases` and `lifecycle` prepare guests with it, `api` runs commands and reads and writes files, and `leapbox serve`
+//! opens streams to ports for the gateway.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,7 @@
-//! Waiting for a guest that is just starting.
+//! Waits for the agent of a guest that is just starting.
 //!
-//! A SYN that is lost while the guest has no network yet would be sent again by the kernel only after a second, so a
-//! connection gets a short time to be made and is then given up for a new one. Once it is made, the agent may take as
-//! long as is left: under emulation its first answer is slow.
+//! A connection gets a short time to be made and is then dropped for a new one. Once it is made, the agent may take as
+//! long as is left, because under emulation its first answer is slow.
 
 use crate::call::{ask, within};
 use crate::dial::Dial;
@@ -11,18 +10,20 @@ use leapbox_guest_protocol::{Pong, Reply, Request};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long the first attempts may take to connect; doubled up to [`CONNECT_MAX`], so that a busy host is not flooded.
+/// Time for the first attempt to connect. It doubles with each, up to [`CONNECT_MAX`].
+// A SYN that is lost while the guest has no network yet is sent again by the kernel after a second: a new connection is
+// faster. The doubling keeps a busy host from being flooded.
 const CONNECT_FIRST: Duration = Duration::from_millis(30);
-/// How long any attempt may take to connect.
+/// Time for any attempt to connect.
 const CONNECT_MAX: Duration = Duration::from_millis(250);
-/// Pause after an attempt that failed at once (nothing listens yet).
+/// Pause after an attempt that failed at once, because nothing listens yet.
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn wait_ready(dial: &dyn Dial, deadline: Duration) -> Result<Pong, GuestError> {
     let mut last = None;
     let waited = within(deadline, "ping", poll(dial, deadline, &mut last)).await;
     match (waited, last) {
-        // What the last attempt ran into says more than that time is up.
+        // The error of the last attempt says more than that the time is up.
         (Err(GuestError::Deadline { .. }), Some(cause)) => Err(cause),
         (outcome, _) => outcome,
     }
@@ -34,11 +35,12 @@ async fn poll(dial: &dyn Dial, deadline: Duration, last: &mut Option<GuestError>
     loop {
         match attempt(dial, end.min(Instant::now() + patience)).await {
             Ok(pong) => return Ok(pong),
-            // Not there yet, or gone in the middle of starting: worth another attempt.
+            // The agent does not listen yet, or the connection broke off while it started: worth another attempt.
             Err(error @ (GuestError::Dial { .. } | GuestError::Closed { .. })) => {
                 *last = Some(error);
                 sleep(PAUSE).await;
             }
+            // Only the connecting took too long. The deadline of the whole is around this loop.
             Err(GuestError::Deadline { .. }) => {}
             Err(error) => return Err(error),
         }

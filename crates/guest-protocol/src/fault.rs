@@ -1,51 +1,51 @@
-//! What an agent answers when it cannot do what was asked.
+//! The agent's answer when it cannot do what was asked.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Kinds of faults. The order is the wire's: new kinds go to the end, and `VersionMismatch` stays first, because it is
-/// the one answer that a client of any version must be able to read.
+/// The kind of a fault, by which the host decides how to answer.
+// A kind's number on the wire is its place here: new kinds are added at the end. `VersionMismatch` stays the first,
+// because it is the one answer that a client of any version must be able to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultKind {
     /// The two sides speak different versions of this protocol.
     VersionMismatch,
     /// The path, working directory or program does not exist.
     NotFound,
-    /// The image's user may not do that.
+    /// The image's user does not have the permission for it.
     PermissionDenied,
     /// The path exists already.
     AlreadyExists,
-    /// A file was wanted and the path is a directory.
+    /// The path is a directory where a file is needed.
     IsADirectory,
-    /// A directory was wanted and the path, or a part of it, is something else.
+    /// The path, or a part of it, is something else where a directory is needed.
     NotADirectory,
-    /// The directory has entries and the deletion was not recursive.
+    /// The directory has entries, and the deletion was not recursive.
     DirectoryNotEmpty,
-    /// The request makes no sense.
+    /// A field of the request is not valid.
     InvalidInput,
     /// The sandbox's disk is full.
     NoSpace,
-    /// More than a frame carries.
+    /// The content or the list has more bytes or entries than an answer carries.
     TooLarge,
-    /// Nothing listens on the port.
+    /// No process listens on the port.
     ConnectionRefused,
-    /// Not now: too many connections, no memory for it, or the guest's [`Phase`](crate::Phase) does not allow it.
+    /// The agent cannot do it now: too many connections, too little memory, or the wrong [`Phase`](crate::Phase).
     Busy,
-    /// Anything else the guest's kernel said.
+    /// Any other error of the guest's kernel.
     Io,
 }
 
-/// A fault, and a sentence for the person who asked. Nothing secret is in it.
+/// A fault of any kind, with a sentence for the client. There is nothing secret in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFault {
-    /// What kind of fault.
     pub kind: FaultKind,
-    /// What happened, naming the path or port.
+    /// A sentence that names the path or port. The host cuts it to one short line, because a hostile agent may send
+    /// anything.
     pub message: String,
 }
 
 impl GuestFault {
-    /// A fault.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }

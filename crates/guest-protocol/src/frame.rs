@@ -1,24 +1,30 @@
-//! Framing: a 32-bit big-endian length, then that many bytes of postcard.
+//! Framing: a 32-bit big-endian length, then that many bytes of postcard. Host and agent both use it.
 
 use crate::request::Request;
 use serde::{Deserialize, Serialize};
 
-/// The one version of this protocol that this build speaks.
+/// The version of the protocol that this build speaks.
+// There is one, and none is negotiated: host and agent are built together, and a base whose initramfs has another agent
+// is not restored. The number tells when that went wrong.
 pub const PROTOCOL_VERSION: u16 = 3;
-/// The first bytes of every call: what talks to the agent by mistake is told apart at once.
+/// The first bytes of every call, by which the agent knows callers of another protocol.
 pub const MAGIC: [u8; 4] = *b"LPBX";
-/// Bytes of a frame's length.
+/// Number of bytes that carry a frame's length.
 pub const PREFIX_LEN: usize = 4;
-/// Bytes of file content one call carries, at most (the API's 10 MiB body limit).
+/// Bytes of file content that one call carries at most: the API's limit on a body, 10 MiB.
 pub const MAX_CONTENT: usize = 10 << 20;
-/// Bytes of a frame's body, at most: the content and what surrounds it.
+/// Bytes of a frame's body at most.
+// The 64 KiB beyond the content are for the rest of the message: a path, and what postcard adds.
 pub const MAX_FRAME: usize = MAX_CONTENT + (64 << 10);
-/// Bytes of an answer that carries no content, at most.
+/// Bytes at most of an answer that carries no content.
+// It is also all that the host allocates because of a length that a guest has only announced.
 pub const SMALL_FRAME: usize = 64 << 10;
-/// Bytes of each of stdout and stderr that one execution returns, at most: both fit in a frame.
+/// Bytes at most of each of stdout and stderr of one command.
+// Half of `MAX_CONTENT`, so that both together fit into a frame.
 pub const MAX_STREAM_OUTPUT: usize = 5 << 20;
 
-/// What opens every call. Its encoding never changes, whatever the version.
+/// The greeting that opens every call.
+// Its encoding never changes, so that an agent of any version can read which one the caller speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     pub magic: [u8; 4],
@@ -27,48 +33,48 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// What this build says.
+    /// The greeting of this build.
     pub const OURS: Hello = Hello { magic: MAGIC, version: PROTOCOL_VERSION };
 }
 
 /// A frame that cannot be sent or understood.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// Longer than its reader accepts.
-    #[error("frame of {len} bytes where at most {cap} are accepted")]
+    /// The frame is longer than its reader accepts.
+    #[error("the frame has {len} bytes; at most {cap} are accepted")]
     TooLong { len: usize, cap: usize },
-    /// Not what the type looks like.
-    #[error("frame is malformed")]
+    /// The bytes are no encoding of the expected type.
+    #[error("the frame is malformed")]
     Decode {
         #[source]
         source: postcard::Error,
     },
-    /// The value has no encoding.
-    #[error("value cannot be encoded")]
+    /// postcard could not encode the value.
+    #[error("the message cannot be encoded")]
     Encode {
         #[source]
         source: postcard::Error,
     },
-    /// Bytes are left after the value.
-    #[error("{bytes} bytes are left over after the frame's value")]
+    /// The frame has more bytes than its value.
+    #[error("the frame has {bytes} bytes more than its value")]
     Trailing { bytes: usize },
 }
 
-/// A call that the agent does not take.
+/// A call that the agent refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// It doesn't start with [`MAGIC`].
-    #[error("not a call of this protocol")]
+    /// The call does not begin with [`MAGIC`].
+    #[error("not a call of the guest protocol")]
     BadMagic,
-    /// It speaks another version.
+    /// The caller speaks another version.
     #[error("the caller speaks version {theirs} of the protocol, the agent {PROTOCOL_VERSION}")]
     Version { theirs: u16 },
-    /// It can't be understood.
+    /// The frame is too long or malformed.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
-/// Reads a frame's length, refusing one above `cap` bytes.
+/// Reads a frame's length, and refuses one above `cap` bytes before anything is allocated for it.
 pub fn body_len(prefix: [u8; PREFIX_LEN], cap: usize) -> Result<usize, FrameError> {
     let len = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
     if len > cap {
@@ -77,12 +83,13 @@ pub fn body_len(prefix: [u8; PREFIX_LEN], cap: usize) -> Result<usize, FrameErro
     Ok(len)
 }
 
-/// A whole frame, length included.
+/// Encodes a value as a whole frame, its length included.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    // The length's place is left free in the same buffer: content of 10 MiB is encoded once and not copied.
     finish(postcard::to_extend(value, vec![0; PREFIX_LEN]))
 }
 
-/// The whole frame that opens a call.
+/// Encodes the frame that opens a call: the greeting and the request.
 pub fn encode_call(request: &Request<'_>) -> Result<Vec<u8>, FrameError> {
     finish(postcard::to_extend(&(Hello::OURS, request), vec![0; PREFIX_LEN]))
 }
@@ -98,14 +105,15 @@ fn finish(encoded: Result<Vec<u8>, postcard::Error>) -> Result<Vec<u8>, FrameErr
     Ok(frame)
 }
 
-/// Decodes a frame's body, all of it.
+/// Decodes the body of a frame, which must hold one value and nothing more.
 pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
     let (value, rest) = take(body)?;
     if rest.is_empty() { Ok(value) } else { Err(FrameError::Trailing { bytes: rest.len() }) }
 }
 
-/// Decodes the body of a call: first who calls, and only if it is one of ours, what it wants.
+/// Decodes the body of a call.
 pub fn decode_call(body: &[u8]) -> Result<Request<'_>, CallError> {
+    // The greeting alone first: under another version the bytes behind it may mean anything.
     let (hello, rest) = take::<Hello>(body)?;
     if hello.magic != MAGIC {
         return Err(CallError::BadMagic);

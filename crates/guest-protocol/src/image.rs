@@ -1,23 +1,23 @@
-//! What an image says about how its processes run.
+//! The settings of an image for the processes that run in it.
 
 use serde::{Deserialize, Serialize};
 
-/// User, folders and environment of an image's processes. Written into every root file system as
-/// `/.leapbox/image.json`, where the agent reads it too.
+/// User, directories and environment of an image's processes. `templates` writes it into every root file system as
+/// `/.leapbox/image.json`, and the agent reads it there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// User name processes run as.
+    /// Name of the user as which processes run.
     pub user: String,
     pub uid: u32,
     pub gid: u32,
-    /// Its supplementary groups.
+    /// The user's supplementary groups.
     pub groups: Vec<u32>,
-    /// Its home folder.
+    /// The user's home directory.
     pub home: String,
-    /// Working folder of processes.
+    /// The directory in which processes start.
     pub workdir: String,
-    /// Environment of processes.
+    /// Environment variables of processes; the sandbox's and a request's own win over them.
     pub env: Vec<(String, String)>,
-    /// Where `https://<id>.<domain>/` goes: the image's `PORT`.
+    /// The port to which `https://<id>.<domain>/` leads: the image's `PORT` variable.
     pub port: Option<u16>,
 }

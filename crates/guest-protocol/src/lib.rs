@@ -13,20 +13,20 @@
 //! ```
 //!
 //! A frame is a 32-bit big-endian length and that many bytes of postcard. The length is checked against a cap before
-//! anything is allocated for it. The host closes first, so that no connection lingers inside a guest that is about to
-//! become a snapshot.
+//! anything is allocated for it. The host closes first: whoever does keeps the connection in TIME_WAIT, and a snapshot
+//! of the guest would keep it, too.
 //!
-//! What a guest takes depends on its [`Phase`]:
+//! The requests that a guest accepts depend on its [`Phase`]:
 //!
 //! ```text
-//! Bare ──Mount──▶ Unconfigured ──Configure──▶ Configured ──Suspend──▶ Suspended ──Configure──▶ Configured
-//!                      ▲                           │                      │
-//!                      └──────PrepareSnapshot──────┘                      │
-//!                 Ended ◀──Shutdown── from each of the three ◀────────────┘
+//! Diskless ──Mount──▶ Unconfigured ──Configure──▶ Configured ──Suspend──▶ Suspended ──Configure──▶ Configured
+//!                          ▲                           │                      │
+//!                          └──────PrepareSnapshot──────┘                      │
+//!                     Ended ◀──Shutdown── from each of the three ◀────────────┘
 //! ```
 //!
-//! `leapbox-guest-client` is the host's side, `leapbox-agent` the guest's. The bytes are pinned by
-//! `tests/wire.rs`: whoever changes them raises [`PROTOCOL_VERSION`].
+//! `leapbox-guest-client` is the host's side, `leapbox-agent` the guest's. `tests/wire.rs` pins the bytes: a change of
+//! them raises [`PROTOCOL_VERSION`].
 
 #![forbid(unsafe_code)]
 

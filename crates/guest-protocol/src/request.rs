@@ -1,67 +1,67 @@
-//! What the host asks. Relative paths are resolved against the image's working directory.
+//! The host's requests. Relative paths in them are resolved against the image's working directory.
 
 use crate::bounded;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One operation. The order is the wire's.
+/// One operation that the agent is asked to do.
+// A variant's number on the wire is its place here: new ones are added at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request<'a> {
-    /// Are you there?
+    /// Asks whether the agent answers, and in which phase. Allowed in every phase.
     Ping,
-    /// Write everything to disk, forget what is a sandbox's own, and be quiet: a snapshot follows. Until the next
-    /// [`Request::Configure`] nothing of the workload's is started or relayed.
+    /// Writes everything to disk and drops what belongs to a sandbox, because a base is taken next. Until the next
+    /// [`Request::Configure`] no workload is started and nothing is relayed.
     PrepareSnapshot,
-    /// Become this sandbox, or go on being it: entropy, clock, identity, environment, trust. Lets a frozen workload go on
-    /// once all of it is right. Refused by a guest without a disk, and by one that was shut down.
+    /// Makes the guest this sandbox, or resumes a suspended one: entropy, clock, identity, environment, trust. A frozen
+    /// workload is thawed once all of it is right. Refused by a guest without a disk, and by one that was shut down.
     Configure(Configure),
-    /// Run what a first command would run, so that it is warm. Leaves nothing behind; allowed before `Configure`.
+    /// Runs what a first command would run, so that its pages and translations are in memory. Allowed before
+    /// `Configure`.
     Warm,
-    /// Run a command as the image's user.
+    /// Runs a command as the image's user, and answers when it has ended.
     Exec(ExecRequest),
     ReadFile(ReadFile),
     #[serde(borrow)]
     WriteFile(WriteFile<'a>),
-    /// List a directory.
     List(List),
-    /// Describe a path, without following a symbolic link.
+    /// Describes a path. A symbolic link is described itself.
     Stat {
         path: String,
     },
-    /// Make a directory.
     Mkdir(Mkdir),
-    /// Whether a path exists, symbolic links followed.
+    /// Asks whether a path exists. Symbolic links are followed.
     Exists {
         path: String,
     },
-    /// Delete a file, a symbolic link or a directory.
+    /// Deletes a file, a directory or a symbolic link, which is not followed.
     Delete(Delete),
-    /// Relay this connection to a port on the guest's loopback or `eth0`.
+    /// Relays this connection to a port on the guest's loopback (IPv4, then IPv6) or `eth0`.
     Connect {
-        /// 1 to 65535.
         port: u16,
     },
-    /// Freeze the workload and take no new work until the next `Configure`. Identity and environment stay. May be asked
-    /// again.
+    /// Freezes the workload, and refuses new work until the next `Configure`. Identity and environment stay. It may be
+    /// repeated.
     Suspend,
-    /// End the workload and write the disk: SIGTERM to every process, SIGKILL to what is left when the time is up (at
+    /// Ends the workload and writes the disk: SIGTERM to every process, SIGKILL to those left when the time is up (at
     /// once in a suspended guest, whose workload must not run again), then sync. Everything but `Ping` and another
     /// `Shutdown` is refused from then on.
     Shutdown {
-        /// Milliseconds the workload has between the two signals.
+        /// Milliseconds between the two signals.
         grace_ms: u32,
     },
-    /// To a guest without a disk: find the disks that are there now, mount them and get ready for `Configure`. A guest
-    /// that cannot says why, and ends.
+    /// Has a guest without a disk find the disks that it has now, mount them and get ready for `Configure`. A guest
+    /// that cannot do so says why, and ends.
     Mount,
 }
 
-/// Fresh random bytes for the guest's kernel. Never printed.
+/// Fresh random bytes for the guest's kernel.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entropy(#[serde(with = "serde_bytes")] pub [u8; 64]);
 
 impl fmt::Debug for Entropy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // In a log they would give away the guest's random numbers.
         f.write_str("Entropy(..)")
     }
 }
@@ -69,35 +69,36 @@ impl fmt::Debug for Entropy {
 /// The two ids by which programs tell one machine, and one boot of it, from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// What `/etc/machine-id` says.
+    /// The content of `/etc/machine-id`, as bytes.
     pub machine_id: [u8; 16],
-    /// What `/proc/sys/kernel/random/boot_id` says.
+    /// The content of `/proc/sys/kernel/random/boot_id`, as bytes.
     pub boot_id: [u8; 16],
 }
 
-/// Who the guest is from now on.
+/// The identity and settings of a guest from now on.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
-    /// Host name, the sandbox's id: a DNS label.
+    /// The host name: the sandbox's id, which is a DNS label.
     pub hostname: String,
-    /// Mixed into the kernel's random pool, which is then reseeded.
+    /// Bytes that are mixed into the kernel's random pool, from which its generator is then reseeded.
     pub entropy: Entropy,
-    /// Nanoseconds since 1970, now.
+    /// The host's wall clock now, in nanoseconds since 1970 (UTC).
     pub wall_clock_unix_ns: u64,
-    /// Its ids; `None` keeps those it has, which a guest that was never configured has not.
+    /// The ids of machine and boot. `None` keeps those that the guest has; one that was never configured has none.
     pub identity: Option<Identity>,
-    /// The sandbox's environment variables, kept in memory only; `None` keeps those it has.
+    /// The sandbox's environment variables, which the agent keeps in memory only. `None` keeps those that it has.
     #[serde(deserialize_with = "bounded::optional_pairs")]
     pub env: Option<Vec<(String, String)>>,
-    /// The machine was started from a stored state: every connection the host had to the old one is dead, and the agent
-    /// resets its ends before the workload goes on.
+    /// Whether the machine was started from a stored state. Every connection of the host to the old machine is dead
+    /// then, and the agent resets its ends before the workload is thawed.
     pub restored: bool,
-    /// Whom the guest's programs trust beside the authorities of its image; `None` keeps what it has.
+    /// The certificate authority that the guest's programs trust beside those of the image. `None` changes nothing.
     pub trust: Option<Trust>,
 }
 
 impl fmt::Debug for Configure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names alone: the values may be secrets of the sandbox's owner.
         let names = |env: &Vec<(String, String)>| env.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         f.debug_struct("Configure")
             .field("hostname", &self.hostname)
@@ -110,18 +111,18 @@ impl fmt::Debug for Configure {
     }
 }
 
-/// Common name of every sandbox's own certificate authority, and its whole subject. Agents know such a certificate by
-/// it, and refuse another.
+/// Common name, and whole subject, of the certificate authority that each sandbox has of its own.
+// An agent finds and replaces its certificate in the trust store by this name, and refuses to install any other.
 pub const SANDBOX_CA_NAME: &str = "Leapbox sandbox CA";
 
-/// The certificate authority that the host's egress proxy signs with when it looks into a sandbox's TLS connections. The
-/// order is the wire's.
+/// The certificate authority with which the host's egress proxy signs when it terminates a sandbox's TLS connections.
+// A variant's number on the wire is its place here.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trust {
-    /// None; one that was there before is taken away.
+    /// No authority; one that was installed before is removed.
     None,
-    /// This one alone: one certificate in PEM, of at most [`MAX_CERTIFICATE`](crate::MAX_CERTIFICATE) bytes, issued to
-    /// [`SANDBOX_CA_NAME`].
+    /// One certificate in PEM, of at most [`MAX_CERTIFICATE`](crate::MAX_CERTIFICATE) bytes, issued to
+    /// [`SANDBOX_CA_NAME`]. It replaces one that was installed before.
     Certificate(#[serde(deserialize_with = "bounded::certificate")] String),
 }
 
@@ -134,46 +135,44 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// A command to run with `/bin/sh -c`.
+/// A command for `/bin/sh -c`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     pub command: String,
-    /// Working directory; the image's when absent.
+    /// The working directory; the image's own when absent.
     pub cwd: Option<String>,
-    /// Environment variables on top of the image's and the sandbox's.
+    /// Environment variables besides the image's and the sandbox's, which they replace.
     #[serde(deserialize_with = "bounded::pairs")]
     pub env: Vec<(String, String)>,
-    /// After so many milliseconds everything the command started is killed.
+    /// Milliseconds after which the command is killed, with everything that it has started.
     pub timeout_ms: u32,
-    /// Bytes kept of each of stdout and stderr; the rest is read and dropped. At most
-    /// [`MAX_STREAM_OUTPUT`](crate::MAX_STREAM_OUTPUT).
+    /// Bytes that are kept of each of stdout and stderr, at most [`MAX_STREAM_OUTPUT`](crate::MAX_STREAM_OUTPUT). The
+    /// rest is read and dropped, so that the command does not wait for a reader.
     pub output_limit: u32,
 }
 
-/// A file, or a part of it. `head` and `tail` count lines inside the range that `offset` and `limit` leave, and exclude
-/// each other.
+/// A file to read, or a part of one. `head` and `tail` count lines inside the range that `offset` and `limit` leave,
+/// and exclude each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadFile {
-    /// The file.
     pub path: String,
-    /// Bytes skipped.
+    /// Number of bytes to skip at the beginning.
     pub offset: Option<u64>,
-    /// Bytes at most.
+    /// Number of bytes to read at most.
     pub limit: Option<u32>,
-    /// Only the first lines.
+    /// Number of lines to read from the beginning of the range.
     pub head: Option<u32>,
-    /// Only the last lines.
+    /// Number of lines to read from the end of the range.
     pub tail: Option<u32>,
 }
 
-/// A file to write or overwrite. Missing parent directories are made.
+/// A file to write. An existing one is overwritten, and missing parent directories are made.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteFile<'a> {
-    /// The file.
     pub path: String,
-    /// Mode bits it has afterwards; 644 for a new file, unchanged for an old one, when absent.
+    /// Mode bits that the file has afterwards. Without them a new file has 644, and an existing one keeps its own.
     pub permissions: Option<u32>,
-    /// The file's new content.
+    // Borrowed, so that 10 MiB are copied neither into the request nor out of the frame.
     #[serde(borrow, with = "serde_bytes")]
     pub content: &'a [u8],
 }
@@ -183,6 +182,7 @@ impl fmt::Debug for WriteFile<'_> {
         f.debug_struct("WriteFile")
             .field("path", &self.path)
             .field("permissions", &self.permissions)
+            // The length alone: the content is its owner's, and large.
             .field("content_len", &self.content.len())
             .finish()
     }
@@ -191,12 +191,11 @@ impl fmt::Debug for WriteFile<'_> {
 /// A directory to list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
-    /// The directory.
     pub path: String,
-    /// Its subdirectories too.
+    /// Whether its subdirectories are listed too.
     pub recursive: bool,
-    /// Globs of what is left out, with all below it: against the name, or, if it contains a `/`, against the path
-    /// relative to the listed directory.
+    /// Globs of entries to leave out, with all that is below them. One without a `/` is compared with names, one with a
+    /// `/` with paths relative to the listed directory.
     #[serde(deserialize_with = "bounded::patterns")]
     pub exclude: Vec<String>,
 }
@@ -204,18 +203,17 @@ pub struct List {
 /// A directory to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mkdir {
-    /// The directory.
     pub path: String,
-    /// Make missing parents, and take an existing directory as done.
+    /// Whether missing parents are made, and an existing directory is no error.
     pub recursive: bool,
     /// Mode bits of the directory itself; 755 when absent.
     pub permissions: Option<u32>,
 }
 
-/// Something to delete.
+/// A file, directory or symbolic link to delete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delete {
     pub path: String,
-    /// A directory's contents too.
+    /// Whether a directory is deleted with everything in it.
     pub recursive: bool,
 }

@@ -121,7 +121,7 @@ fn every_reply_keeps_its_bytes() {
 
 #[test]
 fn every_phase_keeps_its_number() {
-    let phases = [Phase::Unconfigured, Phase::Configured, Phase::Bare, Phase::Suspended, Phase::Ended];
+    let phases = [Phase::Unconfigured, Phase::Configured, Phase::Diskless, Phase::Suspended, Phase::Ended];
     for (number, phase) in phases.into_iter().enumerate() {
         let pong = Pong { version: 1, uptime_ms: 1, phase };
         assert_eq!(answer(Ok(Reply::Pong(pong))), format!("00000101{number:02x}"));

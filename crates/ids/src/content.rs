@@ -1,4 +1,4 @@
-//! Ids that are computed from what they name, and the ids of archives.
+//! Ids that are computed from the contents they name, and the ids of archives.
 
 use crate::{CheckpointId, InvalidId, text};
 use std::fmt;
@@ -6,21 +6,24 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 const BASE_PREFIX: &str = "base-";
+/// 160 of SHA-256's 256 bits. Only the server makes bases, so only accidental collisions have to be excluded.
 const BASE_DIGITS: usize = 40;
 const IMAGE_PREFIX: &str = "image-";
 const IMAGE_DIGITS: usize = 64;
 
 fn is_hex(text: &str, digits: usize) -> bool {
+    // Lower case only: one text for each value, because these texts are compared as file names and object keys.
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// A base: a warm snapshot that machines start from. Two bases taken of the same image have different ids.
+/// The id of a base snapshot: a digest of all its contents. Two bases that were taken of one image differ, because the
+/// memory and device state of two boots do.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BaseId(Arc<str>);
 
 text!(BaseId);
 
-/// Of a base whose contents have this SHA-256: its first 40 digits are in the id.
+/// The id of the base whose contents have this SHA-256.
 impl From<[u8; 32]> for BaseId {
     fn from(sha256: [u8; 32]) -> Self {
         let mut text = format!("{BASE_PREFIX}{}", hex::encode(sha256));
@@ -40,7 +43,7 @@ impl FromStr for BaseId {
     }
 }
 
-/// A guest image (kernel, initramfs and root file system): the SHA-256 of its three contents, in lower-case hexadecimal.
+/// The digest of a guest image: SHA-256 over kernel, initramfs and root file system, in lower-case hexadecimal.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageDigest(Arc<str>);
 
@@ -63,14 +66,12 @@ impl FromStr for ImageDigest {
     }
 }
 
-/// An archive in the store: everything that is stored has one name, and its kind shows in it.
+/// The id of an archive, by which it is named in the store's directory and in the bucket. The prefix shows the kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ArchiveId {
-    /// Under the checkpoint's own id.
     Checkpoint(CheckpointId),
-    /// Under the base's own id.
     Base(BaseId),
-    /// Under `image-` and the digest.
+    /// Written as `image-` and the digest, because the digest alone has no prefix.
     Image(ImageDigest),
 }
 
@@ -88,6 +89,8 @@ impl FromStr for ArchiveId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
+        // Every form is checked in full: names come from directories and buckets, and a name like `image-../x` must not
+        // become a path.
         if let Some(digest) = text.strip_prefix(IMAGE_PREFIX) {
             return digest.parse().map(ArchiveId::Image);
         }

@@ -1,9 +1,8 @@
-//! Typed ids of everything the API names, and of what is stored.
+//! Typed ids of the resources of the API, and of stored archives. An id of one kind cannot be passed for another.
 //!
 //! An id is a prefix, a dash and twenty random characters, and is a DNS label: a sandbox's id is the first part of
 //! its hostname. The random part starts with a letter, so that an id never ends in `-<digits>`, which is how the
-//! gateway tells a port apart (`sbx-…-8080`). What is named after its contents ([`BaseId`], [`ImageDigest`]) has a
-//! digest instead.
+//! gateway recognises a port (`sbx-…-8080`). [`BaseId`] and [`ImageDigest`] are digests of the contents they name.
 
 mod content;
 mod random;
@@ -11,18 +10,17 @@ mod random;
 pub use content::{ArchiveId, BaseId, ImageDigest};
 pub use random::{CheckpointId, KeyId, OrganisationId, SandboxId, SnapshotId, TemplateId};
 
-/// Why a text is not an id of the kind asked for.
+/// The error of parsing a text that is not an id of the kind that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a {kind} id: it must be {form}")]
 pub struct InvalidId {
-    /// What kind of id was expected.
     pub kind: &'static str,
-    /// What such an id looks like.
+    /// The form of such an id, in words.
     pub form: &'static str,
 }
 
-/// What every id is beside its form: a text that is cheap to clone, shown and stored as it is, and checked when it is
-/// read.
+/// Implements the methods and traits that are the same for all ids: an id is a text behind an `Arc`, cheap to clone,
+/// printed and serialized as it is, and parsed when it is deserialized.
 macro_rules! text {
     ($name:ident) => {
         impl $name {
@@ -52,6 +50,7 @@ macro_rules! text {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                // Ids come from requests, manifests and rows of the database: none is used unchecked.
                 let text = <String as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }

@@ -1,21 +1,25 @@
-//! Ids that are drawn: of everything that is made, not computed.
+//! Random ids.
 
 use crate::{InvalidId, text};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Random characters after the prefix: 20 of 32 symbols, 100 bits (the first is one of 16 letters).
+/// Random characters after the prefix: 20 of 32 symbols, the first one of 16 letters, which are 99 bits. Nobody can
+/// guess the id of a stranger's sandbox, and no two ids collide.
 const RANDOM_LEN: usize = 20;
+/// Base32 (RFC 4648) in lower case: valid in host names, and without `0`, `1`, `8` and `9`, which look like letters.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 fn random_part() -> String {
     let mut raw = [0u8; RANDOM_LEN];
-    // The host without a random source cannot run a sandbox service at all.
+    // getrandom(2) fails only on kernels without it, on which no sandbox could run either.
     getrandom::fill(&mut raw).expect("the operating system gives random bytes");
+    // 16 and 32 divide 256, so every symbol is equally likely.
     raw.iter().enumerate().map(|(i, b)| ALPHABET[usize::from(if i == 0 { b & 15 } else { b & 31 })] as char).collect()
 }
 
 fn is_random_part(text: &str) -> bool {
+    // The gateway reads `-<digits>` at the end of a host name's first label as a port, so an id must not end like that.
     text.len() == RANDOM_LEN && text.bytes().all(|b| ALPHABET.contains(&b)) && text.as_bytes()[0].is_ascii_lowercase()
 }
 
@@ -26,7 +30,7 @@ macro_rules! random_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The part before the dash.
+            /// The text before the dash.
             pub const PREFIX: &'static str = $prefix;
 
             /// A new random id.
@@ -54,27 +58,27 @@ macro_rules! random_id {
 }
 
 random_id!(
-    /// One sandbox.
+    /// The id of a sandbox, also the first label of its host name.
     SandboxId, "sbx", "sandbox"
 );
 random_id!(
-    /// One template: an image sandboxes are created from.
+    /// The id of a template, which is an image that sandboxes are created from.
     TemplateId, "tpl", "template"
 );
 random_id!(
-    /// A snapshot: a sandbox's state at one moment, with a name to restore it by.
+    /// The id of a snapshot, which is a named reference to a checkpoint.
     SnapshotId, "snap", "snapshot"
 );
 random_id!(
-    /// A checkpoint: the stored state that a paused or stopped sandbox owns, or that a snapshot names. Never shown.
+    /// The id of a checkpoint: the stored state of a paused or stopped sandbox or of a snapshot. Not shown by the API.
     CheckpointId, "ckp", "checkpoint"
 );
 random_id!(
-    /// An organisation: the owner of keys and of everything made with them.
+    /// The id of an organisation, which owns keys and everything that is made with them.
     OrganisationId, "org", "organisation"
 );
 random_id!(
-    /// An API key's public name (never the secret itself).
+    /// The public id of an API key, which says nothing about its secret.
     KeyId, "key", "key"
 );
 

@@ -9,26 +9,25 @@ use leapbox_vmm::GuestImage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// One template, ready to use.
+/// A template with one guest image of it. Stored sandboxes keep using the image they began with after a rebuild.
 #[derive(Debug)]
 pub struct Template {
     pub id: TemplateId,
-    /// What its machines boot.
     pub image: GuestImage,
-    /// User, folders, environment and port of its processes.
+    /// User, directories, environment and port of its processes, from the image's configuration.
     pub config: Arc<ImageConfig>,
 }
 
-/// All of them by name.
+/// The templates by name, and the images on disk.
 #[derive(Debug, Default)]
 pub struct Catalog {
     by_name: BTreeMap<String, Arc<Template>>,
-    /// None over simulated machines, which boot no images.
+    /// `None` over simulated machines, which boot no images.
     artifacts: Option<Artifacts>,
 }
 
 impl Catalog {
-    /// Reads what set-up has built; a template keeps its id over rebuilds.
+    /// Reads the templates that `leapbox setup` has built; a template keeps its id over rebuilds.
     pub(crate) async fn load(artifacts: Artifacts, db: &Db) -> Result<Self, StartError> {
         let mut by_name = BTreeMap::new();
         for name in artifacts.templates() {
@@ -40,7 +39,7 @@ impl Catalog {
         Ok(Self { by_name, artifacts: Some(artifacts) })
     }
 
-    /// One template, and no other image: for simulated machines.
+    /// A catalog of one template and no images on disk, for tests over simulated machines.
     pub async fn of_one(db: &Db, name: &str, image: GuestImage, config: ImageConfig) -> Result<Self, StartError> {
         let id = template_id(db, name, image.digest.as_str()).await?;
         let template = Arc::new(Template { id, image, config: Arc::new(config) });
@@ -51,12 +50,13 @@ impl Catalog {
         self.by_name.get(name).cloned().ok_or_else(|| self.unknown(name))
     }
 
-    /// The error for a template that is not there.
+    /// The error for an unknown template. It lists the known names, because a misspelt name is the usual reason.
     pub(crate) fn unknown(&self, name: &str) -> LifecycleError {
         LifecycleError::UnknownTemplate { name: name.to_owned(), known: self.by_name.keys().cloned().collect() }
     }
 
-    /// The template as it was when it had the image `digest`: what is stored goes on with what it began with.
+    /// The template with the image `digest`, which may be an earlier one than it has now: a stored sandbox's memory and
+    /// disk fit only the image it began with.
     pub(crate) fn version(&self, id: &TemplateId, digest: &ImageDigest) -> Result<Arc<Template>, ArtifactError> {
         let current = self.by_name.values().find(|template| template.id == *id && template.image.digest == *digest);
         match (current, &self.artifacts) {
@@ -69,17 +69,18 @@ impl Catalog {
         }
     }
 
-    /// User, folders, environment and port of a sandbox's processes: of its own image, or, where that is not here, of
-    /// what its template is now.
+    /// The configuration of the image `digest`; if that image is not on this host, of the template's current image.
+    /// `None` if the template is unknown.
     pub(crate) fn config_of(&self, id: &TemplateId, digest: Option<&ImageDigest>) -> Option<Arc<ImageConfig>> {
         if let Some(template) = digest.and_then(|digest| self.version(id, digest).ok()) {
             return Some(Arc::clone(&template.config));
         }
+        // The image may still be in the bucket and is fetched when the sandbox wakes; users and directories rarely
+        // change between builds, and a sandbox without any configuration could not be served at all.
         let current = self.by_name.values().find(|template| template.id == *id);
         current.map(|template| Arc::clone(&template.config))
     }
 
-    /// What there is to look images up in.
     pub(crate) fn artifacts(&self) -> Option<&Artifacts> {
         self.artifacts.as_ref()
     }
@@ -90,6 +91,7 @@ impl Catalog {
 }
 
 async fn template_id(db: &Db, name: &str, digest: &str) -> Result<TemplateId, StartError> {
+    // A rebuild must keep the id: sandboxes and snapshots refer to the template by it.
     if let Some(row) = db.template_by_name(name).await? {
         if row.rootfs_digest != digest {
             db.template_rootfs_update(&row.id, digest).await?;

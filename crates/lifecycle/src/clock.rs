@@ -1,21 +1,21 @@
-//! Wall-clock times as the database and the API have them.
+//! Wall-clock times: Unix milliseconds for the database, RFC 3339 for the API.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Now, as Unix time in ms.
+/// The current Unix time in milliseconds.
 pub(crate) fn now_ms() -> i64 {
     now_ns() / 1_000_000
 }
 
-/// Now, as Unix time in ns.
+/// The current Unix time in nanoseconds, as an agent takes it; a clock before 1970 counts as 1970.
 pub(crate) fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Formats a time as RFC 3339 in UTC, with milliseconds unless they are zero; empty for a year beyond 9999.
 pub(crate) fn rfc3339(unix_ms: i64) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
         .ok()

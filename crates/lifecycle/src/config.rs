@@ -1,4 +1,4 @@
-//! What the service is built from.
+//! Settings of the service, and the parts of the server that it is built from.
 
 use leapbox_db::Db;
 use leapbox_network::Network;
@@ -8,53 +8,48 @@ use leapbox_vmm::{IoLimits, Vmm};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Settings of the service.
+/// Settings that the operator chooses.
 pub struct LifecycleConfig {
     /// This runner's name, as the API shows it.
     pub pod_id: String,
-    /// Folder for bases, machines and disks.
+    /// Directory that holds `warm` (bases), `machines` and `disks`.
     pub state_dir: PathBuf,
-    /// How much this host takes.
     pub capacity: CapacityLimits,
-    /// How much is kept ready.
     pub pool: PoolLimits,
-    /// How much one sandbox may move.
+    /// Disk and network rates of each sandbox; drivers without the capability ignore them.
     pub io_limits: IoLimits,
-    /// Clones that may be launched at once: more only take each other's CPU time.
+    /// Machines that may be launched at once. A launch is bound by the CPU, so more only slow each other down.
     pub launches_at_once: usize,
 }
 
-/// How much this host takes.
+/// The most that this host accepts; a create or wake beyond it is refused with 503.
 #[derive(Debug, Clone, Copy)]
 pub struct CapacityLimits {
-    /// Sandboxes that may live at once.
+    /// Machines that may exist at once, pooled clones included.
     pub sandboxes: u32,
-    /// Sum of the memory they were promised, in MiB. May be more than the host has: clones share what they have not
-    /// written.
+    /// Sum of their memory sizes, in MiB. It may exceed the host's memory, because clones share every page of their
+    /// base that they have not written.
     pub memory_mib: u64,
 }
 
-/// How much is kept ready.
+/// Bounds of the pool of ready clones.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
-    /// Most clones kept ready for one shape; 0 turns the pool off.
+    /// The most clones of one template and shape; 0 turns the pool off.
     pub per_shape: usize,
-    /// Most memory promised to all of them, in MiB.
+    /// Sum of the memory sizes of all pooled clones, in MiB.
     pub memory_mib: u64,
 }
 
-/// What the service stands on.
+/// The parts of the server that the service calls.
 pub struct Parts {
-    /// The database.
     pub db: Db,
-    /// The driver.
     pub vmm: Arc<dyn Vmm>,
-    /// Network slots.
     pub network: Arc<Network>,
-    /// What set-up has built.
+    /// Templates and guest images that `leapbox setup` has built.
     pub artifacts: Artifacts,
-    /// Where checkpoints are kept.
+    /// Store of checkpoints, and of exported bases and images.
     pub archives: ArchiveStore,
-    /// What is secret in the database is sealed with it.
+    /// Seals the secrets in the database: environments, header values and certificate authorities.
     pub key: ServerKey,
 }

@@ -1,4 +1,4 @@
-//! New sandboxes: from a template, or from a snapshot.
+//! Creates sandboxes from a template or a snapshot: makes the row, starts the sandbox's task, and waits until it runs.
 
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
@@ -16,37 +16,38 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 impl Lifecycle {
-    /// Creates a sandbox; returns when it can be used.
+    /// Creates a sandbox from a template; returns when it can be used.
     pub async fn create(&self, org: &OrganisationId, new: NewSandbox) -> Result<SandboxDetails, LifecycleError> {
         let started = Instant::now();
-        let template = self.inner.catalog.by_name(&new.template_name)?;
+        let template = self.shared.catalog.by_name(&new.template_name)?;
         let spec = self.new_spec(org, &template.id, &new)?;
         let config = Arc::clone(&template.config);
         let source = MachineSource::Template(template);
         let details = self.begin(spec, None, config, source, Some(new.env_vars)).await?;
-        self.inner.stats.created(started.elapsed());
+        self.shared.stats.created(started.elapsed());
         Ok(details)
     }
 
-    /// Creates a sandbox that goes on from where a snapshot was taken; returns when it can be used.
+    /// Creates a sandbox that continues from where a snapshot was taken; returns when it can be used.
     pub async fn restore(
         &self,
         org: &OrganisationId,
         restore: RestoreSnapshot,
     ) -> Result<SandboxDetails, LifecycleError> {
         let started = Instant::now();
-        let snapshot = self.inner.db.snapshot_by_name(org, &restore.snapshot_name).await?;
+        let snapshot = self.shared.db.snapshot_by_name(org, &restore.snapshot_name).await?;
         let unknown = || LifecycleError::NoSnapshot { name: restore.snapshot_name.clone() };
         let snapshot = snapshot.ok_or_else(unknown)?;
-        let config = self.inner.catalog.config_of(&snapshot.template, Some(&snapshot.image));
-        let config = config.ok_or_else(|| self.inner.catalog.unknown(snapshot.template.as_str()))?;
+        let config = self.shared.catalog.config_of(&snapshot.template, Some(&snapshot.image));
+        let config = config.ok_or_else(|| self.shared.catalog.unknown(snapshot.template.as_str()))?;
         let spec = self.restored_spec(&snapshot, &restore)?;
         let origin = Origin { base: snapshot.base, image: snapshot.image };
-        // The checkpoint stays the snapshot's: the sandbox does not need it any more once it runs.
+        // The checkpoint stays the snapshot's: once the sandbox runs, it needs only the base and the image, which its
+        // own row names. If the snapshot is deleted before that, the restore fails.
         let stored = StoredMemory { checkpoint: snapshot.checkpoint, origin: origin.clone() };
         let source = MachineSource::Stored(Stored::Memory(stored));
         let details = self.begin(spec, Some(origin), config, source, None).await?;
-        self.inner.stats.restored(started.elapsed());
+        self.shared.stats.restored(started.elapsed());
         Ok(details)
     }
 
@@ -58,17 +59,21 @@ impl Lifecycle {
         source: MachineSource,
         environment: Option<Vec<(String, String)>>,
     ) -> Result<SandboxDetails, LifecycleError> {
-        if self.inner.stop.is_cancelled() {
+        // Its task would end before it has a machine, and the row would stay until the next start.
+        if self.shared.stop.is_cancelled() {
             return Err(LifecycleError::ShuttingDown);
         }
         let (id, since_ms) = (spec.id.clone(), spec.created_at_ms);
         let status = Status::Creating(origin);
         let new = Sandbox { spec: Arc::new(spec), status, since_ms, launched_at_ms: None, reason: None };
-        self.inner.db.sandbox_insert(&new).await?;
-        let (handle, driver) = sandbox(Arc::clone(&self.inner), Published::new(new, config));
-        self.inner.remember(id, handle.clone());
+        // The row comes first: whatever the host makes for the sandbox from here on is found by recovery if the server
+        // dies.
+        self.shared.db.sandbox_insert(&new).await?;
+        let (handle, driver) = sandbox(Arc::clone(&self.shared), Published::new(new, config));
+        self.shared.register(id, handle.clone());
         let (ready, created) = oneshot::channel();
-        self.inner.tasks.spawn(driver.begin(CreateRequest { source, environment, ready }));
+        // The task, and not this future, obtains the machine: a client that hangs up leaves no half-made sandbox.
+        self.shared.tasks.spawn(driver.begin(CreateRequest { source, environment, ready }));
         created.await.map_err(|_: oneshot::error::RecvError| LifecycleError::ShuttingDown)??;
         let details = view::details(&handle.published.borrow().sandbox);
         Ok(details)
@@ -76,16 +81,17 @@ impl Lifecycle {
 
     fn new_spec(&self, org: &OrganisationId, template: &TemplateId, new: &NewSandbox) -> Result<Spec, LifecycleError> {
         let id = SandboxId::generate();
+        // Sealed before anything is stored: the database never has a variable in the clear.
         let environment = match new.env_vars.as_slice() {
             [] => None,
-            variables => Some(self.inner.seal_environment(org, variables)?),
+            variables => Some(self.shared.seal_environment(org, variables)?),
         };
-        let egress = self.inner.seal_egress(org, &id, &new.network_policy)?;
+        let egress = self.shared.seal_egress(org, &id, &new.network_policy)?;
         Ok(Spec {
             id,
             organisation: org.clone(),
             template: template.clone(),
-            pod_id: self.inner.pod_id.clone(),
+            pod_id: self.shared.pod_id.clone(),
             vcpu: new.vcpu as u8,
             memory_mib: new.memory_mib as u32,
             disk_mib: DISK_MIB,
@@ -101,15 +107,17 @@ impl Lifecycle {
 
     fn restored_spec(&self, snapshot: &SnapshotRow, restore: &RestoreSnapshot) -> Result<Spec, LifecycleError> {
         let (id, org) = (SandboxId::generate(), &snapshot.organisation);
+        // Sealed anew in both cases: the new sandbox gets a certificate authority of its own, because an authority is
+        // trusted by one sandbox alone (case 25).
         let egress = match &restore.network_policy {
-            Some(policy) => self.inner.seal_egress(org, &id, policy)?,
-            None => self.inner.seal_egress(org, &id, &self.inner.policy_of(snapshot)?)?,
+            Some(policy) => self.shared.seal_egress(org, &id, policy)?,
+            None => self.shared.seal_egress(org, &id, &self.shared.policy_of(snapshot)?)?,
         };
         Ok(Spec {
             id,
             organisation: org.clone(),
             template: snapshot.template.clone(),
-            pod_id: self.inner.pod_id.clone(),
+            pod_id: self.shared.pod_id.clone(),
             vcpu: snapshot.vcpu,
             memory_mib: snapshot.memory_mib,
             disk_mib: snapshot.disk_mib,

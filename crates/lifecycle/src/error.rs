@@ -1,4 +1,4 @@
-//! What can go wrong with a sandbox, and what of it a client reads.
+//! Errors of the operations on sandboxes, and the answers that clients get for them.
 
 mod checkpoint;
 mod sealed;
@@ -20,108 +20,97 @@ use leapbox_storage::StorageError;
 use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
 
-/// Seconds after which a full host is worth asking again.
+/// `Retry-After` of a full host, in seconds. Room is made by deletes and timeouts, which come seconds apart, and a
+/// shorter time would let every refused client add load to a host that is full already.
 const FULL_RETRY_S: u64 = 5;
 
-/// Why a sandbox could not be made, found or changed.
+/// An error of an operation on a sandbox or snapshot. The texts are for clients: paths, programs and queries of the
+/// host are in the causes, which only the log shows.
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
-    /// Unknown, another organisation's, or deleted: told apart by nobody.
+    /// Unknown, another organisation's, or deleted: a client must not be able to tell which.
     #[error("sandbox {id} not found")]
     NotFound { id: SandboxId },
-    /// It failed, and its owner has not deleted it yet.
+    /// Its machine has died or was lost, and it is still shown.
     #[error("sandbox {id} has failed: {reason}")]
     Failed { id: SandboxId, reason: String },
-    /// Something else is being done to it.
+    /// Another operation on it has not ended yet.
     #[error("sandbox {id} is {state}; try again when it is not")]
     InTransition { id: SandboxId, state: SandboxState },
-    /// There is no such template.
     #[error("there is no template {name}")]
     UnknownTemplate { name: String, known: Vec<String> },
-    /// It must run for that, and does not.
+    /// The operation needs a running sandbox.
     #[error("sandbox {id} is {state}, not running{hint}", hint = if *state == SandboxState::Stopped { "; start it first" } else { "" })]
     NotRunning { id: SandboxId, state: SandboxState },
-    /// It must be stopped for that, and is not.
+    /// The operation needs a stopped sandbox.
     #[error("sandbox {id} is {state}, not stopped")]
     NotStopped { id: SandboxId, state: SandboxState },
-    /// Its machine went, because it was paused or stopped, while a call used it.
+    /// Its machine ended during a call into it, because it was paused or stopped; whether the call took effect is
+    /// unknown.
     #[error("sandbox {id} was paused or stopped while this call used it")]
     Interrupted { id: SandboxId },
-    /// Too many requests wait for it to be usable.
     #[error("too many requests wait for sandbox {id} to wake up")]
     TooManyWaiting { id: SandboxId },
-    /// It is paused and could not be woken; what is stored of it is as it was.
+    /// It is still paused, and its checkpoint is unchanged.
     #[error("sandbox {id} could not be woken: {reason}")]
     NotWoken {
         id: SandboxId,
-        /// Why, in words for its owner.
+        /// As its owner reads it in `state_reason`.
         reason: String,
     },
-    /// There is no such snapshot, or it is another organisation's.
+    /// Unknown, or another organisation's.
     #[error("snapshot {name} not found")]
     NoSnapshot {
-        /// Its id or name, as it was asked for.
+        /// Its id or name, as the client gave it.
         name: String,
     },
     /// The organisation has a snapshot of this name, or one is being taken.
-    #[error("there is a snapshot with the name {name} already")]
+    #[error("there is already a snapshot named {name}; choose another name, or delete that one first")]
     NameTaken { name: String },
-    /// The host cannot take another sandbox now.
+    /// The host lacks memory, disk or machines for another sandbox.
     #[error("this host cannot take another sandbox now: {missing}")]
     HostFull {
-        /// What there is not enough of.
+        /// The resource that is short, with numbers.
         missing: String,
     },
-    /// The machine could not be started.
     #[error("the sandbox could not be started")]
     Launch(#[from] LaunchError),
-    /// It could not be stored, or what is stored cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The stored environment variables cannot be read with this server's key.
-    #[error("its environment variables cannot be read: they were stored with another key")]
+    #[error("its environment variables cannot be read: they were stored with another server key, or changed since")]
     Environment(#[source] SealedError),
-    /// The stored network policy cannot be read with this server's key.
-    #[error("its network policy cannot be read: it was stored with another key")]
+    #[error("its network policy cannot be read: it was stored with another server key, or changed since")]
     Policy(#[source] SealedError),
-    /// The certificate authority that its policy needs could not be made, or read again.
+    /// The authority that its policy's transforms need could not be made, or read from the database.
     #[error("its certificate authority cannot be used")]
     Authority(#[source] AuthorityError),
-    /// The database failed.
     #[error("the database failed")]
     Db(#[from] DbError),
-    /// The server is ending.
     #[error("the server is shutting down")]
     ShuttingDown,
 }
 
-/// The step of a launch that failed.
+/// The step at which a launch failed. Nothing of the machine is left.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// No warm snapshot to start from.
-    #[error("no warm snapshot")]
-    Warm(#[source] BaseError),
-    /// No network slot.
-    #[error("no network slot")]
+    #[error("the base to start from could not be had")]
+    Base(#[source] BaseError),
+    #[error("no network slot could be had, or its policy not installed")]
     Network(#[source] NetworkError),
-    /// No disk.
-    #[error("no disk")]
+    #[error("the disk could not be made")]
     Disk(#[source] StorageError),
-    /// A task of the runtime was lost.
     #[error("the disk's copy was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
-    /// The VMM failed.
     #[error("the VMM failed")]
     Vmm(#[source] VmmError),
-    /// The agent did not answer, or not as it must.
+    /// The agent did not answer, or reported a fault.
     #[error("the guest's agent failed while {stage}")]
     Agent {
-        /// What was asked of it.
+        /// The operation that was asked of it, as in "mounting its disks".
         stage: &'static str,
         #[source]
         source: GuestError,
     },
-    /// The host has no randomness to give to the guest.
     #[error("the operating system gives no random bytes")]
     Random(#[source] getrandom::Error),
     /// The agent did not confirm fresh randomness, clock and identity: the clone must not be used.
@@ -129,32 +118,25 @@ pub enum LaunchError {
     NotConfirmed { what: &'static str },
 }
 
-/// Why the service could not start.
+/// An error that keeps the service from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The templates cannot be read.
     #[error("the templates cannot be read")]
     Artifacts(#[from] ArtifactError),
-    /// The warm snapshots cannot be opened.
-    #[error("the warm snapshots cannot be opened")]
-    Warm(#[from] BaseError),
-    /// The database failed.
+    #[error("the bases cannot be opened")]
+    Base(#[from] BaseError),
     #[error("the database failed")]
     Db(#[from] DbError),
-    /// The driver failed.
     #[error("the VMM driver failed")]
     Vmm(#[from] VmmError),
-    /// What a former server left could not be looked at.
-    #[error("removing what a former server left")]
+    #[error("what the previous server left of machines could not be removed")]
     Leftovers(#[source] VmmError),
-    /// Machines of another driver still run.
     #[error(
         "{count} sandbox(es) still run with {recorded}, and this server would use {own}: start it with \
-         driver = \"{recorded}\" (`leapbox doctor` tells why it was not picked), or delete them first"
+         driver = \"{recorded}\" (`leapbox doctor` says why it was not picked), or delete them first"
     )]
     OtherDriver { count: usize, recorded: String, own: &'static str },
-    /// A folder of the server's cannot be used.
-    #[error("preparing the folders of machines and disks")]
+    #[error("the directories of machines and disks cannot be used")]
     Folder(#[from] leapbox_storage::PrivateError),
 }
 
@@ -173,14 +155,17 @@ impl From<LifecycleError> for ApiError {
             | LifecycleError::Environment(_)
             | LifecycleError::Policy(_)
             | LifecycleError::NameTaken { .. } => ApiError::Conflict(message),
+            // A wake usually takes less than a second, and then the queue is empty again.
             LifecycleError::TooManyWaiting { .. } => ApiError::Unavailable { message, retry_after_s: 1 },
             LifecycleError::Checkpoint(source) => source.answer(message),
             LifecycleError::UnknownTemplate { known, .. } => {
+                // A field of the request, so it is answered like every other bad field.
                 let text = format!("{message}; there is {}", known.join(", "));
                 ApiError::Validation(vec![FieldError::new("template_name", text)])
             }
             LifecycleError::HostFull { .. } => ApiError::Unavailable { message, retry_after_s: FULL_RETRY_S },
             LifecycleError::ShuttingDown => ApiError::Unavailable { message, retry_after_s: 1 },
+            // The host's own faults: the client reads only that it was one, and the log has the cause.
             LifecycleError::Launch(source) => {
                 tracing::error!(error = %chain(&source), "a sandbox could not be started");
                 ApiError::Internal

@@ -1,41 +1,45 @@
-//! What nothing refers to any more goes: at start, and from then on every few minutes.
+//! Removes archives, bases and rows that nothing refers to: at start, and from then on every ten minutes.
 //!
-//! Removal follows the rows: a checkpoint is written before the row that names it and removed after the last one that
-//! did, so whatever a crash leaves is stored and unnamed, and is found here.
+//! A checkpoint is written before the row that names it and removed after the last such row, so a crash can only leave
+//! a checkpoint that no row names. This is where it is found.
 
 use crate::clock::now_ms;
-use crate::inner::Inner;
+use crate::shared::Shared;
 use leapbox_errors::chain;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Failed sandboxes are shown this long.
+/// For how long the API shows a failed sandbox with its reason (docs/api.md: a day).
 const KEEP_DELETED: Duration = Duration::from_secs(24 * 3600);
-const EVERY: Duration = Duration::from_secs(600);
+/// Garbage costs only disk, and listing a bucket costs money, so it is not looked for more often.
+const INTERVAL: Duration = Duration::from_secs(600);
 
-/// Collects now.
-pub(crate) async fn collect(inner: &Inner) {
+/// Collects once. A failure is logged, and the next run tries again.
+pub(crate) async fn collect(shared: &Shared) {
     let before = now_ms() - KEEP_DELETED.as_millis() as i64;
-    if let Err(error) = inner.db.sandbox_purge_deleted(before).await {
+    if let Err(error) = shared.db.sandbox_purge_deleted(before).await {
         tracing::warn!(error = %chain(&error), "old sandboxes could not be purged");
     }
-    inner.machines.collect_garbage(&inner.db).await;
+    shared.machines.collect_garbage(&shared.db).await;
 }
 
-/// Collects, at once and again and again, until the server stops. In the background: a bucket may be slow.
-pub(crate) fn collect_regularly(inner: &Arc<Inner>) {
-    let inner = Arc::clone(inner);
-    inner.tasks.clone().spawn(async move {
+/// Spawns a task that collects at once and then at intervals until the server stops. A bucket may take minutes to be
+/// listed, so the start of the server does not wait for the first run.
+pub(crate) fn collect_regularly(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    shared.tasks.clone().spawn(async move {
         loop {
-            // What is dropped half way is done again.
+            // A collection that is dropped half way has removed less, never more: the next server does the rest.
             tokio::select! {
-                () = inner.stop.cancelled() => return,
-                () = collect(&inner) => {}
+                () = shared.stop.cancelled() => return,
+                () = collect(&shared) => {}
             }
             tokio::select! {
-                () = inner.stop.cancelled() => return,
-                () = inner.machines.crowded() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = shared.stop.cancelled() => return,
+                // Every shape that a client asks for makes a base of some hundred MiB: a burst of shapes must not fill
+                // the disk until the interval is over.
+                () = shared.machines.base_pressure() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
             }
         }
     });

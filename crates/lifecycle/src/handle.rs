@@ -1,4 +1,11 @@
-//! What everybody but the sandbox's own task holds of it: the published state, and a way to ask.
+//! The handle of one sandbox, which everybody but its own task uses: it reads the published state and sends requests.
+//!
+//! ```text
+//! ensure_running ─► usable ─┬─ running: returned at once
+//!                           ├─ paused:  Message::Wake to the task, wait for what it publishes, look again
+//!                           └─ between: wait for what the task publishes, look again
+//! pause, stop, … ─► ask ────── policy::judge, then Message::Ask to the task, wait for the reply
+//! ```
 
 use crate::error::{LifecycleError, WakeFailure};
 use crate::policy::{Refusal, Use, can_use, judge};
@@ -10,24 +17,25 @@ use leapbox_templates::ImageConfig;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-/// Requests that may wait for one sandbox to be usable. One more is told to come again.
+/// Requests that may wait for one sandbox to be usable; more are answered 503 with `Retry-After`. Each waiting request
+/// holds a connection and a body, so one paused sandbox must not collect them without bound (case 45).
 const WAITING_MAX: usize = 256;
 
-/// What everybody may know of a sandbox.
+/// The part of a sandbox's task that others read.
 #[derive(Clone)]
 pub(crate) struct Published {
     pub sandbox: Sandbox,
-    /// The way inside, while there is a machine.
+    /// The client of the guest's agent, while there is a machine.
     pub guest: Option<GuestClient>,
     pub image: Arc<ImageConfig>,
-    /// Machines it has had: tells the one of now from the one before.
+    /// Number of machines it has had since the server started. It identifies the current one.
     pub runs: u64,
-    /// How the last wake failed; none once it runs.
+    /// The last failed wake; `None` once the sandbox runs.
     pub failed_wake: Option<Arc<WakeFailure>>,
 }
 
 impl Published {
-    /// Of a sandbox that has no machine yet.
+    /// The published state of a sandbox without a machine.
     pub fn new(sandbox: Sandbox, image: Arc<ImageConfig>) -> Self {
         Self { sandbox, guest: None, image, runs: 0, failed_wake: None }
     }
@@ -54,20 +62,24 @@ impl Handle {
         Self { published, requests, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
-    /// Asks the sandbox to do something (`request` makes the request of where to answer) and waits until it has.
+    /// Sends the request that `request` makes of a reply channel, and waits for the answer.
     pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LifecycleError> {
         let (reply, answer) = oneshot::channel();
+        // A request that the state refuses is answered at once: the task may be busy for minutes before it reads its
+        // queue. The state may change until then, so the task judges again.
         let request = self.judged(request(reply))?;
         let sent = self.requests.send(Message::Ask(request)).await;
         sent.map_err(|_: mpsc::error::SendError<Message>| self.ended_task())?;
         answer.await.map_err(|_: oneshot::error::RecvError| self.ended_task())?
     }
 
-    /// What is published once the sandbox can be used. Wakes it if it sleeps.
+    /// Waits until the sandbox can be used, waking it if it is paused, and returns what is published then. At most
+    /// [`WAITING_MAX`] callers wait.
     pub async fn usable(&self) -> Result<Published, LifecycleError> {
         let mut published = self.published.clone();
+        // A failure of before this request is not its answer: each new request tries the wake once more.
         let failed_before = published.borrow().failed_wakes();
-        let mut place = None;
+        let mut permit = None;
         loop {
             let now = published.borrow_and_update().clone();
             let wakes = match can_use(now.sandbox.state()) {
@@ -79,8 +91,10 @@ impl Handle {
             if let Some(failure) = now.failed_wake.as_ref().filter(|failure| failure.count > failed_before) {
                 return Err(failure.error(now.sandbox.id()));
             }
-            if place.is_none() {
-                place = Some(Arc::clone(&self.waiting).try_acquire_owned().map_err(|error| self.full(error))?);
+            // Only those who have to wait take a permit: a running sandbox is not limited here.
+            if permit.is_none() {
+                permit =
+                    Some(Arc::clone(&self.waiting).try_acquire_owned().map_err(|error| self.too_many_waiting(error))?);
             }
             let changed = async { published.changed().await.map_err(|_: watch::error::RecvError| self.ended_task()) };
             if !wakes {
@@ -88,10 +102,12 @@ impl Handle {
                 continue;
             }
             let wake = async {
-                // A task that is gone shows as a closed channel of `published`.
+                // An error means that the task has ended, and then `changed` fails as well.
                 let _ = self.requests.send(Message::Wake(now.epoch())).await;
                 std::future::pending().await
             };
+            // The task's queue may be full of other waiters' messages. Once the state has changed, this one need not be
+            // sent any more.
             tokio::select! {
                 biased;
                 changed = changed => changed?,
@@ -100,24 +116,25 @@ impl Handle {
         }
     }
 
-    /// Waits until the machine that was published as number `runs` is gone, and says why.
+    /// Waits until the machine with the number `runs` has ended, and returns the reason for the call that used it.
     pub async fn ended(&self, runs: u64) -> LifecycleError {
         let mut published = self.published.clone();
         let gone = |now: &Published| now.runs != runs || now.guest.is_none();
         match published.wait_for(gone).await {
             Ok(now) => match can_use(now.sandbox.state()) {
                 Use::Refuse(refusal) => refused(&now.sandbox, refusal),
+                // It can be used again, in another machine, which has never seen this call.
                 Use::Now | Use::Wake | Use::Wait => LifecycleError::Interrupted { id: now.sandbox.id().clone() },
             },
             Err(_) => self.ended_task(),
         }
     }
 
-    /// Waits until it does not run in the machine that was published as number `runs`.
+    /// Waits until the sandbox no longer runs in the machine with the number `runs`.
     pub async fn left(&self, runs: u64) {
         let mut published = self.published.clone();
         let left = |now: &Published| now.runs != runs || can_use(now.sandbox.state()) != Use::Now;
-        // Its task is gone, and so is it.
+        // An error means that the task has ended, and with it the use of the machine.
         let _ = published.wait_for(left).await;
     }
 
@@ -126,24 +143,26 @@ impl Handle {
         judge(published.sandbox.state(), request).map_err(|(_, refusal)| refused(&published.sandbox, refusal))
     }
 
-    fn full(&self, _: TryAcquireError) -> LifecycleError {
+    fn too_many_waiting(&self, _: TryAcquireError) -> LifecycleError {
         LifecycleError::TooManyWaiting { id: self.published.borrow().sandbox.id().clone() }
     }
 
-    /// Its task has ended: with the sandbox, or with the server.
+    /// The error of a caller whose sandbox's task has ended.
     fn ended_task(&self) -> LifecycleError {
         let published = self.published.borrow();
         match published.sandbox.state() {
             SandboxState::Deleted => refused(&published.sandbox, Refusal::Gone),
+            // In every other state a task ends only because the server stops.
             _ => LifecycleError::ShuttingDown,
         }
     }
 }
 
-/// A refusal as an error.
+/// Turns a refusal into the error that the caller reads.
 pub(crate) fn refused(sandbox: &Sandbox, refusal: Refusal) -> LifecycleError {
     let (id, state) = (sandbox.id().clone(), sandbox.state());
     match (refusal, &sandbox.reason) {
+        // A sandbox that has failed is shown with its reason until it is deleted; a deleted one is like an unknown one.
         (Refusal::Gone, Some(reason)) => LifecycleError::Failed { id, reason: reason.clone() },
         (Refusal::Gone, None) => LifecycleError::NotFound { id },
         (Refusal::InTransition, _) => LifecycleError::InTransition { id, state },

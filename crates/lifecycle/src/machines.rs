@@ -1,23 +1,23 @@
-//! Where a sandbox's machines come from, and what can be done with one.
+//! Machines, the VMs that sandboxes run in: making them, storing them as checkpoints, ending them.
 //!
 //! ```text
-//! Machines ─┬─ fresh:    pool, else base                     ┐
-//!           ├─ restored: base + changes + disk, of a checkpoint├─► SandboxVm: told who it is, then a sandbox's
-//!           │            (bare base + disk, of a stopped one)  │     └─ suspend ─► store ─► checkpoint
-//!           └─ adopt:    what a former server left running    ┘
+//! Machines ─┬─ fresh:    a clone from the pool, else of the base      ┐
+//!           ├─ restored: base + changes + disk of a checkpoint        ├─► SandboxVm ─► become_sandbox: in use
+//!           │            (diskless base + disk, of a stopped sandbox) │       └─ suspend ─► store ─► checkpoint
+//!           └─ adopt:    a machine that the previous server started   ┘
 //! ```
 //!
-//! The traits are what the sandboxes' tasks see. The host's machines ([`host`]) are the product; the tests' simulated
-//! ones (`leapbox-simulated`) let every order of events be tried.
+//! The sandboxes' tasks call the two traits. [`host`] implements them for this host; `leapbox-simulated` implements
+//! them for tests, so that every order of events can be tried without a VMM.
 
 mod capacity;
-mod carry;
 mod checkpoint;
 mod cleanup;
+mod export;
 mod host;
 mod launch;
 mod pool;
-mod storing;
+mod store_context;
 mod vm;
 
 pub(crate) use host::{Host, HostParts};
@@ -36,50 +36,49 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Who a machine is to be.
+/// How a machine becomes a sandbox's: what its guest knows already, and what it has to be given.
 #[derive(Debug, Clone, Copy)]
-pub enum Identity<'a> {
-    /// A sandbox that has just been made, with its environment.
+pub enum Activation<'a> {
+    /// A clone of a base becomes a new or started sandbox, with these environment variables.
     New(&'a [(String, String)]),
-    /// Another sandbox than the one it was stored as; the environment is in its memory.
+    /// A restored snapshot becomes a sandbox of its own: it gets new ids, and keeps the environment in its memory.
     Another,
-    /// The sandbox it was stored as.
+    /// A woken sandbox remains the one it was.
     Woken,
 }
 
-/// A sandbox's way out.
+/// A sandbox's network policy, opened.
 #[derive(Debug, Clone)]
 pub struct Egress {
-    /// Where it may go.
     pub policy: Arc<Policy>,
-    /// Its own certificate authority, if the policy has transforms.
+    /// The sandbox's own certificate authority, if the policy has transforms.
     pub authority: Option<Arc<Authority>>,
 }
 
-/// A checkpoint that is stored and that no row names yet. While this lives, it is no garbage.
+/// Keeps a stored checkpoint that no row names yet from the garbage collection until it is dropped.
 pub struct CheckpointPin(#[expect(dead_code, reason = "protects until it is dropped")] Box<dyn Send>);
 
 impl CheckpointPin {
-    /// Whatever keeps the checkpoint until it is dropped.
+    /// Wraps the store's own guard.
     pub fn new(guard: impl Send + 'static) -> Self {
         Self(Box::new(guard))
     }
 }
 
-/// Makes machines.
+/// Makes machines, and removes what is left of them and of their checkpoints.
 #[async_trait]
 pub trait Machines: Send + Sync {
-    /// A machine for a new sandbox.
+    /// Makes a machine for a new sandbox.
     async fn fresh(&self, template: &Arc<Template>, shape: Shape) -> Result<Box<dyn SandboxVm>, LifecycleError>;
 
-    /// The machine that is `stored`, of a sandbox of `spec`'s organisation, template and shape; if only a disk is stored,
-    /// one that has just booted with it.
+    /// Makes a machine from a checkpoint, which must be of `spec`'s organisation, template and shape. If only a disk is
+    /// stored, the machine has just booted with it.
     async fn restored(&self, spec: &Spec, stored: &Stored) -> Result<Box<dyn SandboxVm>, LifecycleError>;
 
-    /// Takes over what a former server left running for the sandbox; it goes out as before.
+    /// Takes over the machine that the previous server left running, and installs the sandbox's policy again.
     async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError>;
 
-    /// Stores the disk of a machine as `checkpoint`. Ends what may still run of the machine.
+    /// Stores the disk of a machine as `checkpoint`. Ends the machine first, if it still runs.
     async fn store_disk(
         &self,
         spec: &Spec,
@@ -87,10 +86,10 @@ pub trait Machines: Send + Sync {
         checkpoint: &CheckpointId,
     ) -> Result<CheckpointPin, CheckpointError>;
 
-    /// Removes the disk of a machine that is gone.
+    /// Removes the disk of a machine that has ended. A failure is logged; the next start removes the disk.
     async fn remove_disk(&self, vm: &VmRecord);
 
-    /// Removes a checkpoint that nothing names any more. What cannot be removed now is garbage for later.
+    /// Removes a checkpoint that no row names any more. A failure is logged; the garbage collection removes it later.
     async fn discard(&self, checkpoint: &CheckpointId);
 
     /// Removes every machine of this installation but those with the names in `owned`.
@@ -99,61 +98,63 @@ pub trait Machines: Send + Sync {
     /// Removes every archive and base that no row of the database names and no machine needs.
     async fn collect_garbage(&self, db: &Db);
 
-    /// Comes to an end when there are more bases than are kept: time to collect garbage.
-    async fn crowded(&self);
+    /// Completes when there are more bases than are kept without a reference, so that garbage should be collected.
+    async fn base_pressure(&self);
 
-    /// Keeps machines ready and checkpoints uploaded until `stop`.
+    /// Fills the pool and uploads archives, until `stop`; then destroys the pooled machines.
     async fn run(&self, stop: &CancellationToken);
 
-    /// For the metrics.
+    /// Numbers for the metrics.
     fn numbers(&self) -> MachineNumbers;
 }
 
-/// One living machine. Ends by [`SandboxVm::destroy`] or [`SandboxVm::leave`].
+/// One running machine. Its owner ends it with [`SandboxVm::destroy`] or [`SandboxVm::end_keeping_disk`], or leaves it
+/// to the next server with [`SandboxVm::detach`].
 #[async_trait]
 pub trait SandboxVm: Send + Sync {
-    /// What the database keeps, so that the next server finds it.
+    /// The record by which the next server finds the machine.
     fn record(&self) -> VmRecord;
 
-    /// What it was started from.
+    /// The base and image that it was started from.
     fn origin(&self) -> Origin;
 
-    /// The way into its guest.
+    /// A client of its guest's agent.
     fn guest(&self) -> GuestClient;
 
-    /// Tells it who it is: fresh randomness, the right time, names; and lets it out as far as its policy goes: until
-    /// then nothing leaves it. Its workload goes on after that, and not before. An error means that the guest did not
-    /// confirm all of it, and that it must not be used.
-    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>, egress: &Egress) -> Result<(), LaunchError>;
+    /// Makes the machine the sandbox's: gives the guest fresh randomness, the right time and its ids, and installs the
+    /// policy in its slot, which lets nothing out before. A stored workload runs again only after both. An error means
+    /// that not all of it was confirmed, and that the machine must not be used.
+    async fn become_sandbox(&self, id: &SandboxId, who: Activation<'_>, egress: &Egress) -> Result<(), LaunchError>;
 
-    /// Tells the sandbox it already is that it goes on, after it was suspended for a while.
-    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError>;
+    /// Gives the guest fresh randomness and the right time after it was suspended, and thaws its workload.
+    async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError>;
 
-    /// Freezes its workload and stops its CPUs. A guest that does not freeze (its root can see to that) is suspended as
-    /// it is: then its workload runs for a moment before its clock is right.
+    /// Freezes its workload and stops its CPUs. A guest that does not freeze (its root can prevent that) is suspended
+    /// all the same; then its workload runs for a moment with the old clock when it is resumed.
     async fn suspend(&self) -> Result<(), CheckpointError>;
 
-    /// Lets its CPUs go on; the workload waits for [`SandboxVm::go_on`].
+    /// Resumes its CPUs; a frozen workload waits for [`SandboxVm::resume_workload`]. Harmless when they run.
     async fn resume(&self) -> Result<(), LaunchError>;
 
-    /// Stores memory, devices and disk of the suspended machine, durably, as `checkpoint`.
+    /// Stores memory, devices and disk of the suspended machine as `checkpoint`, on disk when this returns.
     async fn store(&self, spec: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError>;
 
-    /// Ends its workload and has everything written to its disk. A guest that does not do that is logged.
+    /// Ends its workload and writes everything to its disk. A guest that does not comply is logged: then the disk is as
+    /// after a power cut.
     async fn shut_down(&self);
 
-    /// Waits until it has ended, and tells why.
+    /// Waits until it has ended, and returns the reason. May be called again.
     async fn exited(&self) -> ExitReason;
 
-    /// The end of its console.
+    /// The end of its console, at most 64 KiB.
     async fn console_tail(&self) -> String;
 
-    /// Ends it and gives everything back.
+    /// Ends it and frees all of its host resources.
     async fn destroy(self: Box<Self>);
 
-    /// Ends it and gives everything back but its disk, which is complete when this returns.
-    async fn end_but_disk(self: Box<Self>);
+    /// Ends it and frees its host resources but for the disk, to which all writes have been made when this returns.
+    async fn end_keeping_disk(self: Box<Self>);
 
-    /// Leaves it running for the next server.
-    fn leave(self: Box<Self>);
+    /// Gives up ownership without ending it: the next server takes it over.
+    fn detach(self: Box<Self>);
 }

@@ -1,4 +1,4 @@
-//! May this be done to a sandbox now? Pure: no locks, no I/O.
+//! Decides whether an operation is allowed in the state of a sandbox. Pure: no locks, no I/O.
 //!
 //! ```text
 //!                     ┌── snapshot, failed pause ──┐
@@ -9,59 +9,60 @@
 //!                     └──delete, timeout──► deleting ──► deleted        (from paused and stopped, too)
 //! ```
 //!
-//! Every request in every state is decided here and nowhere else. A sandbox's task takes requests in four places
-//! ([`running`], [`paused`], [`stopping`], [`stopped`]): what is allowed there comes back as an operation of that place,
-//! with the request's own reply in it. The same is asked before a request is sent ([`judge`]), because a task that is
-//! busy would answer late; the state may have changed when the task gets it, so the task decides again. There is no `_`
-//! arm: a new state or request does not compile until everything has been decided.
+//! Every request in every state is decided here and nowhere else. A sandbox's task takes requests in four states
+//! ([`running`], [`paused`], [`stopping`], [`stopped`]). Each of these functions returns an allowed request as an
+//! operation of that state, with the request's reply channel in it, so that the task cannot perform anything else. A
+//! [`Handle`](crate::handle::Handle) asks the same with [`judge`] before it sends a request, because a busy task would
+//! refuse it late; the state may have changed when the task reads it, so the task decides again. There is no `_` arm: a
+//! new state or request does not compile until every combination has been decided.
 
 use crate::request::{Reply, Request};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow};
 
-/// Why not.
+/// The reason for refusing a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Something else is being done to it.
+    /// Another operation is being performed, and the state after it is not known yet.
     InTransition,
-    /// That needs a sandbox that runs.
     NotRunning,
-    /// That needs a sandbox that is stopped.
     NotStopped,
+    /// It is deleted or has failed.
     Gone,
 }
 
-/// What a request that needs the inside of a sandbox has to do first.
+/// The next step of a request that needs a sandbox's guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// Nothing.
+    /// Use the guest at once.
     Now,
-    /// Wake it, then ask again.
+    /// Wake the sandbox, then ask again.
     Wake,
     /// Wait for the state to change, then ask again.
     Wait,
-    /// It cannot be used.
     Refuse(Refusal),
 }
 
-/// Whether what runs inside can be used.
+/// Decides what a request that needs the guest does in this state.
 pub(crate) fn can_use(state: SandboxState) -> Use {
     match state {
         SandboxState::Running => Use::Now,
         SandboxState::Paused => Use::Wake,
+        // These end in a state that can be used or woken, unless they fail, so waiting is worth it.
         SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing => Use::Wait,
+        // It ends in `stopped`, which refuses as well: waiting would only delay that.
         SandboxState::Stopping => Use::Refuse(Refusal::InTransition),
-        // Requests do not start what its owner has stopped.
+        // A stop is its owner's decision, so a request from outside does not undo it as it undoes a pause.
         SandboxState::Stopped => Use::Refuse(Refusal::NotRunning),
         SandboxState::Deleting | SandboxState::Deleted => Use::Refuse(Refusal::Gone),
     }
 }
 
-/// What becomes of a request: an operation of the state it meets, or the request again, and why it is refused.
+/// The operation that an allowed request is, or the refused request, to be answered, with the reason.
 pub(crate) type Verdict<Operation> = Result<Operation, (Request, Refusal)>;
 
-/// Decides about a request to a sandbox in this state: it is given back if it is to be sent.
+/// Decides about a request before it is sent to the task of a sandbox in this state, and returns it if it is allowed.
 pub(crate) fn judge(state: SandboxState, request: Request) -> Verdict<Request> {
     match state {
         SandboxState::Running => running(request).map(Request::from),
@@ -75,7 +76,7 @@ pub(crate) fn judge(state: SandboxState, request: Request) -> Verdict<Request> {
     }
 }
 
-/// What can be done to a running sandbox.
+/// The operations of a running sandbox.
 #[derive(Debug)]
 pub(crate) enum RunningOperation {
     Pause(Reply<Sandbox>),
@@ -84,7 +85,7 @@ pub(crate) enum RunningOperation {
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request to a running sandbox.
+/// Decides about a request that the task reads while the sandbox runs.
 pub(crate) fn running(request: Request) -> Verdict<RunningOperation> {
     match request {
         Request::Pause(reply) => Ok(RunningOperation::Pause(reply)),
@@ -106,15 +107,15 @@ impl From<RunningOperation> for Request {
     }
 }
 
-/// What can be done to a paused sandbox, beside waking it.
+/// The operations of a paused sandbox, beside waking it, which is no request.
 #[derive(Debug)]
 pub(crate) enum PausedOperation {
-    /// What is stored of it is what a snapshot would store.
+    /// Allowed, because the paused sandbox's checkpoint is all that a snapshot stores.
     Snapshot(NewSnapshot, Reply<SnapshotRow>),
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request to a paused sandbox.
+/// Decides about a request that the task reads while the sandbox is paused.
 pub(crate) fn paused(request: Request) -> Verdict<PausedOperation> {
     match request {
         Request::Snapshot(new, reply) => Ok(PausedOperation::Snapshot(new, reply)),
@@ -133,14 +134,14 @@ impl From<PausedOperation> for Request {
     }
 }
 
-/// What can be done to a sandbox whose disk is being stored, once an attempt has failed.
+/// The operations of a sandbox that is being stopped, which the task reads between two attempts to store its disk.
 #[derive(Debug)]
 pub(crate) enum StoppingOperation {
-    /// One whose disk can never be stored must not stay for ever.
+    /// Allowed, because a sandbox whose disk can never be stored could otherwise never be deleted.
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request to a sandbox that is being stopped.
+/// Decides about a request that the task reads while the sandbox is being stopped.
 pub(crate) fn stopping(request: Request) -> Verdict<StoppingOperation> {
     match request {
         Request::Delete(reply) => Ok(StoppingOperation::Delete(reply)),
@@ -156,14 +157,14 @@ impl From<StoppingOperation> for Request {
     }
 }
 
-/// What can be done to a stopped sandbox.
+/// The operations of a stopped sandbox.
 #[derive(Debug)]
 pub(crate) enum StoppedOperation {
     Start(Reply<Sandbox>),
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request to a stopped sandbox.
+/// Decides about a request that the task reads while the sandbox is stopped.
 pub(crate) fn stopped(request: Request) -> Verdict<StoppedOperation> {
     match request {
         Request::Start(reply) => Ok(StoppedOperation::Start(reply)),

@@ -1,31 +1,31 @@
-//! What a sandbox's task can be sent, and where it answers.
+//! Messages to a sandbox's task: requests of its owner, which are answered, and wakes, which are not.
 
 use crate::error::LifecycleError;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow};
 use tokio::sync::oneshot;
 
-/// Where the answer to a request goes.
+/// The channel on which the task answers a request.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LifecycleError>>;
 
-/// What reaches a sandbox's task.
+/// A message to a sandbox's task.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Wake, if it has not been woken since this pause: everybody who waits for the sandbox sends one. The outcome is
-    /// published.
+    /// Wake the sandbox. Everybody who waits for one pause sends this, so the task ignores it if the sandbox has been
+    /// woken, or a wake has failed, since the sender saw `PauseEpoch`. The outcome is published instead of answered.
     Wake(PauseEpoch),
-    /// Its owner wants something, and waits for the answer.
     Ask(Request),
 }
 
-/// One pause, and how often waking from it was tried.
+/// Identifies one attempt to wake from one pause: the number of machines the sandbox has had, and of wakes that have
+/// failed since the last of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PauseEpoch {
     pub runs: u64,
     pub failed_wakes: u64,
 }
 
-/// What its owner can ask of a sandbox. Answered when it is done.
+/// An operation that a sandbox's owner asks for. It is answered when it is done, or refused.
 #[derive(Debug)]
 pub(crate) enum Request {
     Pause(Reply<Sandbox>),
@@ -36,7 +36,7 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// Answers that it is not done.
+    /// Answers the request with `error`.
     pub fn refuse(self, error: LifecycleError) {
         match self {
             Request::Pause(reply) | Request::Stop(reply) | Request::Start(reply) | Request::Delete(reply) => {
@@ -47,7 +47,7 @@ impl Request {
     }
 }
 
-/// Answers a request. Whoever asked may have given up waiting.
 pub(crate) fn answer<T>(reply: Reply<T>, answer: Result<T, LifecycleError>) {
+    // Nobody may be waiting: a client that hangs up does not stop an operation.
     let _ = reply.send(answer);
 }

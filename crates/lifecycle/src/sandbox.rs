@@ -1,87 +1,90 @@
-//! One sandbox: the task that owns its state. Everybody else holds a [`Handle`].
+//! The task that owns one sandbox's state. Everybody else holds a [`Handle`].
 //!
 //! ```text
-//! Handle ──request──► StateDriver ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; store.rs,
+//! Handle ──request──► StateDriver ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; pause.rs,
 //!    ▲                             │                                                          snapshot.rs, stop.rs)
-//!    │                             ├─ paused:   wake, snapshot, delete                         (asleep.rs)
+//!    │                             ├─ paused:   wake, snapshot, delete                         (without_machine.rs)
 //!    │                             ├─ stopping: delete                                         (stop.rs)
-//!    └──────── published ──────────┴─ stopped:  start, delete                                  (asleep.rs)
+//!    └──────── published ──────────┴─ stopped:  start, delete                                  (without_machine.rs)
 //! ```
 //!
-//! What may be done when is in [`crate::policy`]. Every change is written to the database first and published after;
-//! others read what is published or send a request. The task ends with the sandbox.
+//! One task per sandbox is the only writer of its state, so that nobody has to think about two transitions at once:
+//! requests, the timeout and the death of the machine are handled one after the other. [`crate::policy`] decides what
+//! is allowed in which state. Every change is written to the database first and published after. The task ends when
+//! the sandbox is deleted or has failed, and when the server stops.
 
-mod asleep;
 mod begin;
+mod pause;
 mod running;
 mod snapshot;
 mod stop;
-mod store;
+mod without_machine;
 
 pub(crate) use begin::{CreateRequest, MachineSource};
 
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
 use crate::handle::{Handle, Published, refused};
-use crate::inner::Inner;
 use crate::machines::SandboxVm;
 use crate::request::{Message, Reply, Request, answer};
+use crate::shared::Shared;
 use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
-/// Requests that may wait for one sandbox's task.
+/// Messages that may wait in the queue of one sandbox's task; a sender waits beyond that. All waiting requests send the
+/// same wake, so a long queue would only hold copies of it.
 const REQUESTS_MAX: usize = 32;
 
-/// Where a sandbox's task goes on.
+/// The state in which a sandbox's task continues, with everything that exists of the sandbox in it.
 pub(crate) enum NextState {
-    /// With a machine.
     Running(Live, Box<dyn SandboxVm>),
-    /// The machine's disk is left and is being stored; somebody may wait for that.
+    /// Only the machine's disk is left, and is to be stored. The reply is of the request that stopped the sandbox;
+    /// after a restart of the server there is none.
     Stopping(Live, Option<Reply<Sandbox>>),
-    /// All of it is stored.
     Paused(StoredMemory),
-    /// Its disk is stored.
     Stopped(StoredDisk),
-    /// The sandbox is gone, or is the next server's.
+    /// The task ends: the sandbox is deleted, or the next server takes it over.
     Ended,
 }
 
-/// What was tried: where the task goes on, also if it failed.
-type Tried = Result<NextState, (NextState, LifecycleError)>;
+/// The outcome of an operation: the state in which the task continues, also if the operation failed.
+type Attempt = Result<NextState, (NextState, LifecycleError)>;
 
-/// The task's own side.
+/// The task of one sandbox.
 pub(crate) struct StateDriver {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     spec: Arc<Spec>,
     publish: watch::Sender<Published>,
     requests: mpsc::Receiver<Message>,
-    /// Its guest has been let go on and has not confirmed it: its workload may still be frozen, its clock wrong.
+    /// The guest was resumed and has not confirmed it: its workload may still be frozen, and its clock may be wrong.
     unconfirmed: bool,
 }
 
-/// Makes handle and task of a sandbox.
-pub(crate) fn sandbox(inner: Arc<Inner>, published: Published) -> (Handle, StateDriver) {
+/// Makes the handle and the task of a sandbox. The caller spawns [`StateDriver::begin`] or [`StateDriver::resume`].
+pub(crate) fn sandbox(shared: Arc<Shared>, published: Published) -> (Handle, StateDriver) {
     let spec = Arc::clone(&published.sandbox.spec);
     let (publish, published) = watch::channel(published);
     let (send, requests) = mpsc::channel(REQUESTS_MAX);
-    (Handle::new(published, send), StateDriver { inner, spec, publish, requests, unconfirmed: false })
+    (Handle::new(published, send), StateDriver { shared, spec, publish, requests, unconfirmed: false })
 }
 
 impl StateDriver {
-    /// Goes on with a sandbox that a former server had.
+    /// Runs the task of a sandbox that the previous server had.
     pub async fn resume(mut self, state: NextState) {
         if let NextState::Running(_, machine) = &state {
             self.publish_machine(self.sandbox(), machine.as_ref());
-            // The former server may have died while it was suspended.
+            // The previous server may have died between resuming the machine and the guest's confirmation.
             self.unconfirmed = true;
         }
         self.run(state).await;
     }
 
     async fn run(&mut self, mut state: NextState) {
+        // Each state is a function that takes what exists in it and returns the next state with what exists then, so
+        // the machine of a paused sandbox cannot be used by mistake.
         loop {
             state = match state {
                 NextState::Running(live, machine) => self.running(live, machine).await,
@@ -93,9 +96,10 @@ impl StateDriver {
         }
     }
 
-    /// The next message; none once the server stops.
+    /// The next message; `None` once the server stops.
     async fn next_message(&mut self) -> Option<Message> {
-        let stop = self.inner.stop.clone();
+        let stop = self.shared.stop.clone();
+        // Stopping goes first: a queue that is never empty must not keep the server from stopping.
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
@@ -103,8 +107,8 @@ impl StateDriver {
         }
     }
 
-    /// Answers with what was tried.
-    fn answer(&self, reply: Reply<Sandbox>, tried: Tried) -> NextState {
+    /// Answers a request with the outcome of its operation, and returns the state to continue in.
+    fn answer(&self, reply: Reply<Sandbox>, tried: Attempt) -> NextState {
         let (state, outcome) = match tried {
             Ok(state) => (state, Ok(self.sandbox())),
             Err((state, error)) => (state, Err(error)),
@@ -117,40 +121,45 @@ impl StateDriver {
         request.refuse(refused(&self.publish.borrow().sandbox, refusal));
     }
 
-    /// As it is published.
+    /// The sandbox as it is published.
     fn sandbox(&self) -> Sandbox {
         self.publish.borrow().sandbox.clone()
     }
 
-    /// The sandbox as it is to be from now on.
+    /// The sandbox in the status that it is to have from now on; nothing is written yet.
     fn next(&self, status: Status) -> Sandbox {
         self.publish.borrow().sandbox.in_status(status, now_ms())
     }
 
-    /// Writes a state and publishes it. On failure everything is as it was.
+    /// Writes a status and publishes it. On failure nothing has changed.
     async fn commit(&mut self, status: Status) -> Result<(), LifecycleError> {
         let sandbox = self.next(status);
-        self.inner.db.sandbox_update(&sandbox).await?;
+        // The database first: a client that has seen a state must find it again after a crash of the server.
+        self.shared.db.sandbox_update(&sandbox).await?;
         self.publish(sandbox);
         Ok(())
     }
 
-    /// Commits a state that there is no way around. A database that fails here is logged; what is published then is
-    /// what the next start of the server makes of the row that is still there.
+    /// Commits a transition that cannot be refused, such as the end of a machine. A database failure is logged.
     async fn commit_best_effort(&mut self, sandbox: Sandbox) {
+        // What is published is true, with or without the row. The old row makes the next start of the server arrive at
+        // the same state: it finds the machine gone, or resumes it.
         self.write(&sandbox).await;
         self.publish(sandbox);
     }
 
     async fn write(&self, sandbox: &Sandbox) {
-        if let Err(error) = self.inner.db.sandbox_update(sandbox).await {
+        if let Err(error) = self.shared.db.sandbox_update(sandbox).await {
             let (id, state) = (sandbox.id(), sandbox.state());
-            tracing::error!(sandbox = %id, %state, error = %chain(&error), "a state could not be written");
+            tracing::error!(
+                sandbox = %id, %state, error = %chain(&error),
+                "a sandbox's state could not be written to the database; the next start of the server corrects it"
+            );
         }
     }
 
-    /// Logs the step to the state of `sandbox`, before it is published: the log has every step of a sandbox whose id was
-    /// told to anybody, in order.
+    /// Logs the transition to the state of `sandbox`. Called before it is published, so that the log has every
+    /// transition that a client can have seen, in order.
     fn log_step(&self, sandbox: &Sandbox) {
         let (from, to) = (self.publish.borrow().sandbox.state(), sandbox.state());
         if from != to {
@@ -163,9 +172,10 @@ impl StateDriver {
         self.publish.send_modify(|published| published.sandbox = sandbox);
     }
 
-    /// Publishes that the sandbox runs, in this machine.
+    /// Publishes the sandbox as running in this machine.
     fn publish_machine(&self, sandbox: Sandbox, machine: &dyn SandboxVm) {
         self.log_step(&sandbox);
+        // In one step: whoever sees `running` must find the guest of this machine, and never of the one before.
         self.publish.send_modify(|published| {
             published.sandbox = sandbox;
             published.guest = Some(machine.guest());
@@ -174,25 +184,28 @@ impl StateDriver {
         });
     }
 
-    /// Cuts off whoever uses the machine, because it is about to go.
+    /// Ends all calls and connections into the machine, because it is about to end.
     fn disconnect_clients(&self) {
+        // A connection into a dead guest gets no reset: without this, clients would wait for their own time-outs.
         self.publish.send_modify(|published| published.guest = None);
-        self.inner.tell_ending(&self.spec.id);
+        self.shared.announce_ending(&self.spec.id);
     }
 
-    /// The sandbox's last state: deleted, or failed for `reason`. What was `stored` of it goes.
+    /// Commits the sandbox's last state: deleted, or failed if there is a `reason`. Removes its checkpoint, if it has
+    /// one.
     async fn finish_deleted(&mut self, reason: Option<String>, stored: Option<&CheckpointId>) -> NextState {
         let deleted = Sandbox { reason, ..self.next(Status::Deleted) };
         self.commit_best_effort(deleted).await;
         self.disconnect_clients();
-        self.inner.forget(&self.spec.id);
+        self.shared.unregister(&self.spec.id);
+        // After the row no longer names it: the other way round, a crash would leave a row without its checkpoint.
         if let Some(checkpoint) = stored {
-            self.inner.drop_checkpoint(checkpoint).await;
+            self.shared.drop_checkpoint(checkpoint).await;
         }
         NextState::Ended
     }
 
-    /// Deletes a sandbox that has no machine. On failure it is as it was.
+    /// Deletes a sandbox that has no machine. On failure nothing has changed.
     async fn delete_stored(&mut self, stored: Option<Stored>) -> Result<NextState, LifecycleError> {
         self.commit(Status::Deleting(stored.clone())).await?;
         Ok(self.finish_deleted(None, stored.as_ref().map(Stored::checkpoint)).await)

@@ -1,12 +1,13 @@
-//! What the database keeps sealed of a sandbox: sealed with the server's key when it is written, opened when a machine
-//! needs it.
+//! Seals a sandbox's secrets with the server's key before they are written to the database, and opens them when a
+//! machine needs them.
 //!
-//! Environment and policy are bound to the organisation, because snapshots carry them to other sandboxes. A certificate
-//! authority is bound to its sandbox: a restored one gets its own.
+//! Every sealed text is bound to a purpose, so that a row cannot be completed with a secret of another one.
+//! Environment and policy are bound to the organisation, because snapshots carry them to other sandboxes. A
+//! certificate authority is bound to its sandbox, because a restored sandbox gets its own.
 
 use crate::error::{LifecycleError, SealedError};
-use crate::inner::Inner;
 use crate::machines::Egress;
+use crate::shared::Shared;
 use leapbox_db::{Sealed, SnapshotRow, Spec};
 use leapbox_egress_policy::Policy;
 use leapbox_ids::{OrganisationId, SandboxId};
@@ -15,14 +16,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
-/// A policy as the database keeps it.
+/// The columns of a network policy.
 pub(crate) struct SealedEgress {
+    /// JSON as the API shows it, without secrets; `None` for `allow-all`.
     pub network_policy: Option<String>,
+    /// The whole policy; `None` if it has no secrets.
     pub network_secrets: Option<Sealed>,
     pub egress_ca: Option<Sealed>,
 }
 
-impl Inner {
+impl Shared {
     fn seal(&self, purpose: &str, value: &impl Serialize) -> Result<Sealed, SealedError> {
         let plain = serde_json::to_vec(value)?;
         Ok(Sealed(self.key.seal(purpose, &plain)?))
@@ -33,7 +36,7 @@ impl Inner {
         Ok(serde_json::from_slice(&plain)?)
     }
 
-    /// A sandbox's environment as the database keeps it.
+    /// Seals the environment variables of a sandbox of `org`.
     pub fn seal_environment(
         &self,
         org: &OrganisationId,
@@ -42,13 +45,13 @@ impl Inner {
         self.seal(&environment_of(org), &environment).map_err(LifecycleError::Environment)
     }
 
-    /// The environment of a sandbox.
+    /// Opens the environment variables of a sandbox.
     pub fn environment_of(&self, spec: &Spec) -> Result<Vec<(String, String)>, LifecycleError> {
         let Some(sealed) = &spec.environment else { return Ok(Vec::new()) };
         self.open(&environment_of(&spec.organisation), sealed).map_err(LifecycleError::Environment)
     }
 
-    /// A new sandbox's policy as the database keeps it, with an authority of its own if it needs one.
+    /// Seals the policy of the new sandbox `id`, and makes a certificate authority for it if the policy has transforms.
     pub fn seal_egress(
         &self,
         org: &OrganisationId,
@@ -68,7 +71,7 @@ impl Inner {
         self.seal(&authority_of(id), &pems).map_err(LifecycleError::Policy)
     }
 
-    /// The way out of a sandbox.
+    /// Opens the policy and the certificate authority of a sandbox.
     pub fn egress_of(&self, spec: &Spec) -> Result<Egress, LifecycleError> {
         let (shown, secrets) = (spec.network_policy.as_deref(), spec.network_secrets.as_ref());
         let policy = self.stored_policy(&spec.organisation, shown, secrets).map_err(LifecycleError::Policy)?;
@@ -80,7 +83,7 @@ impl Inner {
         Ok(Egress { policy, authority: Some(Arc::new(authority)) })
     }
 
-    /// The policy a snapshot carries.
+    /// Opens the policy of a snapshot.
     pub fn policy_of(&self, snapshot: &SnapshotRow) -> Result<Policy, LifecycleError> {
         let (shown, secrets) = (snapshot.network_policy.as_deref(), snapshot.network_secrets.as_ref());
         self.stored_policy(&snapshot.organisation, shown, secrets).map_err(LifecycleError::Policy)
@@ -92,6 +95,7 @@ impl Inner {
         shown: Option<&str>,
         secrets: Option<&Sealed>,
     ) -> Result<Policy, SealedError> {
+        // A policy with secrets is sealed whole: the shown text lacks the header values, and is not authenticated.
         let document = match (secrets, shown) {
             (Some(sealed), _) => self.open(&policy_of(org), sealed)?,
             (None, Some(shown)) => serde_json::from_str(shown)?,
@@ -100,6 +104,8 @@ impl Inner {
         Ok(Policy::stored(&document)?)
     }
 }
+
+// A sealed value opens only with the text that it was sealed with, so these texts must never change.
 
 fn environment_of(org: &OrganisationId) -> String {
     format!("environment of a sandbox of {org}")

@@ -1,15 +1,15 @@
-//! The service: what the control plane and the gateway call.
+//! The service that the control plane (`api`) and the gateway call; `create` and `snapshots` have the rest of it.
 
 use crate::catalog::Catalog;
 use crate::config::{LifecycleConfig, Parts};
 use crate::error::{LifecycleError, StartError};
 use crate::handle::refused;
-use crate::inner::Inner;
 use crate::machines::{Host, HostParts, Machines};
 use crate::policy::Refusal;
 use crate::request::{Reply, Request};
+use crate::running_sandbox::RunningSandbox;
+use crate::shared::Shared;
 use crate::stats::LifecycleStats;
-use crate::usable::RunningSandbox;
 use crate::{garbage, recovery, view};
 use leapbox_api_types::sandbox::{SandboxDetails, SandboxList, SandboxListQuery};
 use leapbox_db::{Db, Sandbox};
@@ -18,18 +18,21 @@ use leapbox_storage::ServerKey;
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
-/// Everything that can be done with sandboxes. Cheap to clone.
+/// The operations on sandboxes. Cheap to clone.
+///
+/// An operation that changes a state is performed by the sandbox's task, and is completed even if the caller drops the
+/// future.
 #[derive(Clone)]
 pub struct Lifecycle {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Lifecycle {
-    /// Starts the service on this host: takes running sandboxes over, removes what is left of dead ones, starts filling
-    /// the pools.
+    /// Starts the service on this host: takes over the sandboxes of the previous server, removes what is left of dead
+    /// machines, and starts to fill the pool.
     pub async fn start(config: LifecycleConfig, parts: Parts) -> Result<Self, StartError> {
         let Parts { db, vmm, network, artifacts, archives, key } = parts;
-        // First of all: everything below removes what is not this driver's.
+        // First of all, because recovery removes every machine that this driver cannot take over.
         recovery::check_driver(&db, vmm.as_ref()).await?;
         let catalog = Arc::new(Catalog::load(artifacts, &db).await?);
         let pod_id = config.pod_id.clone();
@@ -38,7 +41,7 @@ impl Lifecycle {
         Self::start_over(host, pod_id, db, catalog, key).await
     }
 
-    /// Starts the service over machines that need not be this host's.
+    /// Starts the service over any implementation of [`Machines`]; tests pass simulated ones.
     pub async fn start_over(
         machines: Arc<dyn Machines>,
         pod_id: String,
@@ -46,57 +49,59 @@ impl Lifecycle {
         catalog: Arc<Catalog>,
         key: ServerKey,
     ) -> Result<Self, StartError> {
-        let inner = Arc::new(Inner::new(pod_id, db, machines, catalog, key));
-        recovery::recover(&inner).await?;
-        let running = Arc::clone(&inner);
-        inner.tasks.spawn(async move { running.machines.run(&running.stop).await });
-        garbage::collect_regularly(&inner);
-        Ok(Self { inner })
+        let shared = Arc::new(Shared::new(pod_id, db, machines, catalog, key));
+        // Before the pool: recovery removes every machine that no sandbox owns, pooled clones included.
+        recovery::recover(&shared).await?;
+        let running = Arc::clone(&shared);
+        shared.tasks.spawn(async move { running.machines.run(&running.stop).await });
+        garbage::collect_regularly(&shared);
+        Ok(Self { shared })
     }
 
-    /// Stops serving: pooled clones are destroyed, sandboxes keep running for the next server.
+    /// Stops serving and waits until every task has finished its operation. Pooled clones are destroyed; sandboxes keep
+    /// running for the next server.
     pub async fn stop(&self) {
-        self.inner.stop.cancel();
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
     }
 
-    /// One sandbox; one that has failed is shown with its reason until its owner deletes it.
+    /// Shows one sandbox; a failed one is shown with its reason, for a day or until its owner deletes it.
     pub async fn get(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
-        if let Some(handle) = self.inner.living(org, id) {
+        if let Some(handle) = self.shared.registered(org, id) {
             return Ok(view::details(&handle.published.borrow().sandbox));
         }
-        Ok(view::details(&self.inner.failed(org, id).await?))
+        Ok(view::details(&self.shared.failed(org, id).await?))
     }
 
-    /// A page of the organisation's sandboxes.
+    /// Lists one page of the organisation's sandboxes.
     pub async fn list(&self, org: &OrganisationId, query: SandboxListQuery) -> Result<SandboxList, LifecycleError> {
-        let (sandboxes, total_items) = self.inner.db.sandbox_list(org, &query).await?;
+        let (sandboxes, total_items) = self.shared.db.sandbox_list(org, &query).await?;
         Ok(SandboxList { items: sandboxes.iter().map(view::list_item).collect(), total_items })
     }
 
-    /// Deletes one; returns when nothing is left of it. Goes on to its end even if the caller gives up waiting, like
-    /// everything below.
+    /// Deletes a sandbox; returns when nothing is left of it.
     pub async fn delete(&self, org: &OrganisationId, id: &SandboxId) -> Result<(), LifecycleError> {
-        if let Some(handle) = self.inner.living(org, id) {
+        if let Some(handle) = self.shared.registered(org, id) {
             return handle.ask(Request::Delete).await.map(drop);
         }
-        let failed = self.inner.failed(org, id).await?;
-        self.inner.db.sandbox_delete_row(failed.id()).await?;
+        // Of a failed sandbox only the row is left. Without it the sandbox is no longer shown.
+        let failed = self.shared.failed(org, id).await?;
+        self.shared.db.sandbox_delete_row(failed.id()).await?;
         Ok(())
     }
 
-    /// Stores memory, processes and disk of one that runs, and ends its machine. Any request wakes it.
+    /// Stores memory, devices and disk of a running sandbox, and ends its machine. Any request wakes it.
     pub async fn pause(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
         self.ask(org, id, Request::Pause).await
     }
 
-    /// Ends the processes of one that runs, and keeps its disk.
+    /// Ends the processes of a running sandbox, and keeps its disk.
     pub async fn stop_sandbox(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
         self.ask(org, id, Request::Stop).await
     }
 
-    /// Boots one that is stopped over its disk.
+    /// Boots a stopped sandbox over its disk.
     pub async fn start_sandbox(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
         self.ask(org, id, Request::Start).await
     }
@@ -107,28 +112,30 @@ impl Lifecycle {
         id: &SandboxId,
         request: impl FnOnce(Reply<Sandbox>) -> Request,
     ) -> Result<SandboxDetails, LifecycleError> {
-        let sandbox = self.inner.find(org, id).await?.ask(request).await?;
+        let sandbox = self.shared.find(org, id).await?.ask(request).await?;
         Ok(view::details(&sandbox))
     }
 
-    /// The one place where a sandbox is made ready for a request.
+    /// Makes a sandbox ready for a request: waits while it is in transition, and wakes it if it is paused. The gateway
+    /// and every endpoint that needs the guest call this, and nothing else wakes a sandbox.
     pub async fn ensure_running(&self, org: &OrganisationId, id: &SandboxId) -> Result<RunningSandbox, LifecycleError> {
-        let handle = self.inner.find(org, id).await?;
+        let handle = self.shared.find(org, id).await?;
         let published = handle.usable().await?;
+        // A task publishes `running` and the guest in one step, so this cannot happen; the types do not say so.
         let Some(guest) = published.guest else {
             return Err(refused(&published.sandbox, Refusal::InTransition));
         };
         Ok(RunningSandbox { id: id.clone(), guest, image: published.image, handle, runs: published.runs })
     }
 
-    /// Ids of sandboxes whose machines are about to go, from now on: connections into them should be closed.
+    /// Receives the ids of sandboxes whose machines are about to end, from now on. The gateway closes its connections
+    /// into them.
     pub fn ending(&self) -> broadcast::Receiver<SandboxId> {
-        self.inner.ending()
+        self.shared.ending()
     }
 
-    /// Numbers for the metrics.
     pub fn stats(&self) -> LifecycleStats {
-        let states = self.inner.handles().iter().map(|handle| handle.published.borrow().sandbox.state()).collect();
-        self.inner.stats.read(states, self.inner.machines.numbers())
+        let states = self.shared.handles().iter().map(|handle| handle.published.borrow().sandbox.state()).collect();
+        self.shared.stats.read(states, self.shared.machines.numbers())
     }
 }

@@ -1,13 +1,14 @@
-//! Numbers about the service since it started.
+//! Counters and latency histograms since the server started, for `/metrics`.
 
 use leapbox_api_types::sandbox::SandboxState;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the latency buckets, in ms.
+/// Upper bounds of the latency buckets, in milliseconds, inclusive. They are dense around the promised 30 ms of a
+/// pooled create and the 100 to 300 ms of restores and wakes (SPECIFICATION.md).
 pub const BUCKETS_MS: [u64; 12] = [5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 3000, 10_000];
 
-/// How often and how long; the last bucket is everything above the last bound.
+/// A histogram that many tasks add to; the last bucket counts everything above the last bound.
 #[derive(Debug, Default)]
 struct Latencies {
     buckets: [AtomicU64; BUCKETS_MS.len() + 1],
@@ -23,6 +24,8 @@ impl Latencies {
     }
 
     fn read(&self) -> LatencyStats {
+        // The counters are read one after the other, so a reading may miss an observation that is being added. Metrics
+        // are sums over time, which the next scrape mends.
         LatencyStats {
             buckets: self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
             sum: Duration::from_micros(self.sum_us.load(Ordering::Relaxed)),
@@ -74,7 +77,7 @@ impl Stats {
     }
 }
 
-/// Where new sandboxes' machines came from, and what is ready and stored.
+/// Numbers of the host's machines and archives.
 #[derive(Debug, Clone, Default)]
 pub struct MachineNumbers {
     /// Clones ready in the pool.
@@ -83,34 +86,31 @@ pub struct MachineNumbers {
     pub from_pool: u64,
     /// New sandboxes whose machine was launched for them.
     pub launched: u64,
-    /// What the archives take.
     pub archives: leapbox_storage::Usage,
 }
 
-/// A latency histogram.
+/// A reading of one latency histogram.
 #[derive(Debug, Clone)]
 pub struct LatencyStats {
-    /// Counts per bucket of [`BUCKETS_MS`], and one more for what took longer.
+    /// Observations in each bucket of [`BUCKETS_MS`] (not cumulative), and one more bucket for longer ones.
     pub buckets: Vec<u64>,
-    /// All durations together.
+    /// Sum of all observations.
     pub sum: Duration,
 }
 
-/// A reading of all numbers.
+/// One reading of all numbers.
 #[derive(Debug, Clone)]
 pub struct LifecycleStats {
-    /// The state of every sandbox that is not gone.
+    /// The state of every sandbox that has a task: all but deleted and failed ones.
     pub states: Vec<SandboxState>,
-    /// Of the machines and the archives.
     pub machines: MachineNumbers,
-    /// Creates that succeeded, from request to usable.
+    /// Creates that succeeded, from the request until the sandbox can be used.
     pub creates: LatencyStats,
-    /// Restores of snapshots that succeeded, from request to usable.
+    /// Restores of snapshots that succeeded, from the request until the sandbox can be used.
     pub restores: LatencyStats,
-    /// Pauses, from request to stored and gone.
+    /// Pauses, from the permit to store until the machine has ended.
     pub pauses: LatencyStats,
-    /// Wakes, from the first request that needs the sandbox to usable.
+    /// Wakes that succeeded, from the task's start of the wake until the sandbox can be used.
     pub wakes: LatencyStats,
-    /// Wakes that failed.
     pub failed_wakes: u64,
 }

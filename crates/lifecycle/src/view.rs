@@ -1,4 +1,4 @@
-//! Sandboxes and snapshots as the API shows them.
+//! Conversions from the database's sandboxes and snapshots to the API's types.
 
 use crate::clock::rfc3339;
 use leapbox_api_types::network::{NetworkPolicy, NetworkPolicyMode};
@@ -51,11 +51,13 @@ pub(crate) fn snapshot(row: SnapshotRow) -> SnapshotDetails {
     }
 }
 
-/// As the database keeps it: nothing secret is in there.
+/// The policy in the form without secrets that the database keeps beside the sealed one.
 fn policy(shown: Option<&str>) -> NetworkPolicy {
+    // No policy is stored for `allow-all`, which is the default.
     let Some(shown) = shown else { return NetworkPolicy::allow_all() };
     serde_json::from_str(shown).unwrap_or_else(|error| {
         tracing::error!(error = %chain(&error), "a stored network policy cannot be shown");
+        // `custom` without entries allows nothing. Showing `allow-all` would claim more than is in force.
         NetworkPolicy { mode: NetworkPolicyMode::Custom, ..NetworkPolicy::allow_all() }
     })
 }

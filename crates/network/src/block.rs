@@ -1,39 +1,37 @@
-//! The block of addresses that the links between sandboxes and host are numbered from.
+//! The block of addresses from which the links between slots and host get theirs.
 
 use std::net::{AddrParseError, Ipv4Addr};
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-/// An IPv4 network in CIDR notation, without host bits.
+/// An IPv4 network in CIDR notation, without host bits, from /8 to /30.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv4Block {
     first: Ipv4Addr,
     prefix: u8,
 }
 
-/// What does not name an IPv4 network.
+/// The error of a setting that does not name such a network.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not an aligned IPv4 block between /8 and /30")]
+#[error("{text:?} is not an IPv4 block between /8 and /30 without host bits, such as 10.253.0.0/16")]
 pub struct InvalidBlock {
     text: String,
 }
 
 impl Ipv4Block {
-    /// The links' addresses unless an installation says otherwise: 10.253.0.0/16.
+    /// The default, 10.253.0.0/16: enough for 32768 slots.
     pub const DEFAULT: Self = Self { first: Ipv4Addr::new(10, 253, 0, 0), prefix: 16 };
 
-    /// Its first address.
     pub(crate) fn first(self) -> Ipv4Addr {
         self.first
     }
 
-    /// How many addresses it holds.
     pub(crate) fn size(self) -> u64 {
         1 << (32 - u32::from(self.prefix))
     }
 
-    /// Whether the address lies in it.
     pub fn contains(self, address: Ipv4Addr) -> bool {
+        // In 64 bits, because the end of a block at the top of the address space is 2^32.
         let first = u64::from(self.first.to_bits());
         (first..first + self.size()).contains(&u64::from(address.to_bits()))
     }

@@ -1,39 +1,40 @@
-//! What an installation says about its network, and the checks on it.
+//! The settings of an installation's network, and the checks on them.
 
 use crate::block::Ipv4Block;
 use crate::error::NetworkError;
 use leapbox_egress_policy::Cidr;
 use std::net::SocketAddr;
 
-/// Settings of [`crate::Network::start`].
+/// The settings that [`crate::Network::start`] takes, checked there.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
     /// Four lower-case hexadecimal digits that tell this installation from others on the host.
     pub instance: String,
-    /// Addresses of the links between slots and the root namespace, two a slot. No other installation on the host
-    /// and no network of the host's may overlap it.
+    /// The addresses of the links between slots and the root namespace, two for each slot. The block may overlap
+    /// neither another installation's on the host nor a network that the host is in.
     pub link_block: Ipv4Block,
-    /// Uid of slot 0's VMM; slot n has `base_uid + n`.
+    /// The uid of slot 0's VMM; slot n has `base_uid + n`. No other program may use these uids.
     pub base_uid: u32,
-    /// Most slots at a time, prepared ones included.
+    /// Limit on the number of slots at a time, prepared ones included.
     pub max_slots: u32,
-    /// Slots kept ready ahead of use.
+    /// Number of slots that the pool keeps ready. Preparing one takes some ten milliseconds.
     pub prepared: usize,
-    /// Name servers to forward to; `None` takes the host's from /etc/resolv.conf, and follows its changes.
+    /// Name servers to which queries are forwarded. `None` takes the host's from /etc/resolv.conf and follows its
+    /// changes; an empty list answers every query with SERVFAIL.
     pub dns_upstreams: Option<Vec<SocketAddr>>,
-    /// What the guests are behind.
     pub guest_link: GuestLink,
-    /// Private networks that a sandbox's policy may open with its `allow_cidrs`; a single address may be the host's own.
+    /// Private networks that a sandbox's policy may open with its `allow_cidrs`. Only an entry of a single address
+    /// (/32) opens an address of the host itself.
     pub egress_private_cidrs: Vec<Cidr>,
 }
 
-/// What is behind a slot's `tap0`.
+/// The kind of device that a slot's `tap0` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestLink {
-    /// A VMM's guest.
+    /// A tap, which the VMM opens by name.
     Tap,
-    /// Another namespace: `tap0` is a veth, and its other end is [`crate::STAND_IN`], to be moved where it is wanted. Only
-    /// `leapbox-bench egress` asks for it: beside an emulated guest its measurements would not show the proxy.
+    /// A veth whose other end is [`crate::STAND_IN`], to be moved into another namespace that plays the guest. Only
+    /// `leapbox-bench --parts egress` uses it: an emulated guest is too slow to measure the proxy.
     Veth,
 }
 
@@ -53,8 +54,9 @@ impl Default for NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// Refuses what would overflow or could not be told apart later.
+    /// Checks that addresses, names and uids of all slots are valid, so that no later arithmetic can overflow.
     pub(crate) fn check(&self) -> Result<(), NetworkError> {
+        // An interface's name has at most 15 characters: `lb`, these four, `s`, and the index in hexadecimal.
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if self.instance.len() != 4 || !self.instance.bytes().all(hex) {
             return Err(NetworkError::Instance { instance: self.instance.clone() });

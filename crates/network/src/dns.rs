@@ -1,19 +1,20 @@
-//! Names for sandboxes: UDP and TCP at the gateway address inside each slot, answered by this process.
+//! Name servers for sandboxes: over UDP and TCP at the gateway address inside each slot, served by this process.
 //!
 //! ```text
 //!   guest ─ 10.254.254.1:53 ─┬─ udp  ─┐ rate and size of this slot            one resolver for all slots
 //!                            └─ tcp  ─┴──── answer (policy) ───── upstream ── host's name servers (root namespace)
-//!                                              └─ slot (memory) ──── the egress proxy
+//!                                              └─ slot (cache) ───── the egress proxy
 //! ```
 //!
-//! A query is answered only if the sandbox's policy allows its name, else refused here, without a packet to the outside;
-//! and never with an address that no sandbox may reach.
+//! A query is answered only if the sandbox's policy allows its name; else it is refused here, without a packet to the
+//! outside. No answer contains an address that the sandbox may not reach.
 //!
-//! The listeners are our own and not hickory-server's, because those start a task for every datagram and accept any
-//! number of connections: a guest could exhaust this process. Messages and forwarding are hickory's. Nothing is
-//! cached for others: the upstream does, other sandboxes cannot be timed through it, and memory stays bounded.
+//! The listeners are this crate's and not hickory-server's, which start a task for every datagram and accept any number
+//! of connections: a guest could exhaust this process. Messages and forwarding are hickory's. No answer is cached for
+//! other sandboxes: they could find out by timing what this one has asked for, and memory would not be bounded. The
+//! upstream caches.
 //!
-//! A server that is down answers nothing: sandboxes then have no names (fail closed).
+//! While the server is down sandboxes have no name server, and resolve nothing (fail closed).
 
 mod addresses;
 mod answer;
@@ -23,10 +24,10 @@ mod tcp;
 mod udp;
 mod upstream;
 
-pub(crate) use slot::{Ruling, SlotNames};
+pub(crate) use slot::{NamePolicy, SlotResolver};
 pub(crate) use upstream::{Upstream, read_resolv_conf};
 
-use crate::namespace::Worker;
+use crate::namespace::NamespaceThread;
 use leapbox_guest_protocol::net::WORKLOAD_GATEWAY;
 use limits::MAX_QUERIES;
 use std::io;
@@ -40,23 +41,23 @@ use tokio::task::JoinSet;
 /// The port of RFC 1035.
 const PORT: u16 = 53;
 
-/// What all slots' name servers share.
+/// The state that the name servers of all slots share.
 #[derive(Debug)]
 pub(crate) struct Dns {
     upstream: Upstream,
-    /// Queries under way, over all slots.
+    /// Permits for the upstream queries of all slots.
     queries: Semaphore,
     counters: Counters,
 }
 
-/// Counted since the start, over all slots.
+/// Counters of the name servers of all slots, since the server's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DnsStats {
-    /// Queries answered, with names or with an error.
+    /// Queries that were answered, with records or with an error.
     pub answered: u64,
-    /// Queries of these that failed for want of an upstream's answer (SERVFAIL).
+    /// Those of the answered queries that failed because no upstream has answered (SERVFAIL).
     pub failed: u64,
-    /// Queries and connections dropped, because a slot asked for too much or for nonsense.
+    /// Queries and connections that were dropped, because a slot is over its limits or has sent nonsense.
     pub dropped: u64,
 }
 
@@ -87,25 +88,25 @@ impl Dns {
         }
     }
 
-    /// Opens a slot's name server, which refuses everything until there is a ruling. It ends, its sockets with it, when
-    /// the returned set is dropped or shut down.
+    /// Opens a slot's name server, which refuses everything until the slot has a policy. It ends, and its sockets with
+    /// it, when the returned set is dropped or shut down.
     pub(crate) async fn serve(
         self: &Arc<Self>,
-        worker: &Worker,
+        netns_thread: &NamespaceThread,
         netns: Arc<OwnedFd>,
-    ) -> io::Result<(JoinSet<()>, Arc<SlotNames>)> {
-        let (udp, tcp) = worker.run(netns, bind).await?;
+    ) -> io::Result<(JoinSet<()>, Arc<SlotResolver>)> {
+        let (udp, tcp) = netns_thread.run(netns, bind).await?;
         let udp = tokio::net::UdpSocket::from_std(udp)?;
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
-        let names = Arc::new(SlotNames::new(self.clone()));
+        let resolver = Arc::new(SlotResolver::new(self.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(udp::serve(names.clone(), udp));
-        tasks.spawn(tcp::serve(names.clone(), tcp));
-        Ok((tasks, names))
+        tasks.spawn(udp::serve(resolver.clone(), udp));
+        tasks.spawn(tcp::serve(resolver.clone(), tcp));
+        Ok((tasks, resolver))
     }
 }
 
-/// For the fuzzer: see `answer`.
+/// Called by the fuzz target: see `answer`.
 pub(crate) fn fuzz(bytes: &[u8], evaluator: &leapbox_egress_policy::Evaluator) {
     answer::fuzz(bytes, evaluator);
 }

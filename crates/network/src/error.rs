@@ -1,69 +1,55 @@
-//! What can go wrong, one variant per failing step.
+//! The errors of the network, with one variant for each step that can fail.
 
 use crate::block::Ipv4Block;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-/// Why the network could not be set up, or a slot not be had.
+/// The reason the network could not be set up, or a slot could not be made, adopted or given a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// The installation's id has the wrong form.
     #[error("instance {instance:?} is not four lower-case hexadecimal digits")]
     Instance { instance: String },
-    /// The block has too few addresses.
     #[error("link block {block} has no room for {max_slots} slots of two addresses each (at least one is needed)")]
     LinkBlockSize { block: Ipv4Block, max_slots: u32 },
-    /// The uids do not fit.
     #[error("{max_slots} uids from {base_uid} on do not fit: the first must not be root's, the last below 2^32")]
     Uids { base_uid: u32, max_slots: u32 },
-    /// Another process in this network namespace holds the same instance or the same block.
-    #[error("another server on this host already uses {what}")]
+    /// Another process in this network namespace holds the same instance id or the same block.
+    #[error("another server on this host already uses {what}: stop it, or configure another one")]
     Claimed {
-        /// `instance a1b2` or `link block 10.253.0.0/16`.
+        /// Such as `instance a1b2` or `link block 10.253.0.0/16`.
         what: String,
         #[source]
         source: io::Error,
     },
     /// The host, or another installation's running sandbox, has an address in the block.
-    #[error("link block {block} is in use: {interface} has {address}; configure another block")]
-    LinkBlockInUse {
-        block: Ipv4Block,
-        /// The interface that has the address.
-        interface: String,
-        address: Ipv4Addr,
-    },
-    /// A kernel setting could not be read or written.
+    #[error("link block {block} is in use: interface {interface} has {address}; configure another block")]
+    LinkBlockInUse { block: Ipv4Block, interface: String, address: Ipv4Addr },
     #[error("could not access the kernel setting {}", path.display())]
     Sysctl {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// The `nft` program could not be run.
     #[error("could not run `{argv}`")]
     NftStart {
         argv: String,
         #[source]
         source: io::Error,
     },
-    /// The `nft` program refused.
     #[error("`{argv}` failed ({status}): {stderr} {stdout}")]
     NftFailed { argv: String, status: std::process::ExitStatus, stdout: String, stderr: String },
-    /// A namespace could not be made or entered.
     #[error("could not {step}")]
     Namespace {
         step: &'static str,
         #[source]
         source: io::Error,
     },
-    /// The thread that works inside namespaces died.
-    #[error("the thread working inside a network namespace is gone")]
+    /// A thread that works inside network namespaces has panicked or ended.
+    #[error("the thread that works inside network namespaces has ended unexpectedly")]
     ThreadGone,
-    /// A task was cancelled or panicked.
-    #[error("a task of the network did not end as it should")]
+    #[error("a task of the network was cancelled or panicked")]
     Task(#[source] tokio::task::JoinError),
-    /// A tap could not be made.
     #[error("could not {step} for tap {tap}")]
     Tap {
         tap: &'static str,
@@ -71,26 +57,24 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
-    /// An interface that has just been made is not there.
-    #[error("interface {interface} is missing")]
+    /// An interface that was made right before does not exist.
+    #[error("network interface {interface} does not exist")]
     InterfaceMissing {
         interface: String,
         #[source]
         source: io::Error,
     },
-    /// The list of interfaces could not be read.
     #[error("could not list network interfaces")]
     Interfaces {
         #[source]
         source: io::Error,
     },
-    /// No connection to the kernel's routing interface.
-    #[error("could not open a routing socket")]
+    #[error("could not open a socket to the kernel's routing interface (rtnetlink)")]
     RoutingSocket {
         #[source]
         source: io::Error,
     },
-    /// The kernel refused a routing request.
+    /// The kernel has refused an rtnetlink request.
     #[error("could not {step} of {interface}")]
     Routing {
         step: &'static str,
@@ -98,52 +82,45 @@ pub enum NetworkError {
         #[source]
         source: rtnetlink::Error,
     },
-    /// The sockets of the slot's name server could not be opened.
     #[error("could not open the name server of slot {index}")]
     Dns {
         index: u32,
         #[source]
         source: io::Error,
     },
-    /// The socket of a slot's egress proxy could not be opened.
     #[error("could not open the egress proxy of slot {index}")]
     Proxy {
         index: u32,
         #[source]
         source: io::Error,
     },
-    /// The egress proxy that all slots share could not be set up.
     #[error("could not set up the egress proxy")]
     Egress {
         #[source]
         source: leapbox_egress::ProxyError,
     },
-    /// A slot has one policy in its life.
-    #[error("slot {index} has a policy already")]
+    /// A slot gets one policy in its life.
+    #[error("network slot {index} already has a policy")]
     PolicySet { index: u32 },
-    /// The configured name servers cannot be used.
     #[error("could not set up forwarding of DNS queries")]
     DnsUpstream {
         #[source]
         source: hickory_resolver::net::NetError,
     },
-    /// All slots are taken.
-    #[error("all {max_slots} network slots are in use ({releasing} of them about to be released)")]
+    #[error("all {max_slots} network slots are in use ({releasing} of them are being released)")]
     Exhausted {
         max_slots: u32,
-        /// Slots whose namespace is not gone yet.
+        /// Closed slots whose namespace still exists.
         releasing: usize,
     },
-    /// The index to adopt is not below `max_slots`.
-    #[error("slot {index} is outside the configured {max_slots} slots")]
+    #[error("network slot {index} is beyond the {max_slots} slots that are configured")]
     IndexOutOfRange { index: u32, max_slots: u32 },
-    /// The index to adopt belongs to another slot.
-    #[error("slot {index} is already in use")]
+    /// The index to adopt belongs to another slot of this server.
+    #[error("network slot {index} is already in use")]
     IndexInUse { index: u32 },
-    /// The namespace to adopt is not the one this slot should have.
-    #[error("the namespace is not that of slot {index}: {what}")]
+    /// The namespace to adopt lacks the addresses that this slot must have.
+    #[error("the network namespace is not the one of slot {index}: {what}")]
     Miswired { index: u32, what: String },
-    /// The network is being stopped.
     #[error("the network is stopping")]
     Stopping,
 }

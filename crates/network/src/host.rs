@@ -1,4 +1,4 @@
-//! What `leapbox doctor` wants to know of the host's network, as plain data.
+//! Collects what `leapbox doctor` needs to know of the host's network, as plain data.
 
 use crate::dns::read_resolv_conf;
 use crate::error::NetworkError;
@@ -9,36 +9,38 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Facts, not judgements: `doctor` words them.
+/// The facts about the host's network. `doctor` judges and words them.
 #[derive(Debug)]
 pub struct HostFacts {
-    /// `nft --version`, or why it cannot be run. Needed.
+    /// The version line of `nft`, or why it cannot be run. Slots cannot be made without it.
     pub nft: Result<String, NetworkError>,
-    /// /dev/net/tun opens, or why not. Needed.
+    /// Whether /dev/net/tun can be opened, or why not. Slots cannot be made without it.
     pub tun: io::Result<()>,
-    /// Whether the namespace forwards IPv4 already; [`crate::Network::start`] turns it on.
+    /// Whether the namespace already forwards IPv4; [`crate::Network::start`] turns it on. `None` if that cannot be
+    /// read.
     pub ip_forward: Option<bool>,
-    /// Chains of others that drop forwarded packets by default, as Docker and firewalls make them. An `accept` of
-    /// ours cannot overrule them: sandboxes have no way out until the operator lets them (`DOCKER-USER`, a zone).
+    /// Other programs' chains that drop forwarded packets by default, as Docker and firewalls make them. An `accept` in
+    /// Leapbox's table cannot overrule them, so sandboxes reach nothing until the operator allows it there
+    /// (`DOCKER-USER`, a firewall zone).
     pub forward_drops: Vec<ForwardDrop>,
-    /// Old-style iptables rules are loaded as well; their policies cannot be seen here.
+    /// Whether rules of the old iptables are loaded as well. `nft` does not list them, so their policies are not known.
     pub legacy_iptables: bool,
-    /// Name servers of the host, which queries are forwarded to unless configured otherwise.
+    /// The host's name servers, to which queries are forwarded unless others are configured.
     pub name_servers: Vec<SocketAddr>,
 }
 
 /// A base chain on the forward hook whose policy is to drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardDrop {
-    /// `ip`, `inet` …
+    /// The nftables family, such as `ip` or `inet`.
     pub family: String,
     pub table: String,
-    /// Its name.
     pub chain: String,
 }
 
-/// Looks at the calling thread's network namespace. Blocks for some milliseconds.
+/// Collects the facts about the calling thread's network namespace. Blocks for some milliseconds.
 pub fn host_facts(instance: &str) -> HostFacts {
+    // Without nft there is nothing to list; `nft` below says so.
     let chains = nft::chains_json().unwrap_or_default();
     HostFacts {
         nft: nft::version(),

@@ -1,4 +1,5 @@
-//! A network of its own for every sandbox, and a wall between it and everything that is not the public internet.
+//! Gives every sandbox a network namespace of its own (a *slot*) and isolates it from everything but the public
+//! internet.
 //!
 //! ```text
 //!   guest            slot: an anonymous network namespace              root: the server's own namespace
@@ -11,22 +12,23 @@
 //!  └───────┘        └───────────────────────────────────────┘        └──────────────────────────────────┘
 //! ```
 //!
-//! Guest addresses are the same in every sandbox, so that a snapshot fits anywhere; what tells sandboxes apart is the
-//! slot's index, which decides the slot's own address, its veth's name and the uid of its VMM. Slots are prepared in
-//! a pool ([`Network::start_pool`]), used once, and never handed to a second sandbox.
+//! Guest addresses are the same in every sandbox, so that a snapshot fits into any slot. Sandboxes are told apart by
+//! the slot's index, which decides the slot's own address, its veth's name and the uid of its VMM. Slots are prepared
+//! in a pool ([`Network::start_pool`]), used once, and never given to a second sandbox.
 //!
 //! Nothing is pinned under a path: a slot lives exactly as long as its VMM or this process holds its descriptor, so a
 //! killed server leaves nothing behind. The host-wide table is replaced in one transaction at every start, and its
 //! number of rules does not depend on the number of slots.
 //!
-//! A slot is born closed. [`Gatekeeper::admit`] gives it the policy of its sandbox, once: what may leave by itself are
-//! elements of the slot's own sets; all other TCP is redirected to the egress proxy (crate `leapbox-egress`), which
-//! listens inside the slot and dials from the root namespace, with a mark that the host-wide table checks again.
+//! A new slot is closed. [`PolicyInstaller::install`] gives it the policy of its sandbox, once. Destinations that are
+//! reached directly become elements of the slot's own sets; all other TCP is redirected to the egress proxy (crate
+//! `leapbox-egress`), which listens inside the slot and dials from the root namespace, with a mark that the host-wide
+//! table checks again.
 //!
-//! Names are resolved by this process, at the gateway address inside each slot, as far as the policy allows. Without it
-//! sandboxes have no names, and nobody behind the redirection: they fail closed.
+//! This process resolves names, at the gateway address inside each slot, as far as the policy allows. Without the
+//! server sandboxes have no name server, and nobody listens behind the redirection: they fail closed.
 //!
-//! Callers: `lifecycle` and `bases` take slots, `doctor` asks [`host_facts`].
+//! `lifecycle` and `bases` take slots; `doctor` asks [`host_facts`].
 //!
 //! Invariant: no thread of the async runtime ever changes its network namespace; see `namespace`.
 
@@ -37,6 +39,7 @@ mod config;
 mod dns;
 mod error;
 mod host;
+mod index_allocator;
 mod links;
 mod namespace;
 mod network;
@@ -50,7 +53,6 @@ mod rules;
 mod shared;
 mod slot;
 mod stand_in;
-mod stock;
 mod sysctl;
 mod tap;
 
@@ -62,15 +64,15 @@ pub use host::{ForwardDrop, HostFacts, host_facts};
 pub use leapbox_egress::{Authority, AuthorityError, Journal};
 pub use network::{HostTable, Network, NetworkStats};
 pub use plan::{CHANNEL_TAP, WORKLOAD_TAP};
-pub use policy::{Admission, Gatekeeper};
+pub use policy::{PolicyInstaller, SlotPolicy};
 pub use slot::{Slot, SlotConnector};
 pub use stand_in::STAND_IN;
 pub use sysctl::SysctlChange;
 
-/// For the fuzzer alone.
+/// Entry points of the fuzz targets; nothing else calls them.
 #[doc(hidden)]
 pub mod fuzz {
-    /// The way of a query through a slot's name server, and of an upstream's answer back.
+    /// Runs a query through a slot's name server without an upstream, and an upstream's answer back through its filter.
     pub fn dns(bytes: &[u8], evaluator: &leapbox_egress_policy::Evaluator) {
         crate::dns::fuzz(bytes, evaluator);
     }

@@ -1,9 +1,10 @@
-//! Work inside a network namespace. A namespace is a property of a thread, so there are two kinds of threads here and
-//! no other thread ever changes its own:
+//! Does work inside network namespaces. A namespace is a property of a thread, so a thread of the async runtime that
+//! changed its own would run other tasks in it. There are two kinds of threads here, and no other thread ever changes
+//! its namespace:
 //!
 //! * short-lived ones ([`fresh`], [`inside`]) for the slow work of preparing and checking a slot; they end with it,
-//! * one long-lived worker ([`Worker`]) that opens sockets, which is on the way of every request into a sandbox and
-//!   takes microseconds.
+//! * one long-lived thread ([`NamespaceThread`]) that opens sockets. Every new connection into a sandbox waits for it,
+//!   and it takes microseconds.
 
 use crate::error::NetworkError;
 use leapbox_errors::chain;
@@ -15,7 +16,7 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
 
-/// The calling thread's network namespace.
+/// Opens the calling thread's network namespace.
 pub(crate) fn current() -> Result<OwnedFd, NetworkError> {
     File::open("/proc/thread-self/ns/net")
         .map(OwnedFd::from)
@@ -27,7 +28,8 @@ fn enter(netns: impl AsFd) -> Result<(), NetworkError> {
         .map_err(|errno| NetworkError::Namespace { step: "enter a network namespace", source: errno.into() })
 }
 
-/// Makes a new namespace and does `work` in it. If that fails, the namespace and all that was made in it are gone.
+/// Makes a new namespace, runs `work` in it on a new thread, and returns it. If `work` fails, the namespace ends with
+/// the thread, and everything that was made in it with the namespace.
 pub(crate) async fn fresh<F>(work: F) -> Result<OwnedFd, NetworkError>
 where
     F: FnOnce() -> Result<(), NetworkError> + Send + 'static,
@@ -41,7 +43,7 @@ where
     .await
 }
 
-/// Does slow `work` inside a namespace, on a thread of its own.
+/// Runs slow `work` inside a namespace, on a thread of its own.
 pub(crate) async fn inside<F>(netns: Arc<OwnedFd>, work: F) -> Result<(), NetworkError>
 where
     F: FnOnce() -> Result<(), NetworkError> + Send + 'static,
@@ -58,6 +60,7 @@ where
     std::thread::Builder::new()
         .name("netns".into())
         .spawn(move || {
+            // Fails only if the caller has given up.
             let _ = answer.send(work());
         })
         .map_err(|source| NetworkError::Namespace { step: "start a thread", source })?;
@@ -66,23 +69,23 @@ where
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The thread that opens sockets inside slots. Cheap to clone; ends with its last clone.
+/// A handle of the thread that opens sockets inside slots. It is cheap to clone; the thread ends with the last clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Worker {
+pub(crate) struct NamespaceThread {
     jobs: mpsc::Sender<(Arc<OwnedFd>, Work)>,
 }
 
-impl Worker {
-    /// Starts it in the calling thread's namespace, which it returns to after each job.
+impl NamespaceThread {
+    /// Starts the thread. It returns to the calling thread's namespace after each job.
     pub(crate) fn start() -> Result<Self, NetworkError> {
-        let home = current()?;
+        let own = current()?;
         let (jobs, inbox) = mpsc::channel::<(Arc<OwnedFd>, Work)>();
         std::thread::Builder::new()
             .name("netns-sockets".into())
             .spawn(move || {
                 for (netns, work) in inbox {
-                    if let Err(error) = visit(&home, netns, work) {
-                        tracing::error!(error = %chain(&error), "the socket thread is stuck in a network namespace and ends");
+                    if let Err(error) = run_job(&own, netns, work) {
+                        tracing::error!(error = %chain(&error), "the socket thread cannot leave a namespace and ends");
                         return;
                     }
                 }
@@ -91,7 +94,7 @@ impl Worker {
         Ok(Self { jobs })
     }
 
-    /// Runs `work` inside the namespace. It must not block.
+    /// Runs `work` inside the namespace. It must not block, because all slots share the thread.
     pub(crate) async fn run<T, F>(&self, netns: Arc<OwnedFd>, work: F) -> io::Result<T>
     where
         T: Send + 'static,
@@ -106,13 +109,14 @@ impl Worker {
     }
 }
 
-/// One job. Only an error to get back home is returned: it would leave the thread, and a reference on the slot, there.
-fn visit(home: &OwnedFd, netns: Arc<OwnedFd>, work: Work) -> Result<(), NetworkError> {
+/// Runs one job. The only error returned is one of leaving the slot's namespace again: a thread that stays there would
+/// do the next slot's work in it, and would keep the namespace, and with it the slot's index.
+fn run_job(own: &OwnedFd, netns: Arc<OwnedFd>, work: Work) -> Result<(), NetworkError> {
     match enter(&*netns) {
         Ok(()) => work(),
-        // Dropping the work answers its caller.
+        // Dropping `work` drops its channel, which answers the caller.
         Err(error) => tracing::warn!(error = %chain(&error), "a slot's namespace cannot be entered"),
     }
     drop(netns);
-    enter(home)
+    enter(own)
 }

@@ -1,7 +1,7 @@
-//! The network of one installation: its table, its pool of slots, its book of indices.
+//! The network of one installation: its host-wide table, its pool of slots, and its indices.
 //!
-//! After a restart: [`Network::start`], [`Network::adopt`] for each sandbox that still runs, then
-//! [`Network::start_pool`]. Indices whose veth a former server has left are not given out before the veth is gone.
+//! A restarted server calls [`Network::start`], then [`Network::adopt`] for each sandbox that still runs, then
+//! [`Network::start_pool`]. An index whose veth a former server has left is not given out while the veth exists.
 
 use crate::config::NetworkConfig;
 use crate::dns::DnsStats;
@@ -29,38 +29,38 @@ use std::time::Duration;
 use tokio::sync::{AcquireError, Notify, Semaphore};
 use tokio::task::JoinSet;
 
-/// Slots prepared at a time when the pool is empty: more only compete for the kernel's one routing lock.
+// Slots that are prepared at a time. More would only compete for the kernel's one lock on interfaces and routes (rtnl).
 const PREPARING: usize = 4;
-/// How long the pool rests after a slot could not be prepared.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// How often [`Network::stop`] looks whether the prepared slots are gone.
+// Pause of the pool after a slot could not be prepared, so that a lasting fault fills neither the CPU nor the log.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// Interval at which [`Network::stop`] looks whether the prepared slots still exist.
 const STOP_CHECK: Duration = Duration::from_millis(5);
-/// How long [`Network::stop`] waits for the prepared slots to be gone.
+// Namespaces end in the kernel's own time, usually within milliseconds. A server that stops must not wait for it for
+// ever: the next one waits with those indices.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Numbers of the moment.
+/// The number of slots in each state, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkStats {
-    /// Slots ready to be taken.
+    /// Slots that are ready to be taken.
     pub prepared: usize,
-    /// Slots taken or adopted, and those just being prepared.
+    /// Slots that are taken, adopted, or being prepared.
     pub in_use: usize,
-    /// Closed slots whose namespace is not gone yet.
+    /// Closed slots whose namespace still exists.
     pub releasing: usize,
-    /// Indices nothing uses.
+    /// Indices that nothing uses.
     pub free: usize,
-    /// As configured.
     pub max_slots: u32,
-    /// Name service of all slots together.
+    /// Counters of the name servers of all slots together.
     pub dns: DnsStats,
 }
 
-/// What becomes of the host-wide table when the server stops.
+/// Whether the host-wide table stays when the server stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostTable {
-    /// Sandboxes go on running and must stay walled in.
+    /// Sandboxes go on running and must stay isolated.
     Keep,
-    /// No sandbox of this installation is left.
+    /// No sandbox of this installation runs any more.
     Remove,
 }
 
@@ -69,21 +69,22 @@ pub enum HostTable {
 pub struct Network {
     shared: Arc<Shared>,
     ready: Mutex<VecDeque<Slot>>,
-    /// Slots the pool is preparing.
+    /// Number of slots that the pool is preparing.
     filling: AtomicUsize,
-    /// Told when the pool has prepared a slot, or failed to.
+    /// Notified when the pool has prepared a slot, or has failed to.
     filled: Notify,
     preparing: Arc<Semaphore>,
     stopping: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
     changes: Vec<SysctlChange>,
-    /// Names only one process in this namespace can have; they vanish with it.
+    // Names that only one process in this namespace can have. The kernel frees them when the process ends, however it
+    // ends, so no stale lock file can be left.
     _claims: [UnixListener; 2],
 }
 
 impl Network {
-    /// Walls first: replaces the host-wide table, then lets the host forward. Makes no slot; see [`Self::start_pool`].
-    /// Running sandboxes of a former server keep their connections.
+    /// Starts the network: replaces the host-wide table and lets the host forward. It makes no slot; see
+    /// [`Self::start_pool`]. Running sandboxes of a former server keep their connections.
     ///
     /// All threads of the calling runtime must be in one network namespace.
     pub async fn start(config: NetworkConfig) -> Result<Arc<Self>, NetworkError> {
@@ -92,6 +93,7 @@ impl Network {
         refuse_used_block(&config)?;
         let table = rules::host_table(&config);
         let changes = blocking(move || {
+            // The table first: a host that forwards without it would forward for sandboxes that are not isolated.
             nft::apply(&table)?;
             sysctl::ensure(Path::new(sysctl::IP_FORWARD), "1")
         });
@@ -112,32 +114,33 @@ impl Network {
         }))
     }
 
-    /// Takes over the namespace of a sandbox that a former server started. Its name server is opened again and its
-    /// rules are brought to this version; connections through it go on. It is as open as it was, but for the proxy and
-    /// names, which need [`crate::Gatekeeper::admit_again`].
+    /// Takes over the namespace of a sandbox that a former server has started. Its name server is opened again and its
+    /// rules are brought to this version; connections through it go on. Its sets stay as they are, so it reaches what
+    /// it reached directly before; the proxy and names need [`crate::PolicyInstaller::install_again`].
     pub async fn adopt(&self, index: u32, netns: OwnedFd) -> Result<Slot, NetworkError> {
         let shared = &self.shared;
         if index >= shared.config.max_slots {
             return Err(NetworkError::IndexOutOfRange { index, max_slots: shared.config.max_slots });
         }
-        if !shared.stock().take_exactly(index) {
+        if !shared.indices().take_exactly(index) {
             return Err(NetworkError::IndexInUse { index });
         }
         let lease = Lease { index, shared: shared.clone() };
         let (plan, netns) = (SlotPlan::new(&shared.config, index), Arc::new(netns));
         prepare::adopt(&plan, netns.clone()).await?;
-        links::mend(&shared.root.routing, &plan.veth).await?;
-        shared.furnish(lease, plan, netns).await
+        links::set_up_veth(&shared.root.routing, &plan.veth).await?;
+        shared.attach_dns(lease, plan, netns).await
     }
 
-    /// From now on keeps `prepared` slots ready.
+    /// Starts the task that keeps `prepared` slots ready. Slots of a former server must have been adopted before.
     pub fn start_pool(self: &Arc<Self>) {
         self.tasks().spawn(fill(Arc::downgrade(self), self.shared.clone()));
     }
 
-    /// A slot from the pool, at once; else one prepared now, which takes some ten milliseconds.
+    /// Returns a slot of the pool at once, or else prepares one, which takes some ten milliseconds.
     pub async fn take(&self) -> Result<Slot, NetworkError> {
         loop {
+            // Registered before the pool is looked at: a slot that is ready right after the look would not be noticed.
             let mut filled = std::pin::pin!(self.filled.notified());
             filled.as_mut().enable();
             if self.stopping.load(Ordering::Acquire) {
@@ -150,15 +153,16 @@ impl Network {
             }
             match self.shared.lease() {
                 Some(lease) => return self.make(lease).await,
-                // The last index is with the pool, and its slot as good as ready.
+                // The pool has the last index and is preparing its slot, which will be ready in a moment.
                 None if self.filling.load(Ordering::Acquire) > 0 => filled.await,
                 None => return Err(self.exhausted()),
             }
         }
     }
 
-    /// In a task of its own: a caller who gives up must not leave a half-made slot whose index is free already.
     async fn make(&self, lease: Lease) -> Result<Slot, NetworkError> {
+        // In a task of its own, which finishes when the caller gives up: dropped half way, it would free the index
+        // while the thread that prepares the slot still works on it.
         let (shared, preparing) = (self.shared.clone(), self.preparing.clone());
         let task = tokio::spawn(async move {
             let _permit = preparing.acquire_owned().await.map_err(|_: AcquireError| NetworkError::Stopping)?;
@@ -168,36 +172,36 @@ impl Network {
     }
 
     fn exhausted(&self) -> NetworkError {
-        let releasing = self.shared.stock().releasing().len();
+        let releasing = self.shared.indices().releasing().len();
         NetworkError::Exhausted { max_slots: self.shared.config.max_slots, releasing }
     }
 
-    /// What of the host's settings [`Self::start`] has changed.
+    /// The settings of the host that [`Self::start`] has changed.
     pub fn host_changes(&self) -> &[SysctlChange] {
         &self.changes
     }
 
-    /// What each sandbox sent out, and what it was denied. Slots that are about to be released are among them.
+    /// The egress journals of all sandboxes, including those whose slots are being released.
     pub fn journals(&self) -> Vec<Arc<Journal>> {
-        let tenants = self.shared.tenants();
-        tenants.values().filter_map(|tenant| tenant.journal.clone()).collect()
+        let usages = self.shared.usages();
+        usages.values().filter_map(|usage| usage.journal.clone()).collect()
     }
 
-    /// Numbers of the moment.
     pub fn stats(&self) -> NetworkStats {
         let prepared = self.ready().len();
-        let stock = self.shared.stock();
+        let indices = self.shared.indices();
         NetworkStats {
             prepared,
-            in_use: stock.in_use().saturating_sub(prepared),
-            releasing: stock.releasing().len(),
-            free: stock.free(),
+            // The two locks are taken one after the other, so the difference could be negative for a moment.
+            in_use: indices.in_use().saturating_sub(prepared),
+            releasing: indices.releasing().len(),
+            free: indices.free(),
             max_slots: self.shared.config.max_slots,
             dns: self.shared.dns.stats(),
         }
     }
 
-    /// Ends the pool and its prepared slots; slots in use go on without DNS until they are adopted.
+    /// Ends the pool and its prepared slots. Slots in use go on without name server and proxy until they are adopted.
     pub async fn stop(&self, table: HostTable) -> Result<(), NetworkError> {
         self.stopping.store(true, Ordering::Release);
         self.filled.notify_waiters();
@@ -214,7 +218,7 @@ impl Network {
             }
         };
         if tokio::time::timeout(STOP_DEADLINE, gone).await.is_err() {
-            tracing::warn!("some prepared network slots are not gone yet");
+            tracing::warn!("some prepared network slots still exist; the kernel has not ended their namespaces yet");
         }
         match table {
             HostTable::Keep => Ok(()),
@@ -233,21 +237,29 @@ impl Network {
         self.tasks.lock()
     }
 
-    /// Prepares one slot if the pool wants one and an index is free.
+    /// Prepares one slot if the pool is not full and an index is free. Returns whether it has.
     async fn fill_one(&self) -> Result<bool, NetworkError> {
         if self.ready().len() >= self.shared.config.prepared {
             return Ok(false);
         }
-        let Some(lease) = self.shared.lease() else { return Ok(false) };
+        // Counted before the lease is taken: `take`, which finds no index left, must see that a slot is being made.
         self.filling.fetch_add(1, Ordering::AcqRel);
-        let made = self.make(lease).await.map(|slot| self.ready().push_back(slot));
+        let made = match self.shared.lease() {
+            Some(lease) => self.make(lease).await.map(|slot| self.ready().push_back(slot)),
+            None => {
+                self.filling.fetch_sub(1, Ordering::AcqRel);
+                // One that waits for this slot has to look again.
+                self.filled.notify_waiters();
+                return Ok(false);
+            }
+        };
         self.filling.fetch_sub(1, Ordering::AcqRel);
         self.filled.notify_waiters();
         made.map(|()| true)
     }
 }
 
-/// The pool's task. It does not keep the network alive.
+/// The pool's task. It holds the network weakly, so that dropping the network ends the task.
 async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
     loop {
         let Some(living) = network.upgrade() else { return };
@@ -257,26 +269,28 @@ async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
             Ok(true) => {}
             Ok(false) => shared.refill.notified().await,
             Err(error) => {
-                tracing::error!(error = %chain(&error), "a network slot could not be prepared");
-                tokio::time::sleep(AFTER_FAILURE).await;
+                tracing::error!(error = %chain(&error), "a network slot could not be prepared; the pool tries again");
+                tokio::time::sleep(FAILURE_PAUSE).await;
             }
         }
     }
 }
 
-/// One server an instance, one instance a block.
+/// Claims the instance id and the link block: one server for each id, and one id for each block.
 fn claim_both(config: &NetworkConfig) -> Result<[UnixListener; 2], NetworkError> {
     Ok([claim(&format!("instance {}", config.instance))?, claim(&format!("link block {}", config.link_block))?])
 }
 
-/// A name in the kernel's abstract namespace, which is the network namespace's own.
+/// Binds a name among the abstract Unix sockets, of which each network namespace has its own (unix(7)).
 fn claim(what: &str) -> Result<UnixListener, NetworkError> {
     let bind = || UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("leapbox-network {what}"))?);
     bind().map_err(|source| NetworkError::Claimed { what: what.to_owned(), source })
 }
 
-/// Sandboxes of another installation may run while its server is down; the host may use the block for itself.
+/// Refuses a link block in which the host, or another installation's slot, has an address.
 fn refuse_used_block(config: &NetworkConfig) -> Result<(), NetworkError> {
+    // The claim does not show these: another installation's server may be down while its sandboxes run, and its block
+    // may only overlap this one.
     let mut taken = links::addresses()?.into_iter();
     let foreign =
         |(name, ip): &(String, _)| config.link_block.contains(*ip) && veth_index(&config.instance, name).is_none();

@@ -1,20 +1,20 @@
-//! Runs `nft`. Never on the way of a create: only when a slot is prepared, adopted, or the server starts.
+//! Runs the `nft` program: when the server starts, and when a slot is prepared, adopted, given its policy or released.
 
 use crate::error::NetworkError;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// Applies a script as one transaction, in the network namespace of the calling thread. Blocks for some milliseconds.
+/// Applies a script as one transaction in the calling thread's network namespace. Blocks for some milliseconds.
 pub(crate) fn apply(script: &str) -> Result<(), NetworkError> {
     run(&["-f", "-"], script).map(|_| ())
 }
 
-/// All chains of the calling thread's namespace, as nft's JSON.
+/// Returns all chains of the calling thread's namespace as nft's JSON.
 pub(crate) fn chains_json() -> Result<String, NetworkError> {
     run(&["-j", "list", "chains"], "")
 }
 
-/// The program's own version line.
+/// Returns the program's version line.
 pub(crate) fn version() -> Result<String, NetworkError> {
     run(&["--version"], "").map(|text| text.trim().to_owned())
 }
@@ -30,7 +30,7 @@ fn run(arguments: &[&str], stdin: &str) -> Result<String, NetworkError> {
         .spawn()
         .map_err(not_started)?;
     if let Some(mut pipe) = child.stdin.take() {
-        // A program that has already given up tells why on its standard error, which is the better message.
+        // If nft has ended already, its standard error says why, which is a better message than a broken pipe.
         let _ = pipe.write_all(stdin.as_bytes());
     }
     let output = child.wait_with_output().map_err(not_started)?;

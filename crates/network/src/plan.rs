@@ -1,16 +1,16 @@
-//! Which names and addresses belong to a slot. Pure arithmetic: the index decides everything.
+//! Computes the names and addresses of a slot from its index, which decides all of them.
 
 use crate::config::NetworkConfig;
 use std::net::Ipv4Addr;
 
-/// The tap the workload's `eth0` is behind, inside the slot.
+/// Name of the tap behind the workload's `eth0`, inside the slot.
 pub const WORKLOAD_TAP: &str = "tap0";
-/// The tap of the guest channel, inside the slot.
+/// Name of the guest channel's tap, inside the slot.
 pub const CHANNEL_TAP: &str = "tap1";
-/// The slot's end of the veth to the root namespace.
+/// Name of the slot's end of the veth to the root namespace.
 pub(crate) const UPLINK: &str = "uplink";
 
-/// Everything that follows from a slot's index.
+/// The names, addresses and uid of one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlotPlan {
     pub(crate) index: u32,
@@ -18,15 +18,16 @@ pub(crate) struct SlotPlan {
     pub(crate) veth: String,
     /// Address of the root namespace's end, the even one of a /31.
     pub(crate) root_address: Ipv4Addr,
-    /// Address of the slot's end: what the guest's traffic carries when it enters the root namespace.
+    /// Address of the slot's end: the source address of the guest's packets in the root namespace.
     pub(crate) slot_address: Ipv4Addr,
-    /// Uid of the VMM, which owns both taps.
+    /// Uid of the slot's VMM, which owns both taps.
     pub(crate) uid: u32,
 }
 
 impl SlotPlan {
-    /// The plan of one slot. The config has been checked, so nothing here overflows for an index below `max_slots`.
+    /// Computes the plan of one slot, whose index must be below `max_slots`.
     pub(crate) fn new(config: &NetworkConfig, index: u32) -> Self {
+        // `NetworkConfig::check` has made sure that none of these sums overflows.
         let base = config.link_block.first().to_bits();
         Self {
             index,
@@ -38,25 +39,24 @@ impl SlotPlan {
     }
 }
 
-/// What the names of all slots' links begin with, whatever installation they are of.
+/// Prefix of the names of all installations' veths in the root namespace.
 pub(crate) const VETH_PREFIX: &str = "lb";
 
-/// How the names of an installation's veths begin, in the root namespace.
+/// Returns the prefix of the names of one installation's veths in the root namespace.
 pub(crate) fn veth_prefix(instance: &str) -> String {
     format!("{VETH_PREFIX}{instance}s")
 }
 
-/// The name of a slot's veth in the root namespace.
 pub(crate) fn veth_name(instance: &str, index: u32) -> String {
     format!("{}{index:x}", veth_prefix(instance))
 }
 
-/// The index in a veth's name, if it is one of this installation's.
+/// Returns the index in a veth's name, if the veth is one of this installation's.
 pub(crate) fn veth_index(instance: &str, name: &str) -> Option<u32> {
     u32::from_str_radix(name.strip_prefix(&veth_prefix(instance))?, 16).ok()
 }
 
-/// Name of the host-wide nftables table of an installation.
+/// Returns the name of an installation's host-wide nftables table.
 pub(crate) fn table_name(instance: &str) -> String {
     format!("leapbox_{instance}")
 }

@@ -1,15 +1,15 @@
-//! A slot's policy: what is closed from birth is opened, once, as far as its sandbox may go.
+//! Installs a sandbox's policy in its slot, once in the slot's life.
 //!
 //! ```text
-//! born closed ── admit ──┬─ names: the resolver answers what the policy allows
-//!                        ├─ proxy: listens inside the slot (not under allow-all)
-//!                        └─ kernel: elements of the slot's sets, and of the host-wide table for private networks
+//! closed ── install ──┬─ names: the resolver answers what the policy allows
+//!                     ├─ proxy: listens inside the slot (not under allow-all)
+//!                     └─ kernel: elements of the slot's sets, and of the host-wide table for private networks
 //! ```
 //!
-//! The order is from the inside out: nothing is steered to a proxy that is not there yet. A slot that a former server
-//! has opened stays open as it is while the same policy is put under it again.
+//! The order is from the inside out, so that nothing is redirected to a proxy that does not listen yet. A slot that a
+//! former server has opened stays open as it is while the same policy is installed again.
 
-use crate::dns::{Ruling, SlotNames};
+use crate::dns::{NamePolicy, SlotResolver};
 use crate::error::NetworkError;
 use crate::namespace;
 use crate::nft;
@@ -18,7 +18,7 @@ use crate::prepare::blocking;
 use crate::refusals;
 use crate::rules::{self, PROXY_PORT};
 use crate::shared::Shared;
-use leapbox_egress::{Authority, Gate, Journal, Names};
+use leapbox_egress::{Authority, EgressContext, Journal, NameResolver};
 use leapbox_egress_policy::{Cidr, Evaluator, Policy};
 use leapbox_errors::chain;
 use leapbox_guest_protocol::net::WORKLOAD_GATEWAY;
@@ -32,33 +32,33 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use tokio::task::JoinSet;
 
-/// Connections of one guest that wait to be accepted.
+// Connections of one guest that wait to be accepted: as many as the proxy takes, so that a burst is not refused by the
+// queue.
 const BACKLOG: i32 = 1024;
-/// QUIC's port: closed under `custom`, so that clients fall back to TCP, where names can be seen.
+// QUIC's port, closed under `custom` so that clients fall back to TCP, where the name can be seen.
 const QUIC_PORT: u16 = 443;
 
-/// Whose policy a slot gets.
+/// The policy for a slot, and the sandbox that it belongs to.
 #[derive(Debug, Clone)]
-pub struct Admission {
+pub struct SlotPolicy {
     /// The sandbox's id, for logs and metrics.
     pub sandbox: String,
-    /// Where it may go.
     pub policy: Arc<Policy>,
-    /// Its own certificate authority; needed if the policy has transforms.
+    /// The sandbox's certificate authority, which is needed if the policy has transforms.
     pub authority: Option<Arc<Authority>>,
 }
 
-/// The way to give a slot its policy, for those who hand its machine over. It does not keep the slot alive.
+/// Installs a slot's policy. `lifecycle` keeps it with the sandbox's VM; it does not keep the slot alive.
 #[derive(Debug, Clone)]
-pub struct Gatekeeper {
+pub struct PolicyInstaller {
     shared: Arc<Shared>,
     plan: SlotPlan,
     netns: Weak<OwnedFd>,
-    names: Arc<SlotNames>,
+    resolver: Arc<SlotResolver>,
     tasks: Weak<SlotTasks>,
 }
 
-/// What a slot's policy keeps running: the proxy and the log of refusals. The slot's own, and ended with it.
+/// The tasks of a slot's policy: the proxy, and the log of the kernel's refusals. They end with the slot.
 #[derive(Debug, Default)]
 pub(crate) struct SlotTasks(Mutex<JoinSet<()>>);
 
@@ -67,51 +67,56 @@ impl SlotTasks {
         self.0.lock()
     }
 
-    /// Ends them, the proxy's connections with them.
+    /// Ends the tasks, which resets the proxy's connections.
     pub(crate) async fn shutdown(&self) {
         let mut tasks = std::mem::take(&mut *self.running());
         tasks.shutdown().await;
     }
 }
 
-impl Gatekeeper {
+impl PolicyInstaller {
     pub(crate) fn new(
         shared: Arc<Shared>,
         plan: SlotPlan,
         netns: &Arc<OwnedFd>,
-        names: Arc<SlotNames>,
+        resolver: Arc<SlotResolver>,
         tasks: &Arc<SlotTasks>,
     ) -> Self {
-        Self { shared, plan, netns: Arc::downgrade(netns), names, tasks: Arc::downgrade(tasks) }
+        Self { shared, plan, netns: Arc::downgrade(netns), resolver, tasks: Arc::downgrade(tasks) }
     }
 
-    /// Puts a policy in force in a slot that has none; until then nothing leaves it. A few milliseconds.
-    pub async fn admit(&self, admission: Admission) -> Result<(), NetworkError> {
-        self.put_in_force(admission, String::new()).await
+    /// Installs the policy of a new slot, from which nothing leaves before. It takes a few milliseconds, most of them
+    /// for starting `nft`.
+    pub async fn install(&self, slot_policy: SlotPolicy) -> Result<(), NetworkError> {
+        self.put_in_force(slot_policy, String::new()).await
     }
 
-    /// The same for a slot that a former server has opened: connections go on.
-    pub async fn admit_again(&self, admission: Admission) -> Result<(), NetworkError> {
-        self.put_in_force(admission, rules::no_slot_policy()).await
+    /// Installs the policy again in an adopted slot, whose connections go on.
+    pub async fn install_again(&self, slot_policy: SlotPolicy) -> Result<(), NetworkError> {
+        self.put_in_force(slot_policy, rules::no_slot_policy()).await
     }
 
-    async fn put_in_force(&self, admission: Admission, before: String) -> Result<(), NetworkError> {
-        let Admission { sandbox, policy, authority } = admission;
+    async fn put_in_force(&self, slot_policy: SlotPolicy, before: String) -> Result<(), NetworkError> {
+        let SlotPolicy { sandbox, policy, authority } = slot_policy;
         let config = &self.shared.config;
         let evaluator = Arc::new(Evaluator::new(policy, config.egress_private_cidrs.clone()));
         let journal = Arc::new(Journal::new(sandbox));
-        let ruling = Ruling { evaluator: evaluator.clone(), journal: journal.clone() };
-        if !self.names.rule(ruling) {
+        let name_policy = NamePolicy { evaluator: evaluator.clone(), journal: journal.clone() };
+        // Set once, and first: it is what makes a second call fail before anything is changed.
+        if !self.resolver.set_policy(name_policy) {
             return Err(NetworkError::PolicySet { index: self.plan.index });
         }
-        self.shared.tenants().entry(self.plan.index).or_default().journal = Some(journal.clone());
+        // Held to the end: the slot's index is not released, and private networks not closed, while they are being
+        // opened. It comes before the journal is noted, because the index of a slot that is gone may be another's by now.
         let netns = self.netns.upgrade().ok_or(NetworkError::Stopping)?;
+        self.shared.usages().entry(self.plan.index).or_default().journal = Some(journal.clone());
         self.watch_refusals(&netns, &evaluator, &journal).await;
         if *evaluator.policy() != Policy::AllowAll {
             self.start_proxy(&netns, evaluator.clone(), journal, authority).await?;
         }
         self.shared.open_private(&self.plan, evaluator.exceptions()).await?;
         let closed_udp: &[u16] = if matches!(evaluator.policy(), Policy::Custom(_)) { &[QUIC_PORT] } else { &[] };
+        // One transaction: no packet meets the sets between the former server's elements and the new ones.
         let script = before + &rules::slot_policy(&evaluator.direct(), closed_udp);
         if script.is_empty() {
             return Ok(());
@@ -127,19 +132,19 @@ impl Gatekeeper {
         authority: Option<Arc<Authority>>,
     ) -> Result<(), NetworkError> {
         let failed = |source| NetworkError::Proxy { index: self.plan.index, source };
-        let listener = self.shared.worker.run(netns.clone(), listener).await.map_err(failed)?;
+        let listener = self.shared.netns_thread.run(netns.clone(), listener).await.map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-        let names: Arc<dyn Names> = self.names.clone();
-        let gate = Gate::new(evaluator, names, journal, authority);
-        self.spawn(leapbox_egress::serve(self.shared.proxy.clone(), gate, listener));
+        let resolver: Arc<dyn NameResolver> = self.resolver.clone();
+        let context = EgressContext::new(evaluator, resolver, journal, authority);
+        self.spawn(leapbox_egress::serve(self.shared.proxy.clone(), context, listener));
         Ok(())
     }
 
-    /// What the kernel refuses is logged, if it can be: that it is refused does not depend on it.
+    /// Starts the log of what the kernel refuses, if the kernel offers one. The refusals do not depend on it.
     async fn watch_refusals(&self, netns: &Arc<OwnedFd>, evaluator: &Arc<Evaluator>, journal: &Arc<Journal>) {
-        match self.shared.worker.run(netns.clone(), refusals::open).await.and_then(refusals::Refusals::new) {
-            Ok(refusals) => self.spawn(refusals.tell(evaluator.clone(), journal.clone())),
-            Err(error) => tracing::debug!(error = %chain(&error), "the kernel does not tell which packets it refuses"),
+        match self.shared.netns_thread.run(netns.clone(), refusals::open).await.and_then(refusals::Refusals::new) {
+            Ok(refusals) => self.spawn(refusals.report(evaluator.clone(), journal.clone())),
+            Err(error) => tracing::debug!(error = %chain(&error), "a sandbox's refused packets will not be logged"),
         }
     }
 
@@ -150,11 +155,11 @@ impl Gatekeeper {
     }
 }
 
-/// Runs on the worker, inside the slot.
+/// Opens the proxy's listener. It runs on the namespace thread, inside the slot.
 fn listener() -> io::Result<std::net::TcpListener> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    // The sockets of a former server's connections may still be there.
+    // Sockets of a former server's connections may still exist at this address, and would make the bind fail.
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(WORKLOAD_GATEWAY, PROXY_PORT)))?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
@@ -162,31 +167,33 @@ fn listener() -> io::Result<std::net::TcpListener> {
 }
 
 impl Shared {
-    /// Opens private networks of the operator's list to a slot, until its index is released.
+    /// Opens private networks of the operator's list to one slot, until its index is released.
     async fn open_private(self: &Arc<Self>, plan: &SlotPlan, private: Vec<Cidr>) -> Result<(), NetworkError> {
         if private.is_empty() {
             return Ok(());
         }
         let script = rules::open_private(&self.config.instance, plan.slot_address, &private);
-        // Noted first: a caller that is gone meanwhile must not leave them open to the slot's successor.
-        self.tenants().entry(plan.index).or_default().private = private;
+        // Noted before they are opened: a caller that gives up meanwhile must not leave them open to the slot's
+        // successor.
+        self.usages().entry(plan.index).or_default().private = private;
         let (shared, index) = (self.clone(), plan.index);
         blocking(move || {
             let opened = nft::apply(&script);
             if opened.is_err()
-                && let Some(tenant) = shared.tenants().get_mut(&index)
+                && let Some(usage) = shared.usages().get_mut(&index)
             {
-                tenant.private.clear();
+                usage.private.clear();
             }
             opened
         })
         .await
     }
 
-    /// Forgets the sandbox of a slot that is gone, and closes what was opened to it; false if that could not be done:
-    /// then the index must not be given out again.
-    pub(crate) async fn evict(&self, index: u32) -> bool {
-        let private = self.tenants().get(&index).map(|tenant| tenant.private.clone()).unwrap_or_default();
+    /// Forgets the sandbox of a slot that no longer exists, and closes the private networks that were opened to it.
+    /// Returns false if that failed; the index must then not be given out again, because its next sandbox would reach
+    /// them.
+    pub(crate) async fn forget_sandbox(&self, index: u32) -> bool {
+        let private = self.usages().get(&index).map(|usage| usage.private.clone()).unwrap_or_default();
         if !private.is_empty() {
             let address = SlotPlan::new(&self.config, index).slot_address;
             let script = rules::close_private(&self.config.instance, address, &private);
@@ -194,12 +201,12 @@ impl Shared {
                 tracing::error!(
                     index,
                     error = %chain(&error),
-                    "private networks stay open to a slot"
+                    "private networks could not be closed to a former slot: its index is not used again until they are"
                 );
                 return false;
             }
         }
-        self.tenants().remove(&index);
+        self.usages().remove(&index);
         true
     }
 }

@@ -1,7 +1,9 @@
-//! What a slot's kernel refuses, for the journal of its sandbox: packets that no proxy ever sees (UDP, ICMP …).
+//! Reads which packets the kernel refuses in a slot (UDP, ICMP and others that no proxy sees), for the sandbox's
+//! journal.
 //!
-//! The rule `log group` hands the first bytes of refused packets, at a bounded rate, to whoever has bound that netfilter
-//! log group in the same namespace (`nfnetlink_log.h`). The kernel writes these messages; their payload is the guest's.
+//! The rule `log group` passes the first bytes of refused packets, at a bounded rate, to the process that has bound
+//! that netfilter log group in the same namespace (`linux/netfilter/nfnetlink_log.h`). The kernel writes these
+//! messages, but their payload comes from the guest and is read as hostile.
 
 use crate::rules::LOG_GROUP;
 use leapbox_egress::Journal;
@@ -17,25 +19,25 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// `NFNL_SUBSYS_ULOG` with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
+/// `NFNL_SUBSYS_ULOG` (4) with `NFULNL_MSG_PACKET` (0) and `NFULNL_MSG_CONFIG` (1).
 const MSG_PACKET: u16 = 4 << 8;
 const MSG_CONFIG: u16 = 4 << 8 | 1;
 const NLM_F_REQUEST: u16 = 1;
-/// Attributes of a configuration: the command, how much of a packet is copied.
+/// Attributes of a configuration message: the command, and how much of a packet is copied.
 const CFG_CMD: u16 = 1;
 const CFG_MODE: u16 = 2;
 const CMD_BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
-/// The attribute with the packet's bytes.
+/// The attribute with the packet's bytes (`NFULA_PAYLOAD`).
 const PAYLOAD: u16 = 9;
-/// Bytes of the two headers, `nlmsghdr` and `nfgenmsg`.
+/// Bytes of the two headers, `nlmsghdr` (16) and `nfgenmsg` (4).
 const HEADERS: usize = 20;
-/// Bytes of a packet: an IPv4 header with options, and ports.
+// Bytes of each packet: enough for an IPv4 header with all options (60) and the ports (4).
 const COPIED: u32 = 64;
-/// Longest message; more are read one after another.
+/// Bytes of one read, which may hold several messages.
 const BUFFER: usize = 64 << 10;
 
-/// Opens the log of the calling thread's namespace.
+/// Opens the netfilter log of the calling thread's namespace.
 pub(crate) fn open() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
@@ -44,8 +46,9 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Binds the group, and has the beginning of packets copied.
+/// Returns the message that binds the group and has the beginning of each packet copied.
 fn configuration() -> Vec<u8> {
+    // Netlink's own fields are in the host's byte order, those of nfnetlink_log in the network's.
     let attributes = [
         [&5u16.to_ne_bytes()[..], &CFG_CMD.to_ne_bytes(), &[CMD_BIND, 0, 0, 0]].concat(),
         [&10u16.to_ne_bytes()[..], &CFG_MODE.to_ne_bytes(), &COPIED.to_be_bytes(), &[COPY_PACKET, 0, 0, 0]].concat(),
@@ -68,7 +71,7 @@ fn configuration() -> Vec<u8> {
 pub(crate) struct Refusals(AsyncFd<OwnedFd>);
 
 impl Refusals {
-    /// Inside the runtime that is to read it.
+    /// Registers the log with the current runtime.
     #[allow(unsafe_code)]
     pub(crate) fn new(log: OwnedFd) -> io::Result<Self> {
         // SAFETY: the descriptor is owned by the AsyncFd and stays open, and the same, as long as that lives.
@@ -76,8 +79,8 @@ impl Refusals {
         Ok(Self(log.map_err(io::Error::from)?))
     }
 
-    /// Tells the journal of every refused packet, until dropped.
-    pub(crate) async fn tell(self, evaluator: Arc<Evaluator>, journal: Arc<Journal>) {
+    /// Writes every refused packet to the journal, until dropped.
+    pub(crate) async fn report(self, evaluator: Arc<Evaluator>, journal: Arc<Journal>) {
         let mut buffer = vec![0; BUFFER];
         let deny_all = *evaluator.policy() == Policy::DenyAll;
         loop {
@@ -86,16 +89,18 @@ impl Refusals {
                 .async_io(Interest::READABLE, |fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?));
             match read.await {
                 Ok(length) => packets(&buffer[..length]).filter_map(destination).for_each(|to| {
+                    // Under deny-all the packet's destination is not the reason.
                     journal.deny(&if deny_all { Denial::DenyAll } else { to });
                 }),
-                // Messages were lost (ENOBUFS): more was refused than is worth telling.
-                Err(error) => tracing::trace!(error = %chain(&error), "some refused packets are not told"),
+                // The socket's buffer was full and messages were lost (ENOBUFS): a flood, which the journal would not
+                // log whole.
+                Err(error) => tracing::trace!(error = %chain(&error), "some refused packets are not counted"),
             }
         }
     }
 }
 
-/// The packets in what the kernel has sent at once.
+/// Returns the packets' bytes in the messages of one read.
 fn packets(mut messages: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(messages.get(..4)?.try_into().ok()?) as usize;
@@ -119,7 +124,7 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// Where an IPv4 packet was going.
+/// Returns the refusal of an IPv4 packet, or `None` if its header is incomplete.
 fn destination(packet: &[u8]) -> Option<Denial> {
     let header = packet.get(..20)?;
     let address = Ipv4Addr::new(header[16], header[17], header[18], header[19]);

@@ -1,5 +1,5 @@
-//! The two rule sets as text, the host-wide table and a slot's own, and the elements that make a policy of them. Pure;
-//! `nft` applies them.
+//! Builds the two rule sets as text, the host-wide table and a slot's own, and the elements that make a policy of them.
+//! It does no I/O; `nft` applies them.
 
 use crate::config::NetworkConfig;
 use crate::plan::{SlotPlan, VETH_PREFIX, table_name, veth_prefix};
@@ -8,19 +8,22 @@ use leapbox_egress_policy::{Cidr, UNREACHABLE};
 use leapbox_guest_protocol::net;
 use std::net::Ipv4Addr;
 
-/// Where the egress proxy listens inside a slot, if the policy is not `allow-all`.
+/// Port of the egress proxy inside a slot; it listens if the policy is not `allow-all`.
 pub(crate) const PROXY_PORT: u16 = 15001;
-/// The name of the tables inside a slot.
+/// Name of the tables inside a slot.
 const SLOT_TABLE: &str = "leapbox";
-/// The netfilter log group in which a slot tells what it has refused.
+/// The netfilter log group to which a slot's rules log refused packets.
 pub(crate) const LOG_GROUP: u16 = 1;
-/// Connections to the proxy that a slot's kernel tracks at a time; the proxy itself takes fewer.
-const PROXIED: u32 = 2048;
+// Connections to the proxy that a slot's kernel tracks at a time. It is above the 1024 that the proxy itself takes, so
+// that the proxy refuses first and says so in the journal; a flood beyond it is dropped by the kernel.
+const MAX_PROXIED: u32 = 2048;
 
-/// The host-wide table; takes the place of an older one of the same installation between two packets.
+/// Returns the script for the host-wide table. Its rules replace those of an older table of the same installation
+/// between two packets.
 pub(crate) fn host_table(config: &NetworkConfig) -> String {
     let block = config.link_block.to_string();
     let mut blocked: Vec<&str> = UNREACHABLE.iter().map(|(network, _)| *network).collect();
+    // The block may be one of public addresses, and other sandboxes are in it.
     blocked.push(&block);
     let table = table_name(&config.instance);
     let cidrs = &config.egress_private_cidrs;
@@ -40,8 +43,9 @@ pub(crate) fn host_table(config: &NetworkConfig) -> String {
         .replace("%LINKS%", &block)
 }
 
-/// Whether it is one address, which may be the host's own: an entry that is larger never opens the host itself.
+/// Whether the operator's entry may open an address of the host itself.
 fn is_host(cidr: &Cidr) -> bool {
+    // An entry for a whole network must not open the host's own address in it by accident.
     cidr.first() == cidr.last()
 }
 
@@ -52,17 +56,18 @@ fn add(table: &str, set: &str, elements: impl Iterator<Item = String>) -> String
 fn edit(verb: &str, table: &str, set: &str, elements: impl Iterator<Item = String>) -> String {
     let elements: Vec<String> = elements.collect();
     match elements.as_slice() {
+        // nft refuses an empty list.
         [] => String::new(),
         elements => format!("{verb} element inet {table} {set} {{ {} }}\n", elements.join(", ")),
     }
 }
 
-/// Opens private networks to one slot, in the host-wide table; closed again by [`close_private`].
+/// Returns the script that opens private networks to one slot in the host-wide table; [`close_private`] undoes it.
 pub(crate) fn open_private(instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
     edit_private("add", instance, slot, private)
 }
 
-/// Takes back what [`open_private`] has opened.
+/// Returns the script that closes what [`open_private`] has opened.
 pub(crate) fn close_private(instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
     edit_private("delete", instance, slot, private)
 }
@@ -71,7 +76,7 @@ fn edit_private(verb: &str, instance: &str, slot: Ipv4Addr, private: &[Cidr]) ->
     edit(verb, &table_name(instance), "named", private.iter().map(|cidr| format!("{slot} . {cidr}")))
 }
 
-/// A policy as the elements of a slot's two sets. Ranges are disjoint.
+/// Returns the script that adds a policy to a new slot, as elements of its two sets. The ranges must be disjoint.
 pub(crate) fn slot_policy(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -> String {
     let range = |(first, last): &(Ipv4Addr, Ipv4Addr)| format!("{first}-{last}");
     let single =
@@ -80,18 +85,20 @@ pub(crate) fn slot_policy(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -
         + &add(SLOT_TABLE, "closed_udp", closed_udp.iter().map(u16::to_string))
 }
 
-/// Takes a policy away; to be followed by [`slot_policy`] in one transaction.
+/// Returns the script that removes a slot's policy. [`slot_policy`] must follow it in the same transaction.
 pub(crate) fn no_slot_policy() -> String {
+    // For an adopted slot only: the kernel makes a transaction that removes elements wait for a grace period.
     format!("flush set inet {SLOT_TABLE} direct\nflush set inet {SLOT_TABLE} closed_udp\n")
 }
 
-/// Removes the host-wide table, whether it is there or not.
+/// Returns the script that removes the host-wide table, whether or not it exists.
 pub(crate) fn no_host_table(instance: &str) -> String {
     let table = table_name(instance);
+    // Deleting a table that does not exist is an error, so it is added first.
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
-/// A slot's own rules; take the place of older ones between two packets.
+/// Returns the script for a slot's own rules, which replace older ones between two packets.
 pub(crate) fn slot_tables(plan: &SlotPlan) -> String {
     include_str!("rules/slot.nft")
         .replace("%WORKLOAD_MAC%", &net::mac_string(net::WORKLOAD_GUEST_MAC))
@@ -102,7 +109,7 @@ pub(crate) fn slot_tables(plan: &SlotPlan) -> String {
         .replace("%CHANNEL_GUEST%", &net::CHANNEL_GUEST.to_string())
         .replace("%SLOT_ADDRESS%", &plan.slot_address.to_string())
         .replace("%PROXY%", &PROXY_PORT.to_string())
-        .replace("%PROXIED%", &PROXIED.to_string())
+        .replace("%PROXIED%", &MAX_PROXIED.to_string())
         .replace("%LOG_GROUP%", &LOG_GROUP.to_string())
 }
 

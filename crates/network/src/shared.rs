@@ -1,13 +1,13 @@
-//! What slots and tasks of one network share.
+//! The state that the slots and tasks of one network share.
 
 use crate::config::NetworkConfig;
 use crate::dns::{Dns, Upstream};
 use crate::error::NetworkError;
+use crate::index_allocator::IndexAllocator;
 use crate::links;
-use crate::namespace::{self, Worker};
+use crate::namespace::{self, NamespaceThread};
 use crate::plan::veth_index;
 use crate::prepare::Root;
-use crate::stock::Stock;
 use leapbox_egress::Journal;
 use leapbox_egress_policy::Cidr;
 use parking_lot::{Mutex, MutexGuard};
@@ -15,66 +15,67 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// What slots and tasks share.
+/// The shared state of one network. It is made at the network's start and lives as long as its last slot.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: NetworkConfig,
     pub(crate) root: Root,
-    pub(crate) worker: Worker,
+    pub(crate) netns_thread: NamespaceThread,
     pub(crate) dns: Arc<Dns>,
     pub(crate) proxy: Arc<leapbox_egress::Proxy>,
-    stock: Mutex<Stock>,
-    tenants: Mutex<HashMap<u32, Tenant>>,
-    /// Told when an index begins to be released.
+    indices: Mutex<IndexAllocator>,
+    usages: Mutex<HashMap<u32, SlotUsage>>,
+    /// Notified when a slot is closed and its index waits for release.
     pub(crate) releasing: Notify,
-    /// Told when the pool may have something to do.
+    /// Notified when the pool may prepare a slot: one was taken, or an index was freed.
     pub(crate) refill: Notify,
 }
 
-/// What is known of a slot's sandbox, until the slot is gone.
+/// The sandbox of a slot, kept until the slot no longer exists.
 #[derive(Debug, Default)]
-pub(crate) struct Tenant {
+pub(crate) struct SlotUsage {
     pub(crate) journal: Option<Arc<Journal>>,
-    /// Opened to it in the host-wide table.
+    /// Private networks that are open to it in the host-wide table.
     pub(crate) private: Vec<Cidr>,
 }
 
 impl Shared {
     pub(crate) fn new(config: NetworkConfig) -> Result<Self, NetworkError> {
+        // Slots of a former server's running sandboxes: their indices are in use until they are adopted or end.
         let left = links::names()?.iter().filter_map(|name| veth_index(&config.instance, name)).collect();
         Ok(Self {
             root: Root { netns: Arc::new(namespace::current()?), routing: links::open()? },
-            worker: Worker::start()?,
+            netns_thread: NamespaceThread::start()?,
             dns: Arc::new(Dns::new(Upstream::new(config.dns_upstreams.as_deref())?)),
             proxy: leapbox_egress::Proxy::new().map_err(|source| NetworkError::Egress { source })?,
-            stock: Mutex::new(Stock::new(config.max_slots, left)),
-            tenants: Mutex::default(),
+            indices: Mutex::new(IndexAllocator::new(config.max_slots, left)),
+            usages: Mutex::default(),
             releasing: Notify::new(),
             refill: Notify::new(),
             config,
         })
     }
 
-    pub(crate) fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock()
+    pub(crate) fn indices(&self) -> MutexGuard<'_, IndexAllocator> {
+        self.indices.lock()
     }
 
-    pub(crate) fn tenants(&self) -> MutexGuard<'_, HashMap<u32, Tenant>> {
-        self.tenants.lock()
+    pub(crate) fn usages(&self) -> MutexGuard<'_, HashMap<u32, SlotUsage>> {
+        self.usages.lock()
     }
 
     pub(crate) fn lease(self: &Arc<Self>) -> Option<Lease> {
-        let index = self.stock().take()?;
+        let index = self.indices().take()?;
         Some(Lease { index, shared: self.clone() })
     }
 
     pub(crate) fn release(&self, index: u32) {
-        self.stock().release(index);
+        self.indices().release(index);
         self.releasing.notify_one();
     }
 }
 
-/// An index in use. Dropping it asks for its release, which happens once the slot's veth is gone.
+/// An index in use. Dropping it requests its release, which follows once the slot's veth no longer exists.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) index: u32,

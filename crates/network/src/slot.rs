@@ -1,10 +1,10 @@
-//! One sandbox's network: a namespace held by descriptor, and the way into it.
+//! One sandbox's slot: a network namespace that is held by a descriptor, and connections into it.
 
 use crate::error::NetworkError;
 use crate::links;
-use crate::namespace::Worker;
+use crate::namespace::NamespaceThread;
 use crate::plan::SlotPlan;
-use crate::policy::{Gatekeeper, SlotTasks};
+use crate::policy::{PolicyInstaller, SlotTasks};
 use crate::shared::{Lease, Shared};
 use leapbox_errors::chain;
 use nix::sys::socket::sockopt::{TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
@@ -18,71 +18,76 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 
-/// When a connection to a guest that no longer acknowledges is given up, in milliseconds. A killed VMM sends no
-/// reset, and a socket that lingered would keep its namespace, and with it the index, from being released.
+// A connection into a guest that no longer acknowledges is given up after this, in milliseconds. A killed VMM sends no
+// reset, and a lingering socket would keep the namespace, and with it the index, from being released.
 const USER_TIMEOUT_MS: u32 = 60_000;
-/// Keep-alive of an idle connection: first probe after so many seconds …
+// Keepalive finds the same for idle connections, within a minute: the first probe after 30 s, then one every 10 s, and
+// three unanswered ones end it.
 const KEEPALIVE_IDLE_S: u32 = 30;
-/// … then one every so many seconds …
 const KEEPALIVE_INTERVAL_S: u32 = 10;
-/// … and so many unanswered ones end it.
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// A prepared network for one sandbox, closed until it has a policy. Used once: when it is closed or dropped its namespace ends with the VMM in it,
-/// and only then the index, which decides addresses and uid, can be used again.
+/// A network namespace for one sandbox, from which nothing leaves before it has a policy. It is used once: after it is
+/// closed or dropped, the namespace ends with the VMM in it, and only then the index, which decides addresses and uid,
+/// is given out again.
 #[derive(Debug)]
 pub struct Slot {
     lease: Lease,
     plan: SlotPlan,
     netns: Arc<OwnedFd>,
-    /// The slot's name server.
+    /// The tasks of the slot's name server.
     dns: JoinSet<()>,
-    gatekeeper: Gatekeeper,
-    /// What its policy keeps running.
+    policy_installer: PolicyInstaller,
+    /// The tasks of the slot's policy.
     tasks: Arc<SlotTasks>,
 }
 
 impl Slot {
-    /// Which slot it is; kept in the database, so that a restarted server can adopt it.
+    /// The slot's index, which is stored in the database so that a restarted server can adopt the slot.
     pub fn index(&self) -> u32 {
         self.plan.index
     }
 
-    /// The uid its VMM runs under. It owns the taps, and no other living slot has it.
+    /// The uid of its VMM. It owns the taps, and no other slot has it at the same time.
     pub fn uid(&self) -> u32 {
         self.plan.uid
     }
 
-    /// The namespace the VMM is to run in. Keep it no longer than the sandbox lives.
+    /// The namespace in which the VMM runs. Whoever keeps the descriptor longer than the sandbox lives keeps the index
+    /// from being released.
     pub fn netns(&self) -> Arc<OwnedFd> {
         self.netns.clone()
     }
 
-    /// Connects to an address inside the slot, usually [`net::CHANNEL_GUEST`](leapbox_guest_protocol::net::CHANNEL_GUEST).
+    /// Connects to an address inside the slot, usually
+    /// [`net::CHANNEL_GUEST`](leapbox_guest_protocol::net::CHANNEL_GUEST).
     ///
-    /// Errors: `TimedOut` after `timeout`, else what the connect returned.
+    /// # Errors
+    /// `TimedOut` after `timeout`, else what the connect has returned.
     pub async fn connect(&self, address: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {
-        connect(self.netns.clone(), &self.lease.shared.worker, address, timeout).await
+        connect(self.netns.clone(), &self.lease.shared.netns_thread, address, timeout).await
     }
 
-    /// The way to give it a policy. Until it has one, nothing leaves it.
-    pub fn gatekeeper(&self) -> Gatekeeper {
-        self.gatekeeper.clone()
+    /// Returns the installer of the slot's policy.
+    pub fn policy_installer(&self) -> PolicyInstaller {
+        self.policy_installer.clone()
     }
 
-    /// The way in alone, for those who connect on a sandbox's behalf. It does not keep the slot alive.
+    /// Returns a connector into the slot, which does not keep the slot alive.
     pub fn connector(&self) -> SlotConnector {
-        SlotConnector { netns: Arc::downgrade(&self.netns), worker: self.lease.shared.worker.clone() }
+        SlotConnector { netns: Arc::downgrade(&self.netns), netns_thread: self.lease.shared.netns_thread.clone() }
     }
 
-    /// Cuts the slot off at once, DNS included. To be called when the VMM is dead or about to be: the index is free
-    /// again when the namespace is gone, which this does not wait for.
+    /// Cuts the slot off at once, name server and proxy included. It is called when the VMM has ended or is about to.
+    /// The index is freed when the namespace no longer exists, which this does not wait for.
     pub async fn close(mut self) {
         self.dns.shutdown().await;
         self.tasks.shutdown().await;
+        // A process may still hold the namespace (a VMM that is slow to die): it must reach nothing from now on.
         let routing = &self.lease.shared.root.routing;
         if let Err(error) = links::cut(routing, &self.plan.veth).await {
-            tracing::warn!(index = self.plan.index, error = %chain(&error), "a closed slot could not be cut off at once");
+            let index = self.plan.index;
+            tracing::warn!(index, error = %chain(&error), "a closed slot stays connected until its VMM has ended");
         }
     }
 
@@ -91,35 +96,39 @@ impl Slot {
     }
 }
 
-/// Connects into a slot as long as it lives. Cheap to clone.
+/// Opens connections into a slot for as long as the slot exists. It is cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SlotConnector {
     netns: Weak<OwnedFd>,
-    worker: Worker,
+    netns_thread: NamespaceThread,
 }
 
 impl SlotConnector {
-    /// As [`Slot::connect`]; `NotConnected` once the slot is closed.
+    /// As [`Slot::connect`].
+    ///
+    /// # Errors
+    /// In addition, `NotConnected` once the slot is closed.
     pub async fn connect(&self, address: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {
         let netns = self.netns.upgrade().ok_or(io::ErrorKind::NotConnected)?;
-        connect(netns, &self.worker, address, timeout).await
+        connect(netns, &self.netns_thread, address, timeout).await
     }
 }
 
 async fn connect(
     netns: Arc<OwnedFd>,
-    worker: &Worker,
+    netns_thread: &NamespaceThread,
     address: SocketAddrV4,
     timeout: Duration,
 ) -> io::Result<TcpStream> {
     let connecting = async {
-        let socket = worker.run(netns, tcp_socket).await?;
+        // Only the socket is made inside the namespace. It belongs there from then on, so any thread can connect it.
+        let socket = netns_thread.run(netns, tcp_socket).await?;
         socket.connect(address.into()).await
     };
     tokio::time::timeout(timeout, connecting).await.map_err(|_: Elapsed| io::ErrorKind::TimedOut)?
 }
 
-/// Runs on the worker, inside the slot: a socket belongs to the namespace it was made in.
+/// Makes a socket. It runs on the namespace thread, inside the slot.
 fn tcp_socket() -> io::Result<TcpSocket> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
@@ -133,24 +142,24 @@ fn tcp_socket() -> io::Result<TcpSocket> {
 }
 
 impl Shared {
-    /// Prepares the slot of a leased index, name server included.
+    /// Prepares the slot of an index, name server included.
     pub(crate) async fn make(self: Arc<Self>, lease: Lease) -> Result<Slot, NetworkError> {
         let plan = SlotPlan::new(&self.config, lease.index);
         let netns = Arc::new(crate::prepare::prepare(&plan, self.config.guest_link, &self.root).await?);
-        self.furnish(lease, plan, netns).await
+        self.attach_dns(lease, plan, netns).await
     }
 
-    /// Opens the name server of a wired slot.
-    pub(crate) async fn furnish(
+    /// Opens the name server of a slot whose interfaces are set up, and completes the slot.
+    pub(crate) async fn attach_dns(
         self: &Arc<Self>,
         lease: Lease,
         plan: SlotPlan,
         netns: Arc<OwnedFd>,
     ) -> Result<Slot, NetworkError> {
-        let served = self.dns.serve(&self.worker, netns.clone()).await;
-        let (dns, names) = served.map_err(|source| NetworkError::Dns { index: plan.index, source })?;
+        let served = self.dns.serve(&self.netns_thread, netns.clone()).await;
+        let (dns, resolver) = served.map_err(|source| NetworkError::Dns { index: plan.index, source })?;
         let tasks = Arc::default();
-        let gatekeeper = Gatekeeper::new(self.clone(), plan.clone(), &netns, names, &tasks);
-        Ok(Slot { lease, plan, netns, dns, gatekeeper, tasks })
+        let policy_installer = PolicyInstaller::new(self.clone(), plan.clone(), &netns, resolver, &tasks);
+        Ok(Slot { lease, plan, netns, dns, policy_installer, tasks })
     }
 }

@@ -1,25 +1,24 @@
-//! Kernel settings. What is under `/proc/sys/net` belongs to the namespace of the thread that opens it.
+//! Reads and writes kernel settings. Those under `/proc/sys/net` belong to the network namespace of the thread that
+//! opens the file.
 
 use crate::error::NetworkError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// A setting of the host that was changed.
+/// A setting of the host that was changed, with its former and its new value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SysctlChange {
-    /// Its file.
     pub path: PathBuf,
-    /// What it was.
     pub from: String,
-    /// What it is now.
     pub to: String,
 }
 
-/// The host must forward; without this no sandbox reaches anything.
+/// The setting with which a namespace forwards IPv4 packets. Without it no sandbox reaches anything.
 pub(crate) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// A fresh namespace's settings: forwarding, no IPv6, no source routes or redirects, answers to ARP only for what an
-/// interface itself has. `all` and `default` come first, so that interfaces made afterwards inherit them.
+// A new namespace's settings: forwarding, strict checks of source addresses, no source routes, no redirects, and
+// answers to ARP only for an interface's own address. `all` and `default` come before the interfaces, which inherit
+// them when they are made.
 const SLOT: &[(&str, &str)] = &[
     (IP_FORWARD, "1"),
     ("/proc/sys/net/ipv4/conf/all/rp_filter", "1"),
@@ -34,11 +33,11 @@ const SLOT: &[(&str, &str)] = &[
     ("/proc/sys/net/ipv4/conf/all/arp_announce", "2"),
 ];
 
-/// IPv6 off: missing where the kernel has none, which is as good.
+// IPv6 is off. The files are missing where the kernel has no IPv6, which is just as good.
 const SLOT_IPV6_OFF: &[&str] =
     &["/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/default/disable_ipv6"];
 
-/// Applies a slot's settings. To be called on a thread inside the slot, before its interfaces are made.
+/// Applies a slot's settings. The calling thread must be inside the slot, and the slot's interfaces not made yet.
 pub(crate) fn apply_slot() -> Result<(), NetworkError> {
     for (path, value) in SLOT {
         write(Path::new(path), value)?;
@@ -46,7 +45,8 @@ pub(crate) fn apply_slot() -> Result<(), NetworkError> {
     SLOT_IPV6_OFF.iter().try_for_each(|path| write_if_there(Path::new(path), "1"))
 }
 
-/// Settings of the root namespace's end of a slot's veth: no IPv6 on it, no redirects, no foreign ARP.
+/// Applies the settings of the root namespace's end of a slot's veth: no IPv6, no redirects, and ARP only for its own
+/// address.
 pub(crate) fn apply_veth(veth: &str) -> Result<(), NetworkError> {
     write_if_there(Path::new(&format!("/proc/sys/net/ipv6/conf/{veth}/disable_ipv6")), "1")?;
     for (name, value) in [("send_redirects", "0"), ("accept_redirects", "0"), ("arp_ignore", "1")] {
@@ -55,7 +55,7 @@ pub(crate) fn apply_veth(veth: &str) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// Sets a value unless it is set already, and tells what was changed.
+/// Sets a value unless it is set already, and returns the change if there was one.
 pub(crate) fn ensure(path: &Path, value: &str) -> Result<Option<SysctlChange>, NetworkError> {
     let from = read(path)?;
     if from == value {
@@ -65,7 +65,7 @@ pub(crate) fn ensure(path: &Path, value: &str) -> Result<Option<SysctlChange>, N
     Ok(Some(SysctlChange { path: path.to_owned(), from, to: value.to_owned() }))
 }
 
-/// The current value, without its line end.
+/// Returns the current value without its line end.
 pub(crate) fn read(path: &Path) -> Result<String, NetworkError> {
     let text = std::fs::read_to_string(path).map_err(|source| failed(path, source))?;
     Ok(text.trim_end().to_owned())

@@ -1,5 +1,5 @@
-//! Taps: three ioctls each. A tap is persistent, so that the VMM opens it by name, and belongs to the VMM's uid, so
-//! that it needs no capability for it and no other VMM can.
+//! Makes taps, with three ioctls each (`linux/if_tun.h`). A tap is persistent, so that the VMM can open it by name. It
+//! belongs to the VMM's uid, so that this VMM needs no capability to open it and no other VMM can.
 
 #![allow(unsafe_code)]
 
@@ -9,10 +9,8 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The device all taps come from.
 pub(crate) const TUN_DEVICE: &str = "/dev/net/tun";
 
-/// The ioctls, as <linux/if_tun.h> has them.
 #[allow(missing_docs)]
 mod ioctl {
     use nix::libc;
@@ -21,7 +19,7 @@ mod ioctl {
     nix::ioctl_write_int!(set_owner, b'T', 204);
 }
 
-/// Makes a persistent tap in the calling thread's network namespace. It vanishes with the namespace.
+/// Makes a persistent tap in the calling thread's network namespace, with which it ends.
 pub(crate) fn create(tap: &'static str, uid: u32) -> Result<(), NetworkError> {
     let failed = |step| move |source: io::Error| NetworkError::Tap { tap, step, source };
     let device = OpenOptions::new().read(true).write(true).open(TUN_DEVICE).map_err(failed("open /dev/net/tun"))?;
@@ -40,9 +38,9 @@ pub(crate) fn create(tap: &'static str, uid: u32) -> Result<(), NetworkError> {
 fn request(tap: &str) -> libc::ifreq {
     // SAFETY: ifreq is plain data, for which all zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // One byte stays zero and ends the name.
-    let room = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name[..room].iter_mut().zip(tap.bytes()) {
+    // The last byte stays zero and ends the name.
+    let longest = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..longest].iter_mut().zip(tap.bytes()) {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;

@@ -4,7 +4,7 @@ mod support;
 
 use leapbox_egress_policy::Policy;
 use leapbox_guest_protocol::net::{CHANNEL_GUEST, WORKLOAD_GUEST};
-use leapbox_network::{HostTable, Network, NetworkConfig, NetworkError};
+use leapbox_network::{HostTable, Network, NetworkConfig, NetworkError, SlotPolicy};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use support::frames::{GUEST_MAC, HOST_MAC, IPV4, ethernet, udp};
 use support::guest::Guest;
 use support::internet::{PRIVATE, TCP_PORT, UDP_PORT, query};
-use support::{PATIENCE, PUBLIC, admission, config, eventually, in_world, network_and_slot, open_slot, slot_veths};
+use support::{PATIENCE, PUBLIC, config, eventually, in_world, network_and_slot, open_slot, slot_policy, slot_veths};
 use tokio::io::AsyncReadExt;
 
 /// A second descriptor of a slot's namespace, as the VMM's process gives a restarted server.
@@ -76,7 +76,24 @@ fn an_index_is_not_free_while_anything_holds_its_namespace() {
 }
 
 #[test]
-fn a_closed_slot_is_cut_off_though_its_guest_still_runs() {
+fn a_policy_that_comes_after_its_slot_is_gone_is_refused_and_changes_nothing_of_the_next() {
+    in_world(|_world| async {
+        let network = Network::start(NetworkConfig { max_slots: 1, ..config() }).await.expect("network");
+        let slot = network.take().await.expect("slot");
+        let late = slot.policy_installer();
+        slot.close().await;
+        eventually("released", || network.stats(), |stats| stats.free == 1).await;
+        let next = network.take().await.expect("the same index");
+        let policy = |sandbox: &str| SlotPolicy { sandbox: sandbox.into(), ..slot_policy(Policy::AllowAll) };
+        next.policy_installer().install(policy("sbx-next")).await.expect("policy");
+        assert!(late.install(policy("sbx-late")).await.is_err());
+        let sandboxes: Vec<_> = network.journals().iter().map(|journal| journal.sandbox().to_owned()).collect();
+        assert_eq!(sandboxes, ["sbx-next"]);
+    });
+}
+
+#[test]
+fn a_closed_slot_reaches_nothing_though_its_guest_still_runs() {
     in_world(|_world| async {
         let (_network, slot) = network_and_slot().await;
         let guest = Guest::attach(&slot);
@@ -169,7 +186,7 @@ fn a_restarted_server_adopts_a_running_sandbox_without_breaking_its_connections(
         assert_eq!(network.stats().releasing, 1, "the left slot waits to be adopted or to end");
         let adopted = network.adopt(index, vmm).await.expect("adopt");
         echo(b"four");
-        adopted.gatekeeper().admit_again(admission(Policy::AllowAll)).await.expect("policy");
+        adopted.policy_installer().install_again(slot_policy(Policy::AllowAll)).await.expect("policy");
         echo(b"five");
         assert_eq!(adopted.index(), index);
         let resolved = guest.run(|| {

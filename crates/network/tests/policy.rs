@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use support::guest::Guest;
 use support::internet::{self, FORBIDDEN, OTHER, PRIVATE, QUIC_PORT, TCP_PORT, UDP_PORT, query};
-use support::{HOST, PATIENCE, PUBLIC, SILENCE, admission, config, custom, in_world, slot_under};
+use support::{HOST, PATIENCE, PUBLIC, SILENCE, config, custom, in_world, slot_policy, slot_under};
 
 /// The first bytes a server says, or why not.
 fn greeting(address: Ipv4Addr, port: u16) -> Result<String, ErrorKind> {
@@ -304,7 +304,7 @@ fn case_28_without_the_server_custom_sandboxes_have_their_networks_and_nothing_e
         let network = started_again().await;
         let adopted = network.adopt(index, vmm).await.expect("adopt");
         assert_eq!(code(&guest, "www.example.test."), ResponseCode::Refused, "no policy yet, no names");
-        adopted.gatekeeper().admit_again(admission(custom(json))).await.expect("policy");
+        adopted.policy_installer().install_again(slot_policy(custom(json))).await.expect("policy");
         assert_eq!(code(&guest, "www.example.test."), ResponseCode::NoError);
         assert_eq!(guest.run(|| greeting(PUBLIC, TCP_PORT)), Ok(HOST.to_string()));
         assert!(guest.run(|| greeting(Ipv4Addr::new(93, 184, 216, 53), TCP_PORT)).is_err());
@@ -330,7 +330,7 @@ fn a_slot_has_one_policy_in_its_life() {
     in_world(|_world| async {
         let network = network().await;
         let slot = slot_under(&network, Policy::DenyAll).await;
-        let again = slot.gatekeeper().admit(admission(Policy::AllowAll)).await;
+        let again = slot.policy_installer().install(slot_policy(Policy::AllowAll)).await;
         assert!(matches!(again, Err(NetworkError::PolicySet { .. })), "{again:?}");
     });
 }
@@ -355,7 +355,7 @@ fn the_hosts_rules_are_as_many_with_a_hundred_policies_as_with_none_and_a_policy
             let cidrs: Vec<String> = (0..10).map(|n| format!("93.{n}.{index}.0/24")).collect();
             let policy = custom(json!({ "mode": "custom", "allow_domains": domains, "allow_cidrs": cidrs }));
             let started = Instant::now();
-            slot.gatekeeper().admit(admission(policy)).await.expect("policy");
+            slot.policy_installer().install(slot_policy(policy)).await.expect("policy");
             took.push(started.elapsed());
             slots.push(slot);
         }

@@ -1,4 +1,4 @@
-//! Checksums of sparse files, over what they say and not over how they are stored.
+//! Checksums of sparse files, which depend on the bytes that a reader sees and not on how they are stored.
 //!
 //! ```text
 //! file    │ chunk (1 MiB)                      │ chunk: zeroes │ chunk …
@@ -6,10 +6,10 @@
 //! hashed  │ which pages (256 bits) ‖ data data │   no entry    │
 //! ```
 //!
-//! Holes are not read, and a page of written zeroes counts as a hole: a copy may turn one into the other. The place of
-//! data is part of the sum: of a page by the bits, of a chunk by its offset, under which the sum is kept. The hash is
-//! BLAKE3: cryptographic, and several times as fast as SHA-256 on a CPU without instructions for that. Called by
-//! `sealed`.
+//! Holes are not read, and a page of written zeroes counts as a hole, because a copy may turn one into the other. Where
+//! data lies is part of the sum: the bits say it of a page, and a chunk's sum is kept under the chunk's offset. The
+//! hash is BLAKE3, which is cryptographic and several times as fast as SHA-256 on a CPU without instructions for that.
+//! Called by `sealed`.
 
 use crate::extents::next_extent;
 use std::collections::BTreeMap;
@@ -17,23 +17,24 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a file that have a checksum of their own.
+/// Bytes of a file that have one checksum: the unit in which damage is located.
 pub(crate) const CHUNK: u64 = 1 << 20;
-/// The unit of being there or not: a page of guest memory, a block of most file systems.
+/// The unit that counts as data or as a hole: a page of guest memory, a block of most file systems.
 const PAGE: u64 = 4096;
 const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
 
 /// The checksum (hexadecimal BLAKE3) of every chunk that is not all zeroes, by its offset in bytes.
 pub(crate) type Checksums = BTreeMap<u64, String>;
 
-/// Reads all data of `file`. Blocking.
+/// Reads all data of `file` and returns its checksums. Blocking.
 pub(crate) fn checksums(file: &File) -> io::Result<Checksums> {
     let length = file.metadata()?.len();
     let mut sums = Checksums::new();
     let mut chunk = Chunk::default();
     let mut position = 0;
     while let Some((start, end)) = next_extent(file, position, length)? {
-        // Whole pages, each once, also where the file system's blocks are smaller.
+        // Extents are rounded to whole pages, because those of a file system with smaller blocks may begin and end
+        // within one. A page that two extents share is read once.
         let mut at = position.max(start / PAGE * PAGE);
         position = end.next_multiple_of(PAGE);
         while at < position {
@@ -50,18 +51,16 @@ pub(crate) fn checksums(file: &File) -> io::Result<Checksums> {
     Ok(sums)
 }
 
-/// The offset of the first chunk in which the two differ.
+/// The offset in bytes of the first chunk in which the two differ.
 pub(crate) fn first_difference(a: &Checksums, b: &Checksums) -> Option<u64> {
     a.keys().chain(b.keys()).filter(|offset| a.get(offset) != b.get(offset)).min().copied()
 }
 
-/// The chunk that is being read.
+/// The chunk that is being read: a bit for every page that is not all zeroes, and those pages one after the other.
 #[derive(Default)]
 struct Chunk {
     offset: u64,
-    /// A bit for every page that is not all zeroes.
     present: [u8; (CHUNK / PAGE / 8) as usize],
-    /// Those pages, one after the other.
     pages: Vec<u8>,
 }
 
@@ -93,6 +92,7 @@ impl Chunk {
     }
 
     fn finish(&self, sums: &mut Checksums) {
+        // A chunk of zeroes has no entry, so that it is equal to one that is a hole and was never read.
         if self.pages.is_empty() {
             return;
         }
@@ -102,7 +102,8 @@ impl Chunk {
     }
 }
 
-/// Fills `buffer` with what is at `offset`; what would lie behind the file's end stays as it is.
+/// Fills `buffer` from `offset` on. Bytes of it beyond the end of the file stay as they are, which are zeroes here: a
+/// last page that is not whole is hashed as if it were padded.
 fn read_until_end(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < buffer.len() {

@@ -1,22 +1,22 @@
-//! SHA-256 of bytes and of files. What is named after its contents is named with it: artifacts and guest images
-//! (`templates`), bases (`bases`).
+//! SHA-256 of bytes and of files, by which artifacts and guest images (`templates`) and bases (`bases`) are named.
 
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The digest of a list of parts; each is preceded by its length, so that moving a byte from one to the next shows.
+/// The digest of a list of parts, with their lengths.
 pub fn of_parts(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
+        // The length in front, because ["ab", "c"] and ["a", "bc"] would have the same digest otherwise.
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
     hasher.finalize().into()
 }
 
-/// The digest of a file's content. Blocking.
+/// The digest of a file's bytes, read in pieces. Blocking.
 pub fn of_file(path: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -6,15 +6,16 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Makes an empty ext4 file system in a new sparse file of `size_mib` MiB, holding about 4 MiB of data. Blocking;
-/// needs `mkfs.ext4` (e2fsprogs).
-///
-/// Nothing is reserved for root (the agent's workload owns the disk), the inode tables count as zeroed because a
-/// sparse file reads as zeroes, and no kernel thread has to clear them later: that would write into every clone.
+/// Creates an empty ext4 file system in a new sparse file of `size_mib` MiB, which then holds about 4 MiB of data.
+/// Blocking; needs `mkfs.ext4` (e2fsprogs). Every base has such a disk, and every sandbox gets a copy of it.
 pub fn create_pristine_disk(path: &Path, size_mib: u64) -> Result<(), StorageError> {
     let file = File::create_new(path).map_err(FileError::of("creating", path))?;
     file.set_len(size_mib << 20).map_err(FileError::of("sizing", path))?;
+    // By default the inode tables are zeroed lazily: a kernel thread of every guest would do it after the first mount
+    // and so write into every clone's disk. Now it costs nothing, because a sparse file reads as zeroes and mkfs may
+    // assume that. The owner of the root directory is given, because it must not depend on who runs the server.
     let options = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,root_owner=0:0";
+    // -m 0: nothing is reserved for root, because the whole disk is the workload's. -F: mkfs never stops to ask.
     let arguments = ["-q", "-F", "-m", "0", "-J", "size=16", "-E", options, "-L", "leapbox"];
     let output = Command::new("mkfs.ext4")
         .args(arguments)
@@ -32,9 +33,11 @@ pub fn create_pristine_disk(path: &Path, size_mib: u64) -> Result<(), StorageErr
     })
 }
 
-/// Free space in MiB of the file system that holds `path`, as far as this process may use it.
+/// Free space in MiB of the file system that holds `path`. `lifecycle` refuses pauses, wakes and creates when it is
+/// low.
 pub fn free_mib(path: &Path) -> Result<u64, StorageError> {
     let stat = nix::sys::statvfs::statvfs(path).map_err(FileError::of("asking for the free space of", path))?;
+    // f_bavail and not f_bfree: what the file system keeps for root is left to the host, although the server is root.
     Ok((stat.blocks_available() * stat.fragment_size()) >> 20)
 }
 

@@ -1,4 +1,4 @@
-//! A sandbox's disk as runs, and back: data only, wherever zeroes are.
+//! Reads a sandbox's disk as runs and writes runs into a new disk. Holes and blocks of zeroes are left out.
 
 use crate::StorageError;
 use crate::extents::next_extent;
@@ -10,11 +10,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The unit of being there or not: a block of ext4.
+/// The unit in which data is kept or left out: a block of ext4.
 const BLOCK: usize = 4096;
 const ZEROES: [u8; BLOCK] = [0; BLOCK];
 
-/// The data of `file`, read lazily: no holes, and no blocks of written zeroes. Whoever iterates it sees to it that
+/// Returns the data of `file`, read lazily: no holes, and no blocks of written zeroes. The caller makes sure that
 /// nobody writes the file meanwhile.
 pub fn disk_runs(file: File) -> Runs {
     Box::new(DiskRuns { file, position: 0, end: 0, chunk: Vec::new(), at: 0, chunk_offset: 0, done: false })
@@ -22,10 +22,10 @@ pub fn disk_runs(file: File) -> Runs {
 
 struct DiskRuns {
     file: File,
-    /// What is next to be read, and the end of the extent that it lies in.
+    /// The next byte to be read, and the end of the extent that contains it.
     position: u64,
     end: u64,
-    /// What has been read, where it belongs, and how much of it is dealt with.
+    /// Bytes that were read at `chunk_offset` of the file, of which the first `at` have been turned into runs.
     chunk: Vec<u8>,
     chunk_offset: u64,
     at: usize,
@@ -44,8 +44,10 @@ impl DiskRuns {
         }
     }
 
-    /// The next blocks of the chunk that are not zero.
+    /// The next blocks of the chunk that are not zero, as one run.
     fn next_of_chunk(&mut self) -> Option<Run> {
+        // Written zeroes (a file that the guest has overwritten, a file system that fills its extents) would be stored,
+        // and would take up space again after a wake. Reading them as zeroes from a hole is the same to the guest.
         let zero = |block: &[u8]| *block == ZEROES[..block.len()];
         let skipped = self.chunk[self.at..].chunks(BLOCK).take_while(|block| zero(block)).map(<[u8]>::len);
         let start = self.at + skipped.sum::<usize>();
@@ -65,7 +67,8 @@ impl DiskRuns {
             };
             (self.position, self.end) = (start, end);
         }
-        // Chunks end where runs of 1 MiB would, so that blocks are whole whatever the extents are.
+        // A chunk ends at a multiple of the longest run at the latest: a run lies within a chunk, and an extent may be
+        // as long as the disk.
         let stop = self.end.min((self.position / RUN_MAX as u64 + 1) * RUN_MAX as u64);
         self.chunk.resize((stop - self.position) as usize, 0);
         self.file.read_exact_at(&mut self.chunk, self.position)?;
@@ -88,8 +91,8 @@ impl Iterator for DiskRuns {
     }
 }
 
-/// Makes the new sparse file `path` (0600) of `size` bytes with these data in it; on an error it is removed again.
-/// Blocking; nothing is synced.
+/// Creates the sparse file `path` (mode 0600) of `size` bytes with this data in it. If writing fails, the file is
+/// removed. Blocking. Nothing is synced, because a machine does not outlive a failure of its host.
 pub fn write_disk(path: &Path, size: u64, runs: Runs) -> Result<(), StorageError> {
     let file = File::options()
         .write(true)
@@ -109,6 +112,7 @@ fn fill(file: &File, size: u64, runs: Runs) -> io::Result<()> {
     file.set_len(size)?;
     for run in runs {
         let run = run?;
+        // A write beyond the end would extend the file, and the guest would see a disk of another size.
         if run.end().is_none_or(|end| end > size) {
             let (length, offset) = (run.bytes.len(), run.offset);
             let text = format!("{length} bytes at {offset} lie outside a disk of {size} bytes");

@@ -1,4 +1,4 @@
-//! Copies of sparse files: only what holds data is read and written.
+//! Copies of sparse files that read and write data extents only.
 
 use crate::StorageError;
 use leapbox_errors::FileError;
@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes moved at a time where the kernel cannot copy between the two files itself.
+/// Bytes that are copied at a time where the kernel cannot copy between the two files itself.
 const CHUNK: usize = 1 << 20;
 
-/// Copies `source` to the new file `target` (mode 0600): by reference on file systems that can, else extent by
-/// extent, keeping holes. Blocking.
+/// Copies `source` to the new file `target` (mode 0600): by reference where the file system can, else extent by extent,
+/// so that holes stay holes. Blocking.
 pub fn copy_sparse(source: &Path, target: &Path) -> Result<(), StorageError> {
     let from = File::open(source).map_err(FileError::of("opening", source))?;
     let to = File::options()
@@ -27,11 +27,14 @@ pub fn copy_sparse(source: &Path, target: &Path) -> Result<(), StorageError> {
         return Ok(());
     }
     let length = from.metadata().map_err(FileError::of("reading the size of", source))?.len();
+    // Sized first: a hole at the end has no extent whose copy would extend the file.
     to.set_len(length).map_err(FileError::of("sizing", target))?;
     Ok(copy_data(&from, &to).map_err(FileError::of("copying to", target))?)
 }
 
-/// Shares all of `from`'s extents with `to`; false where the file system cannot.
+/// Shares all of `from`'s extents with `to`, by reference. False if that fails for whatever reason, most often because
+/// the file system (ext4, tmpfs) has no shared extents: the copy that is tried then meets a real fault again and names
+/// it.
 #[allow(unsafe_code)]
 fn reflink(from: &File, to: &File) -> bool {
     // SAFETY: FICLONE takes a file descriptor by value; both stay open over the call.
@@ -49,7 +52,8 @@ pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The next run of data at or after `position`: `[start, end)`.
+/// The next extent of data at or after `position`, as `[start, end)` in bytes; none if there is no more. A file system
+/// that does not know holes says that the whole file is data (lseek(2)).
 pub(crate) fn next_extent(file: &File, position: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
     if position >= length {
         return Ok(None);
@@ -57,6 +61,7 @@ pub(crate) fn next_extent(file: &File, position: u64, length: u64) -> io::Result
     let seek = |offset: u64, whence| lseek(file.as_fd(), offset as i64, whence).map(|at| at as u64);
     let start = match seek(position, Whence::SeekData) {
         Ok(start) => start,
+        // lseek(2)'s answer if nothing but a hole follows.
         Err(Errno::ENXIO) => return Ok(None),
         Err(errno) => return Err(errno.into()),
     };
@@ -69,9 +74,11 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
         let (mut source, mut target) = (position as i64, position as i64);
         let wanted = usize::try_from(end - position).unwrap_or(usize::MAX);
         match nix::fcntl::copy_file_range(from.as_fd(), Some(&mut source), to.as_fd(), Some(&mut target), wanted) {
+            // The source has become shorter. Without this, the loop would not end.
             Ok(0) => return Ok(()),
             Ok(copied) => position += copied as u64,
-            // Different file systems, or one that cannot (tmpfs, memfd): through our own memory.
+            // Two file systems, or one that does not support the call (tmpfs and so a memfd, into which the QEMU driver
+            // copies a base's RAM).
             Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
                 return copy_through_memory(from, to, position, end);
             }

@@ -1,4 +1,4 @@
-//! The server's key: everything of a sandbox that rests on a disk or in a bucket is sealed with keys derived from it.
+//! The server's key, from which all keys are derived that seal stored state of sandboxes, on a disk or in a bucket.
 //!
 //! ```text
 //! server.key (32 random bytes) ─HKDF-SHA256─┬─► a key for every part of every archive   (archive)
@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Whoever has the file can read all archives, and without it nobody can: it belongs into the installation's backup,
-//! and not beside one of the bucket. Made at the first start by `serve`; used by `store` and by `lifecycle` (a
-//! sandbox's environment in the database).
+//! and not beside a backup of the bucket. `serve` creates it at the first start; `store` uses it for archives, and
+//! `lifecycle` for secrets in the database (environments, network policies, certificate authorities).
 
 mod file;
 #[cfg(test)]
@@ -26,46 +26,43 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of the key's file.
 const KEY_LENGTH: usize = 32;
-/// Random bytes that make the key of a part or a secret its own: enough never to meet twice.
+// Keys are derived from the server's key and a random salt, and each encrypts under fixed nonces. A salt that came
+// twice would break that; of 256 random bits, none does.
 pub(crate) const SALT_LENGTH: usize = 32;
-/// HKDF's salt: separates these keys from whatever else the same bytes might be used for.
+/// HKDF's salt (RFC 5869), which separates these keys from whatever else the same bytes might be used for.
 const DOMAIN: &[u8] = b"leapbox server key 1";
 
-/// Why the key, or what was sealed with it, cannot be used.
+/// The server's key, or a secret that was sealed with it, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A link, folder or device lies where the key should.
+    /// A link, directory or device lies where the key should.
     #[error("{path} is not a regular file; the server's key must be one")]
     NotAFile { path: PathBuf },
-    /// Cut off, or something else altogether.
+    /// The file was cut off, or is something else.
     #[error(
         "{path} has {found} bytes and a server key has {KEY_LENGTH}: put the right one back from a backup (if nothing was ever stored with it, remove the file, and the next start makes a new one)"
     )]
     Length { path: PathBuf, found: u64 },
-    /// Somebody else could have chosen it.
+    /// The owner of the file could have chosen the key.
     #[error("{path} belongs to uid {owner}, not to the server's: `chown` it if it is the right one")]
     Owner { path: PathBuf, owner: u32 },
-    /// Somebody else can read it.
+    /// Other users of the host can read or replace the key.
     #[error("{path} is open to others (mode {mode:04o}): `chmod 0600` it, and consider who may have read it")]
     Mode { path: PathBuf, mode: u32 },
-    /// The kernel gave no random bytes.
-    #[error("no random bytes from the operating system")]
+    #[error("the operating system gave no random bytes")]
     Random,
-    /// The cryptographic library refused; by its rules it never does for what is asked of it here.
+    /// The cryptographic library refused the lengths that it was given, which by its rules never happens here.
     #[error("{step} failed in the cryptographic library")]
     Crypto { step: &'static str },
-    /// Changed, cut off, sealed for another purpose or with another key.
+    /// The secret was changed, cut off, or sealed for another purpose or with another key. Which of them it was cannot
+    /// be told from an authentication that fails.
     #[error("a stored secret cannot be opened as {purpose}: it was changed, or sealed with another server key")]
-    Refused {
-        /// What it was opened as.
-        purpose: String,
-    },
+    Refused { purpose: String },
 }
 
-/// The server's key. Cheap to clone; shows nothing of itself.
+/// The server's key. It is cheap to clone, and its `Debug` shows the fingerprint alone.
 #[derive(Clone)]
 pub struct ServerKey {
     prk: Prk,
@@ -73,8 +70,8 @@ pub struct ServerKey {
 }
 
 impl ServerKey {
-    /// Reads the key from `path`, or makes one there: 32 random bytes, for this process's user alone (0600), on disk
-    /// when this returns. The folder must exist and be private. Blocking.
+    /// Reads the key from `path`, or creates one there: 32 random bytes, for this process's user alone (0600), on disk
+    /// when this returns. The directory must exist and be private. Blocking.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         let mut bytes = match file::load(path)? {
             Some(bytes) => bytes,
@@ -85,7 +82,8 @@ impl ServerKey {
         key
     }
 
-    /// Reads the key from `path`; none if there is no such file. Blocking.
+    /// Reads the key from `path`; none if there is no such file. `leapbox doctor` checks with it what is stored.
+    /// Blocking.
     pub fn load(path: &Path) -> Result<Option<Self>, KeyError> {
         file::load(path)?.map(|bytes| Self::new(&bytes)).transpose()
     }
@@ -97,29 +95,31 @@ impl ServerKey {
         Ok(Self { prk, fingerprint: hex::encode(name) })
     }
 
-    /// A key that is always the same.
+    /// The same key for the same seed, for tests.
     #[cfg(test)]
     pub(crate) fn of(seed: u8) -> Self {
         Self::new(&[seed; KEY_LENGTH]).expect("a key")
     }
 
-    /// Names the key without betraying it: 16 hexadecimal digits.
+    /// Names the key without revealing anything of it: 16 hexadecimal digits, derived like a key of its own.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
     /// Seals a small secret for the database, as hexadecimal digits. It opens only with the same `purpose`, which says
-    /// what it is and whose: so that nobody who can write the database moves it elsewhere.
+    /// what it is and whose.
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<String, KeyError> {
         let salt = random::<SALT_LENGTH>()?;
         let mut sealed = plain.to_vec();
+        // The purpose is associated data, so that whoever can write the database cannot give one organisation's sealed
+        // secret to another's sandbox.
         self.aead(&[b"secret", &salt])?
             .seal_in_place_append_tag(nonce_once(), Aad::from(purpose.as_bytes()), &mut sealed)
             .map_err(|_: Unspecified| KeyError::Crypto { step: "sealing a secret" })?;
         Ok(hex::encode(salt) + &hex::encode(&sealed))
     }
 
-    /// Opens what [`ServerKey::seal`] made for the same purpose.
+    /// Opens a secret that [`ServerKey::seal`] has sealed for the same purpose.
     pub fn open(&self, purpose: &str, sealed: &str) -> Result<Vec<u8>, KeyError> {
         let refused = || KeyError::Refused { purpose: purpose.to_owned() };
         let bytes = strict_hex::decode(sealed).ok_or_else(refused)?;
@@ -131,7 +131,7 @@ impl ServerKey {
             .map_err(|_: Unspecified| refused())
     }
 
-    /// The AES-256-GCM key of what `info` names.
+    /// Derives the AES-256-GCM key for the context `info`.
     pub(crate) fn aead(&self, info: &[&[u8]]) -> Result<LessSafeKey, KeyError> {
         let mut bytes = [0; KEY_LENGTH];
         derive(&self.prk, info, &mut bytes)?;
@@ -141,7 +141,7 @@ impl ServerKey {
         key.map(LessSafeKey::new)
     }
 
-    /// The HMAC-SHA256 key of what `info` names.
+    /// Derives the HMAC-SHA256 key for the context `info`.
     pub(crate) fn hmac(&self, info: &[&[u8]]) -> Result<hmac::Key, KeyError> {
         let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
         derive(&self.prk, info, &mut bytes)?;
@@ -157,20 +157,22 @@ impl std::fmt::Debug for ServerKey {
     }
 }
 
-/// Bytes from the kernel's generator.
+/// Random bytes from the kernel (`getrandom`).
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_: Unspecified| KeyError::Random)?;
     Ok(bytes)
 }
 
-/// The nonce of a key that encrypts one message only: its salt is random.
+/// The nonce for a key that encrypts a single message, because its salt is random. A constant one is enough for that.
 fn nonce_once() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
 
-/// Fills `out`. The pieces of `info` are told apart by their lengths, so that no two lists mean the same key.
+/// Fills `out` with bytes for the context `info` (HKDF-Expand, RFC 5869).
 fn derive(prk: &Prk, info: &[&[u8]], out: &mut [u8]) -> Result<(), KeyError> {
+    // HKDF concatenates the pieces. Their lengths in front keep two lists with the same concatenation (an archive's id
+    // and a part's name, split elsewhere) from having the same key.
     let lengths: Vec<u8> = info.iter().flat_map(|piece| (piece.len() as u64).to_le_bytes()).collect();
     let mut pieces = vec![lengths.as_slice()];
     pieces.extend(info);
@@ -179,7 +181,7 @@ fn derive(prk: &Prk, info: &[&[u8]], out: &mut [u8]) -> Result<(), KeyError> {
         .map_err(|_: Unspecified| KeyError::Crypto { step: "deriving a key" })
 }
 
-/// A number of bytes to derive.
+/// The number of bytes to derive, as ring wants to have it.
 struct Length(usize);
 
 impl KeyType for Length {

@@ -1,14 +1,14 @@
-//! Files that hold sandboxes: writable disks, the bytes of RAM images, and what is stored of both.
+//! Files that hold sandboxes: writable disks, RAM images, and the archives in which both are stored.
 //!
 //! ```text
-//! disk, extents, checksum   sparse files: a disk is 10 GiB in name and a few MiB in fact, so copies move data extents
-//!                           only, by reference where the file system can, and checksums are over data alone
-//! sealed, private           shared files that VMMs map, with checksums, in folders that only this server may change
-//! run, disk_runs            pieces of a memory or a disk on their way from one place to another
+//! disk, extents, checksum   sparse files: a disk of 10 GiB holds a few MiB of data, so copies move data extents only,
+//!                           by reference where the file system can, and checksums cover the data alone
+//! sealed, private           shared files that VMMs map, with checksums, in directories that only the server may change
+//! run, disk_runs            pieces of a memory or a disk on their way between VMMs, archives and files
 //! key, archive              stored state: compressed, encrypted, authenticated
-//! store                     where archives are: a folder here, and a bucket behind it
+//! store                     the archives of an installation: a directory on this host and a bucket behind it
 //! pack                      whole files as parts of an archive
-//! digest                    SHA-256: the names of what is named after its contents
+//! digest                    SHA-256, for everything that is named by its content
 //! ```
 //!
 //! Called by `bases` (a pristine disk, bases as [`SealedFolder`]s and as archives), `templates` (digests, images as
@@ -46,13 +46,12 @@ pub use store::{ArchiveStore, ArchiveWriter, Pin, RemoteConfig, Sealed, StoreCon
 
 use leapbox_errors::FileError;
 
-/// What a storage operation failed at.
+/// An operation on a disk or another sparse file failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A host program failed.
+    /// `mkfs.ext4` ran and failed; `output` is its standard error.
     #[error("`{argv}` ended with {status}: {output}")]
     Command { argv: String, status: String, output: String },
 }

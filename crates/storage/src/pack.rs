@@ -1,7 +1,7 @@
-//! Whole files as parts of an archive: bases and guest images are exported and imported this way.
+//! Whole files as parts of an archive, for the export and import of bases and guest images.
 //!
-//! Only data is stored: a file's holes, and its pages of zeroes, are holes again when it is unpacked. Everything here
-//! is blocking. Called by `bases` and `templates`.
+//! Only data is stored: holes of a file and its pages of zeroes are holes when it is unpacked. Everything here is
+//! blocking. Called by `bases` and `templates`.
 
 use crate::{Archive, ArchiveError, ArchiveWriter, StorageError, StoreError, disk_runs, write_disk};
 use leapbox_ids::ArchiveId;
@@ -9,10 +9,9 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Why something could not be put into an archive, or taken out.
+/// A base or guest image could not be exported to an archive, or not be imported from one.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// A file operation failed.
     #[error("{step}: {path}")]
     File {
         step: &'static str,
@@ -20,41 +19,37 @@ pub enum PackError {
         #[source]
         source: std::io::Error,
     },
-    /// What is to be stored is damaged.
-    #[error("{path} is not as it was sealed, and not stored")]
+    /// The base that is to be exported does not match its seal any more.
+    #[error("{path} is damaged and was not exported")]
     Damaged { path: PathBuf },
-    /// The archive cannot be written, or not be read.
-    #[error("the archive's {part}")]
+    /// Writing a part, or reading it, failed.
+    #[error("writing or reading the archive's part {part}")]
     Part {
         part: &'static str,
         #[source]
         source: ArchiveError,
     },
-    /// The archive cannot be completed.
+    /// All parts were written, but the manifest or the final rename failed.
     #[error("the archive cannot be completed")]
     Seal {
         #[source]
         source: StoreError,
     },
-    /// A file cannot be made of its data.
-    #[error("the archive's {part} cannot be unpacked")]
+    /// The file could not be written, or the part ended with an error.
+    #[error("unpacking the archive's part {part}")]
     Unpack {
         part: &'static str,
         #[source]
         source: StorageError,
     },
-    /// The archive holds something else than its id promises.
+    /// The archive `id` is authentic, but its contents have the digest `found`.
     #[error("what is stored as {id} is {found}")]
-    Another {
-        id: ArchiveId,
-        /// What its contents amount to.
-        found: ArchiveId,
-    },
-    /// The archive says that a file has a name that leads elsewhere.
-    #[error("{name:?} cannot be the name of a file")]
+    Another { id: ArchiveId, found: ArchiveId },
+    /// The archive names a file that would lie outside of the directory that it is unpacked into.
+    #[error("the archive contains a file named {name:?}, which is not a plain file name")]
     Name { name: String },
-    /// The server is ending.
-    #[error("interrupted")]
+    /// The blocking task panicked, or was cancelled because the server ends.
+    #[error("the export or import was interrupted")]
     Interrupted {
         #[source]
         source: tokio::task::JoinError,
@@ -62,14 +57,15 @@ pub enum PackError {
 }
 
 impl PackError {
-    /// Maps the error of a file operation.
+    /// For `map_err`: names what was done to which file.
     pub fn file(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| PackError::File { step, path, source }
     }
 }
 
-/// Writes a file's data into the part `part`; returns the file's length in bytes, holes included.
+/// Writes a file's data into the part `part`. Returns the file's length in bytes, holes included, which
+/// [`unpack_file`] needs and the caller keeps in the archive's header.
 pub fn pack_file(writer: &mut ArchiveWriter, part: &'static str, path: &Path) -> Result<u64, PackError> {
     let file = File::open(path).map_err(PackError::file("opening", path))?;
     let length = file.metadata().map_err(PackError::file("looking at", path))?.len();
@@ -77,17 +73,17 @@ pub fn pack_file(writer: &mut ArchiveWriter, part: &'static str, path: &Path) ->
     Ok(length)
 }
 
-/// Makes the new file `path` from the part `part`: on disk, and read-only for everybody, because VMMs read it under
-/// users of their own.
+/// Creates the file `path` of `length` bytes from the part `part`, synced and read-only for everybody.
 pub fn unpack_file(archive: &Archive, part: &'static str, path: &Path, length: u64) -> Result<(), PackError> {
     let runs = archive.runs(part).map_err(|source| PackError::Part { part, source })?;
     write_disk(path, length, runs).map_err(|source| PackError::Unpack { part, source })?;
     make_read_only(path)
 }
 
-/// The last step of [`unpack_file`], for a file that was written in another way.
+/// Makes `path` read-only and syncs it, for a file that was not written by [`unpack_file`].
 pub fn make_read_only(path: &Path) -> Result<(), PackError> {
     let file = File::open(path).map_err(PackError::file("opening", path))?;
+    // Readable for all, because every VMM opens it under a uid of its own. The directory keeps everybody else out.
     file.set_permissions(Permissions::from_mode(0o444)).map_err(PackError::file("protecting", path))?;
     file.sync_all().map_err(PackError::file("writing to disk", path))
 }

@@ -1,5 +1,6 @@
-//! Folders that nobody but this server may look into: what lies in them is readable by all, so that VMMs under uids of
-//! their own can open hard links to it, and is booted without further questions.
+//! Directories that nobody but this server may enter. The files in them are readable by all, so that VMMs under uids of
+//! their own can open hard links to them, and machines are started from them: only the directory keeps others from
+//! reading and replacing them.
 
 use leapbox_errors::FileError;
 use nix::unistd::Uid;
@@ -11,25 +12,25 @@ use std::path::{Path, PathBuf};
 const STICKY: u32 = 0o1000;
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
-/// Why a folder cannot be used for what must stay private.
+/// A directory cannot be used for files that must stay private.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It is a link or a file.
-    #[error("{path} is not a folder")]
-    NotAFolder { path: PathBuf },
-    /// Somebody else's.
-    #[error("{path} belongs to uid {owner}, not to the server's")]
+    /// A file, or a link, which may lead to a directory that others can change.
+    #[error("{path} is not a directory")]
+    NotADirectory { path: PathBuf },
+    /// `path` is the directory or its parent.
+    #[error("{path} belongs to uid {owner}, not to the server's: `chown` it, or configure another directory")]
     Owner { path: PathBuf, owner: u32 },
-    /// Somebody else could put another folder in its place.
-    #[error("{path} may be written by others (mode {mode:04o})")]
+    /// Whoever can write the parent `path` could put another directory in the private one's place.
+    #[error("{path} may be written by others (mode {mode:04o}): `chmod go-w` it, or configure another directory")]
     Writable { path: PathBuf, mode: u32 },
 }
 
-/// Makes `path`, and what is missing above it, for this process's user alone (0700). One that exists must be a real
-/// folder of that user in a folder that only that user, or root, can change; a wider mode is made 0700. Blocking.
+/// Creates the directory `path`, and those that are missing above it, for this process's user alone (0700). One that
+/// exists must be a real directory of that user, in a directory that only that user or root can change; a wider mode is
+/// narrowed to 0700. Blocking.
 pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
     DirBuilder::new()
         .recursive(true)
@@ -37,9 +38,10 @@ pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
         .create(path)
         .or_else(already_there)
         .map_err(FileError::of("creating", path))?;
+    // Checked also after it was created: somebody may have been quicker, and `recursive` accepts what exists.
     let found = symlink_metadata(path).map_err(FileError::of("looking at", path))?;
     if !found.is_dir() {
-        return Err(PrivateError::NotAFolder { path: path.to_path_buf() });
+        return Err(PrivateError::NotADirectory { path: path.to_path_buf() });
     }
     if found.uid() != Uid::effective().as_raw() {
         return Err(PrivateError::Owner { path: path.to_path_buf(), owner: found.uid() });
@@ -54,7 +56,7 @@ pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
     Ok(())
 }
 
-/// What is there is looked at next, whatever it is.
+/// Whatever exists is no error yet: it is judged by its metadata.
 fn already_there(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
@@ -64,7 +66,7 @@ fn check_parent(path: &Path, found: &Metadata) -> Result<(), PrivateError> {
     if owner != 0 && owner != Uid::effective().as_raw() {
         return Err(PrivateError::Owner { path: path.to_path_buf(), owner });
     }
-    // In a sticky folder (/tmp) others can add, but not move what is ours.
+    // In a sticky directory (/tmp) others can add entries, but neither rename nor remove the server's.
     if mode & OTHERS_MAY_WRITE != 0 && mode & STICKY == 0 {
         return Err(PrivateError::Writable { path: path.to_path_buf(), mode });
     }
@@ -104,7 +106,7 @@ mod tests {
         DirBuilder::new().mode(0o755).create(&elsewhere).expect("made");
         std::os::unix::fs::symlink(&elsewhere, &path).expect("linked");
         let error = private_dir(&path).expect_err("a link");
-        assert!(matches!(error, PrivateError::NotAFolder { .. }), "{error}");
+        assert!(matches!(error, PrivateError::NotADirectory { .. }), "{error}");
         assert_eq!(mode(&elsewhere), 0o755, "what it led to is as it was");
     }
 

@@ -1,4 +1,4 @@
-//! Pieces of a memory or a disk: the form in which changes travel between VMMs, archives and files.
+//! Runs: pieces of a memory or a disk, in which changes are passed between VMMs, archives and files.
 //!
 //! ```text
 //! vmm (pages that differ) ─┐                        ┌─► vmm (pages laid over a base)
@@ -8,29 +8,29 @@
 
 use std::io;
 
-/// The most bytes that a [`Run`] may have: 1 MiB.
+/// The most bytes that a [`Run`] may have. It fits into one frame of an archive, and so bounds what a reader allocates.
 pub const RUN_MAX: usize = 1 << 20;
 
-/// Bytes of a memory or disk at one place. At least one byte and at most [`RUN_MAX`]; of a memory: whole 4 KiB pages.
+/// Consecutive bytes of a memory or a disk, at least one and at most [`RUN_MAX`]; of a memory, whole 4 KiB pages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Where the bytes belong, in bytes from the start.
+    /// Distance of the first byte from the start of the memory or disk.
     pub offset: u64,
-    /// What is there.
     pub bytes: Vec<u8>,
 }
 
-/// Read lazily, and blocking; ascending and not overlapping; an error ends it.
+/// Runs in ascending order that do not overlap. They are read lazily, by blocking calls; an error ends the iteration.
 pub type Runs = Box<dyn Iterator<Item = io::Result<Run>> + Send>;
 
 impl Run {
-    /// The first byte after it; none if that lies beyond what a file offset can be.
+    /// The offset of the first byte after the run; none if no file can be that long.
     pub fn end(&self) -> Option<u64> {
+        // The kernel's off_t is signed. An offset beyond it would fail in every system call that is given it.
         self.offset.checked_add(self.bytes.len() as u64).filter(|end| i64::try_from(*end).is_ok())
     }
 }
 
-/// Without the bytes: they are a sandbox's, and many.
+/// Shows no bytes: they are a sandbox's memory or files and do not belong in a log.
 impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Run").field("offset", &self.offset).field("length", &self.bytes.len()).finish()

@@ -1,17 +1,16 @@
-//! Sealed folders: stored artifacts that are known to be what was written, or are not used.
+//! Sealed directories: files with checksums, so that damage is found before a machine is started from them.
 //!
 //! ```text
-//! <folder>/memory, state, disk   files, sparse ones too
-//!          manifest.json         format, checksum ─► header (the owner's: what it is, what it fits)
-//!                                                    files: name ─► length, checksums of its chunks
+//! <dir>/memory, state, disk   files, sparse ones too
+//!       manifest.json         format, checksum ─► header (the owner's: what it is, which hosts can restore it)
+//!                                                 files: name ─► length, checksums of its chunks
 //!
 //! seal ─► move_to ┄┄ days, restarts, power losses ┄┄► open (the manifest alone) ─► header ─► verify (all data)
 //! ```
 //!
-//! The manifest is written last and everything is synced before and after, so that a folder with a manifest is
-//! complete. A sealed folder never changes; a new version is a new folder. The seal finds damage and mix-ups. It does
-//! not keep out somebody who can write there (anyone can compute a checksum): [`private_dir`](crate::private_dir) does.
-//! Everything here is blocking. Called by `templates` (warm snapshots).
+//! A sealed directory never changes; a new version is a new directory. The seal finds damage and mix-ups. It is no
+//! protection against somebody who can write there, because anyone can compute a checksum: that is what
+//! [`private_dir`](crate::private_dir) is for. Everything here is blocking. Called by `bases`.
 
 mod error;
 mod manifest;
@@ -35,7 +34,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A folder whose manifest is sound. Its files are not looked at before [`SealedFolder::verify`].
+/// A directory whose manifest is sound. Its files are not looked at before [`SealedFolder::verify`].
 #[derive(Debug, Clone)]
 pub struct SealedFolder {
     dir: PathBuf,
@@ -43,7 +42,7 @@ pub struct SealedFolder {
 }
 
 impl SealedFolder {
-    /// Seals the files `names` in `dir` under a manifest that begins with `header`. All is on disk when this returns.
+    /// Writes a manifest of the files `names` in `dir` that contains `header`. Everything is on disk when this returns.
     /// Fails if there is a manifest already.
     pub fn seal<H: Serialize>(dir: &Path, header: &H, names: &[&str]) -> Result<Self, SealError> {
         let path = dir.join(MANIFEST);
@@ -53,6 +52,7 @@ impl SealedFolder {
             check_name(name)?;
             files.insert((*name).to_owned(), seal_file(&dir.join(name))?);
         }
+        // The manifest comes last, when every file has been synced: a directory with a manifest is complete.
         let content = Content { header: serde_json::to_value(header).map_err(encode)?, files };
         let text = manifest::encode(&content).map_err(encode)?;
         let mut file = File::options()
@@ -66,44 +66,44 @@ impl SealedFolder {
         Ok(Self { dir: dir.to_path_buf(), content })
     }
 
-    /// Reads and checks the manifest of `dir`, and nothing else.
+    /// Reads and checks the manifest of `dir`, and no other file.
     pub fn open(dir: &Path) -> Result<Self, SealError> {
         let path = dir.join(MANIFEST);
         let mut text = Vec::new();
         io::Read::read_to_end(&mut open_file(&path)?, &mut text).map_err(FileError::of("reading", &path))?;
         let content = manifest::decode(&text, &path)?;
+        // The names become paths.
         content.files.keys().try_for_each(|name| check_name(name))?;
         Ok(Self { dir: dir.to_path_buf(), content })
     }
 
-    /// Compares every file's length and data with the manifest. The first difference is the error.
+    /// Compares every file's length and data with the manifest; the first difference is the error. It reads all data,
+    /// so `bases` calls it at the first use of a base in the life of a server and not at every create.
     pub fn verify(&self) -> Result<(), SealError> {
         self.content.files.iter().try_for_each(|(name, sealed)| verify_file(&self.dir.join(name), sealed))
     }
 
-    /// The header, as what the owner of the folder put in.
+    /// Returns the header that the owner gave to [`SealedFolder::seal`]; it must be of the same type.
     pub fn header<H: DeserializeOwned>(&self) -> Result<H, SealError> {
         let wrong = |source| SealError::Header { path: self.dir.join(MANIFEST), source };
         H::deserialize(&self.content.header).map_err(wrong)
     }
 
-    /// Where the folder is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The files under the seal, by name.
     pub fn files(&self) -> &BTreeMap<String, SealedFile> {
         &self.content.files
     }
 
-    /// The path of a file; an error unless it is under the seal.
+    /// The path of a file; an error unless the manifest has it.
     pub fn path(&self, name: &str) -> Result<PathBuf, SealError> {
         let path = self.dir.join(name);
         if self.content.files.contains_key(name) { Ok(path) } else { Err(SealError::NotSealed { path }) }
     }
 
-    /// Renames the folder, durably: under its final name it is complete. What is in the way must be an empty folder.
+    /// Renames the directory to its final name, durably. Fails if another one that is not empty has that name.
     pub fn move_to(self, dir: &Path) -> Result<Self, SealError> {
         std::fs::rename(&self.dir, dir).map_err(FileError::of("moving into place", dir))?;
         sync(dir.parent().unwrap_or(dir))?;
@@ -113,6 +113,7 @@ impl SealedFolder {
 
 fn seal_file(path: &Path) -> Result<SealedFile, SealError> {
     let file = open_file(path)?;
+    // Whoever wrote the file, often a VMM, need not have synced it.
     file.sync_all().map_err(FileError::of("writing to disk", path))?;
     let length = file.metadata().map_err(FileError::of("reading the size of", path))?.len();
     Ok(SealedFile { length, chunks: checksums(&file).map_err(FileError::of("reading", path))? })
@@ -121,6 +122,7 @@ fn seal_file(path: &Path) -> Result<SealedFile, SealError> {
 fn verify_file(path: &Path, sealed: &SealedFile) -> Result<(), SealError> {
     let file = open_file(path)?;
     let found = file.metadata().map_err(FileError::of("reading the size of", path))?.len();
+    // The checksums do not cover the length: a file that was extended by a hole has the same ones.
     if found != sealed.length {
         return Err(SealError::Length { path: path.to_path_buf(), found, expected: sealed.length });
     }
@@ -131,7 +133,7 @@ fn verify_file(path: &Path, sealed: &SealedFile) -> Result<(), SealError> {
     }
 }
 
-/// Opens a regular file for reading: no link is followed, and no pipe is waited for.
+/// Opens a regular file for reading. A planted link is not followed, and a planted pipe is not waited for.
 fn open_file(path: &Path) -> Result<File, SealError> {
     let file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
         Ok(file) => file,
@@ -147,7 +149,7 @@ fn open_file(path: &Path) -> Result<File, SealError> {
     Err(SealError::NotAFile { path: path.to_path_buf() })
 }
 
-/// A name must not lead out of the folder, nor to the manifest.
+/// Refuses a name that leads out of the directory, or to the manifest.
 fn check_name(name: &str) -> Result<(), SealError> {
     if name != MANIFEST && Path::new(name).file_name() == Some(OsStr::new(name)) {
         return Ok(());

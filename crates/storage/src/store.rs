@@ -1,17 +1,18 @@
-//! The store of archives: a folder on this host, and a bucket behind it if one is configured.
+//! The store of archives: a directory on this host, and a bucket behind it if one is configured.
 //!
 //! ```text
-//! begin ─► ArchiveWriter ─ seal ─► the folder ──(run: in the background)──► the bucket
-//!                                     │  ▲                                      │
-//!                          get ◄──────┘  └──────── fetched when it is not here ─┘
+//! begin ─► ArchiveWriter ─ seal ─► directory ──(run: in the background)──► bucket
+//!                                     │  ▲                                   │
+//!                          get ◄──────┘  └────── fetched if it is not here ──┘
 //! ```
 //!
-//! What is sealed is durable in the folder, whatever the bucket does; uploads are tried until they succeed. What is
-//! uploaded may be evicted from the folder, the longest unused first, and comes back when it is asked for: with all of
-//! the folder gone, everything that was uploaded is still there.
+//! A sealed archive is durable in the directory, whatever the bucket does; its upload is tried until it succeeds. An
+//! uploaded archive may be evicted from the directory, the least recently used first, and is fetched again when it is
+//! needed. If the whole directory is lost, everything that was uploaded is still available.
 //!
-//! Removal is explicit ([`ArchiveStore::remove`]) or a sweep ([`ArchiveStore::sweep`]) of all that nothing names. A
-//! [`Pin`] keeps an archive from being swept between its sealing and the database's row that names it.
+//! Archives are removed one by one ([`ArchiveStore::remove`]), or by a sweep ([`ArchiveStore::sweep`]) of all that no
+//! row of the database names. A [`Pin`] keeps an archive from being swept between its sealing and the commit of its
+//! row.
 //!
 //! Built by `serve`, in one process only; called by `lifecycle` (checkpoints, snapshots), `bases` and `templates`
 //! (images).
@@ -48,20 +49,19 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where archives are kept.
 #[derive(Debug)]
 pub struct StoreConfig {
-    /// The folder on this host; made if it is missing, and private.
+    /// The directory on this host. It is created if it is missing, and must be private.
     pub dir: PathBuf,
-    /// What they are sealed with.
     pub key: ServerKey,
-    /// The bucket, if there is one.
+    /// The bucket; without one, the directory has the only copies.
     pub remote: Option<RemoteConfig>,
-    /// Bytes that the folder may hold of what the bucket has; without a bound if none.
+    /// The budget of the directory in bytes: beyond it, archives that the bucket has are evicted. Without one there is
+    /// no bound.
     pub cache_bytes: Option<u64>,
 }
 
-/// The archives of an installation. Cheap to clone.
+/// The archives of an installation. Clones share them.
 #[derive(Clone)]
 pub struct ArchiveStore {
     inner: Arc<Inner>,
@@ -74,17 +74,18 @@ struct Inner {
     cache_bytes: Option<u64>,
     index: Arc<Index>,
     fetches: Fetches,
-    /// Held by who uploads, evicts or removes from the bucket: one thing at a time, so that no removal meets an upload.
+    /// Held during uploads, evictions and removals from the bucket, so that a removal never meets an upload under the
+    /// same name.
     working: tokio::sync::Mutex<()>,
     sweeping: tokio::sync::Mutex<()>,
-    /// The folder is ours while it is open.
+    /// While this file is open, no other server can use the directory.
     _lock: File,
 }
 
 impl ArchiveStore {
-    /// Opens the folder for this process alone, removes from it what a killed server left unfinished, and finds out
-    /// what is still to be uploaded. The bucket is not asked. Blocking; fails after five seconds if another server
-    /// has the folder.
+    /// Opens the directory for this process alone, removes from it what a killed server left unfinished, and finds out
+    /// what is still to be uploaded. No request is made to the bucket, so that a server starts without it. Blocking;
+    /// fails after five seconds if another server uses the directory.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let StoreConfig { dir, key, remote, cache_bytes } = config;
         let lock = local::lock(&dir)?;
@@ -95,6 +96,7 @@ impl ArchiveStore {
         let remote = remote.map(|remote| remote.remote);
         let index = Arc::new(Index::new(remote.is_some()));
         for found in local::scan(&dir)? {
+            // Uploaded counts for the configured bucket alone: another one has to get everything first.
             let uploaded = remote.as_ref().is_some_and(|remote| found.uploaded_to.as_deref() == Some(&remote.identity));
             index.insert_found(&found.id, found.bytes, uploaded);
         }
@@ -103,15 +105,17 @@ impl ArchiveStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Begins the archive `id`, which there must not be in the folder. It is pinned from now on. Blocking.
+    /// Begins the archive `id`, which must not exist in the directory yet. It is pinned from now on. Blocking.
     pub fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
+        // Pinned from its beginning: a sweep that starts while it is written must not take it when it is sealed.
         let pin = self.inner.index.pin(id);
         Ok(ArchiveWriter::new(Writer::begin(&self.inner.dir, id, &self.inner.key)?, pin))
     }
 
-    /// Opens the archive `id`, from the folder or, if it is not there, from the bucket: downloaded once for all who ask
-    /// meanwhile, verified, and kept.
+    /// Opens the archive `id` in the directory. If it is not there, it is downloaded from the bucket (once, however
+    /// many callers ask meanwhile), verified, and kept.
     pub async fn get(&self, id: &ArchiveId) -> Result<Archive, StoreError> {
+        // Until it is open: a download that exceeds the budget would otherwise be evicted before it is used.
         let _pin = self.inner.index.pin(id);
         match self.inner.open_local(id).await? {
             Some(archive) => Ok(archive),
@@ -119,31 +123,33 @@ impl ArchiveStore {
         }
     }
 
-    /// Pins the archive `id` if there is one, here or in the bucket: what is about to be named again, like a base by
-    /// another sandbox, cannot be swept before it is.
+    /// Pins the archive `id` if it exists in the directory or in the bucket. Whoever is about to commit another row
+    /// that names it (a sandbox that names a base, say) keeps it from being swept meanwhile.
     pub async fn hold(&self, id: &ArchiveId) -> Result<Option<Pin>, StoreError> {
+        // Pinned before the look, so that a sweep in between cannot take what is then reported as existing.
         let (name, pin) = (id.to_string(), self.inner.index.pin(id));
         if self.inner.index.contains(&name) {
             return Ok(Some(pin));
         }
         match &self.inner.remote {
-            Some(remote) if !self.inner.index.is_doomed(&name) => Ok(remote.manifest(&name).await?.map(|_| pin)),
+            Some(remote) if !self.inner.index.is_pending_remote_delete(&name) => {
+                Ok(remote.manifest(&name).await?.map(|_| pin))
+            }
             _ => Ok(None),
         }
     }
 
-    /// Removes the archive `id` from the folder, now, and from the bucket, in the background. Who is reading it is not
-    /// disturbed. One that is not there is no error.
+    /// Removes the archive `id` from the directory now and from the bucket in the background. Readers that have opened
+    /// it are not disturbed. It is no error if it does not exist.
     pub async fn remove(&self, id: &ArchiveId) -> Result<(), StoreError> {
         self.inner.remove_local(&id.to_string(), Reason::Removed).await.map(drop)
     }
 
-    /// Whether there is a bucket behind the folder.
     pub fn has_remote(&self) -> bool {
         self.inner.remote.is_some()
     }
 
-    /// What there is, as far as the folder knows.
+    /// Counts the archives in the directory; those that only the bucket has are not known without a request to it.
     pub fn usage(&self) -> Usage {
         Usage::of(self.inner.index.entries().iter().map(|entry| (entry.bytes, entry.uploaded)))
     }
@@ -157,17 +163,22 @@ impl std::fmt::Debug for ArchiveStore {
 }
 
 impl Inner {
-    /// The archive in the folder; none if there is none. One that is damaged but whole in the bucket counts as none.
+    /// Opens the archive in the directory; none if it is not there. A damaged one that the bucket has as well is
+    /// removed and counts as none, so that the caller fetches it.
     async fn open_local(&self, id: &ArchiveId) -> Result<Option<Archive>, StoreError> {
         let name = id.to_string();
         let (dir, key, id) = (self.dir.join(&name), self.key.clone(), id.clone());
         let opened = blocking(move || match Archive::open(&dir, &id, &key) {
+            // Looked at after the attempt, because an eviction may take the directory at any moment of it.
             Err(_) if std::fs::symlink_metadata(&dir).is_err() => Ok(None),
             opened => opened.map(Some),
         });
         match opened.await? {
             Err(damage) if damage.is_damage() && self.index.is_uploaded(&name) => {
-                tracing::warn!(archive = name, error = %chain(&damage), "a stored archive is damaged here; taking the bucket's");
+                tracing::warn!(
+                    archive = name, error = %chain(&damage),
+                    "a stored archive is damaged; fetching the bucket's copy"
+                );
                 self.remove_local(&name, Reason::Damaged).await?;
                 Ok(None)
             }
@@ -178,7 +189,7 @@ impl Inner {
         }
     }
 
-    /// Takes the archive out of the folder; false if it is not there, or pinned and not to be taken from who pins it.
+    /// Removes the archive from the directory. False if it is not there, or if a pin protects it against this `reason`.
     async fn remove_local(&self, id: &str, reason: Reason) -> Result<bool, StoreError> {
         let (index, dir, id) = (Arc::clone(&self.index), self.dir.clone(), id.to_owned());
         blocking(move || {
@@ -191,7 +202,7 @@ impl Inner {
     }
 }
 
-/// Runs file operations where they hold nobody up.
+/// Runs file operations on a thread for blocking work, because a slow disk must not hold up the server's other tasks.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(StoreError::Task)
 }

@@ -7,7 +7,7 @@ pub(crate) fn archive_id(short: &str) -> ArchiveId {
     archive_name(short).parse().expect("the short name of a checkpoint or base")
 }
 
-/// The name of that archive's folder. Names of other files stay as they are.
+/// The name of that archive's directory. Names of other files stay as they are.
 pub(crate) fn archive_name(short: &str) -> String {
     match short.split_once('-') {
         // A checkpoint's id has letters only, and no digit becomes the `a` that fills it up.

@@ -1,25 +1,25 @@
-//! The artifacts folder: immutable, content-addressed, shared by every server that is pointed at it.
+//! The artifacts directory: immutable, content-addressed, and shared by all servers that are configured with it.
 //!
 //! ```text
 //! artifacts/kernel/<version>-<digest>/{vmlinux, modules/, config}
 //!           initramfs/<digest>/initrd
 //!           rootfs/<digest>/{root.erofs, image.json}
-//!           current.json     which of them are in use: replaced atomically
-//!           images/, imported/   every image there ever was, by digest: see `images`
-//!           tmp/, lock       the Workshop's
+//!           current.json          the artifacts in use; replaced atomically
+//!           images/, imported/    every guest image that was ever in use, by digest: see `images`
+//!           tmp/, lock            of the ArtifactBuilder
 //! ```
 //!
-//! Nothing here is ever changed in place or deleted while a server may use it: a rebuilt artifact gets a folder of
-//! its own.
+//! An artifact is neither changed in place nor removed, because a server may use it: one that is built anew gets a
+//! directory of its own.
 
+mod builder;
 mod export;
 mod images;
 mod manifest;
-mod workshop;
 
+pub use builder::ArtifactBuilder;
+pub(crate) use builder::NewArtifact;
 pub use manifest::{KernelArtifact, Manifest, StoredArtifact};
-pub(crate) use workshop::NewArtifact;
-pub use workshop::Workshop;
 
 use crate::error::ArtifactError;
 use images::ImageParts;
@@ -28,7 +28,7 @@ use leapbox_guest_protocol::ImageConfig;
 use leapbox_vmm::GuestImage;
 use std::path::{Path, PathBuf};
 
-/// The system template every sandbox gets unless it asks for another.
+/// The system template that a sandbox gets if its request names none.
 pub const SYSTEM_DEBIAN: &str = "system/debian:bookworm";
 
 pub(crate) const KERNEL_FILE: &str = "vmlinux";
@@ -36,7 +36,8 @@ pub(crate) const INITRAMFS_FILE: &str = "initrd";
 pub(crate) const ROOTFS_FILE: &str = "root.erofs";
 pub(crate) const IMAGE_FILE: &str = "image.json";
 
-/// The artifacts in use, as they were when the folder was opened. Cheap to keep; reading it takes no lock.
+/// The artifacts that were in use when the directory was opened. No lock is needed to read them, because a builder
+/// replaces `current.json` at once and changes no artifact.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     dir: PathBuf,
@@ -44,40 +45,39 @@ pub struct Artifacts {
 }
 
 impl Artifacts {
-    /// Reads `current.json` of an artifacts folder.
+    /// Reads `current.json` of an artifacts directory.
     ///
     /// # Errors
-    /// [`ArtifactError::NotBuilt`] when set-up has never run there.
+    /// [`ArtifactError::NotBuilt`] if set-up has never run there.
     pub fn open(dir: &Path) -> Result<Self, ArtifactError> {
         let manifest = Manifest::read(dir)?
             .ok_or_else(|| ArtifactError::NotBuilt { what: "anything".to_owned(), dir: dir.to_owned() })?;
-        // An absolute path, because machines are started with another working folder.
-        let dir = dir.canonicalize().map_err(FileError::of("open the artifacts folder", dir))?;
+        // An absolute path, because machines are started with another working directory.
+        let dir = dir.canonicalize().map_err(FileError::of("opening the artifacts directory", dir))?;
         Ok(Self { dir, manifest })
     }
 
-    /// What `current.json` says.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Names of the templates that are built, sorted.
+    /// The names of the templates that are built, sorted.
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         self.manifest.templates.keys().map(String::as_str)
     }
 
-    /// Kernel, initramfs and root file system of a template, checked to be there in full length (not their
-    /// digests: see [`Artifacts::verify`]).
+    /// The kernel, initramfs and root file system of a template. Owners, modes and lengths of the files are checked,
+    /// but not their contents, which takes seconds: see [`Artifacts::verify`].
     pub fn guest_image(&self, template: &str) -> Result<GuestImage, ArtifactError> {
         self.parts(template)?.image(&self.dir)
     }
 
-    /// User, folders, environment and port of a template's processes.
+    /// The user, directories, environment and port of a template's processes.
     pub fn image_config(&self, template: &str) -> Result<ImageConfig, ArtifactError> {
         self.parts(template)?.config(&self.dir)
     }
 
-    /// Compares the content of everything in use with the recorded digests. Reads some hundred MB.
+    /// Compares the contents of all artifacts in use with their recorded digests. Reads some hundred MB.
     pub fn verify(&self) -> Result<(), ArtifactError> {
         self.kernel()?.stored.verify(&self.dir)?;
         self.initramfs()?.verify(&self.dir)?;

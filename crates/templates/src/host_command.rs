@@ -1,6 +1,6 @@
-//! Commands of the host: run, watched, and reported whole when they fail.
+//! Programs of the host that set-up runs: package managers, mmdebstrap, mkfs.erofs, decompressors.
 //!
-//! Used by every building step. Output is bounded; a command that fails reports argv, status, stdout and stderr.
+//! The output that is kept is bounded. A command that fails reports its argv, status, stdout and stderr.
 
 use crate::progress::Step;
 use std::ffi::OsString;
@@ -9,41 +9,35 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// Bytes of each output stream that are kept: the last ones.
+// The last bytes of each output stream are kept, so that a program that writes without end does not fill the memory.
+// Output that callers parse, apt's answers, is far shorter.
 const KEPT: usize = 256 * 1024;
-/// Characters of each output stream that a failure shows.
+// The last characters of each output stream are shown with a failure: the end is where programs say why.
 const SHOWN: usize = 4096;
 
-/// How a command failed.
+/// A command of the host failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The program could not be started.
+    /// The program was not found, or could not be executed.
     #[error("cannot start `{argv}`")]
     Start {
         argv: String,
         #[source]
         source: std::io::Error,
     },
-    /// It was started, but its output or status was lost.
-    #[error("lost `{argv}` while it ran")]
-    Lost {
+    /// The program was started, but its exit status could not be had.
+    #[error("`{argv}` was started, but its exit status is not known")]
+    Wait {
         argv: String,
         #[source]
         source: std::io::Error,
     },
-    /// It ran and reported failure.
-    #[error("`{argv}` failed ({status}){}{}", said("stdout", stdout), said("stderr", stderr))]
-    Failed {
-        argv: String,
-        status: ExitStatus,
-        /// End of its standard output.
-        stdout: String,
-        /// End of its standard error.
-        stderr: String,
-    },
+    /// The program reported failure. `stdout` and `stderr` are the ends of its output.
+    #[error("`{argv}` failed ({status}){}{}", stream_text("stdout", stdout), stream_text("stderr", stderr))]
+    Failed { argv: String, status: ExitStatus, stdout: String, stderr: String },
 }
 
-fn said(stream: &str, text: &str) -> String {
+fn stream_text(stream: &str, text: &str) -> String {
     let text = text.trim();
     if text.is_empty() {
         return String::new();
@@ -52,97 +46,98 @@ fn said(stream: &str, text: &str) -> String {
     format!("\n  {stream}: {}", text[from..].replace('\n', "\n    "))
 }
 
-/// What happens to a running command when this process is killed.
+/// The fate of a running command when this process is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tie {
-    /// It runs to its end: package managers must not be cut off half-way.
-    Loose,
-    /// It is killed too.
+enum WhenKilled {
+    /// The command runs to its end. Meant for the host's package manager, which must not be ended in the middle of an
+    /// installation.
+    Survives,
+    /// The command is killed, but not processes that it has started.
     Killed,
-    /// It runs in a mount and a process namespace of its own, and all of it vanishes, mounts included.
+    /// The command runs in a mount and a process namespace of its own, which end with it: its processes are killed, and
+    /// its mounts vanish.
     Namespaced,
 }
 
-/// A command line about to be run.
+/// A command line that can be run.
 #[derive(Debug)]
 pub struct HostCommand {
     argv: Vec<OsString>,
     env: Vec<(&'static str, OsString)>,
     removed_env: Vec<&'static str>,
     dir: Option<PathBuf>,
-    tie: Tie,
+    when_killed: WhenKilled,
 }
 
 impl HostCommand {
-    /// A command without arguments yet, whose output is in English.
+    /// Makes a command without arguments.
     pub fn new(program: &str) -> Self {
         Self {
             argv: vec![program.into()],
+            // Output is parsed and is shown in errors, so it must not depend on the operator's language.
             env: vec![("LC_ALL", "C.UTF-8".into())],
             removed_env: Vec::new(),
             dir: None,
-            tie: Tie::Loose,
+            when_killed: WhenKilled::Survives,
         }
     }
 
-    /// Adds an argument.
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.argv.push(arg.into());
         self
     }
 
-    /// Adds arguments.
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.argv.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Sets an environment variable.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.env.push((name, value.into()));
         self
     }
 
-    /// Hides an environment variable of ours from it.
+    /// Keeps the command from inheriting an environment variable of this process.
     pub(crate) fn without_env(mut self, name: &'static str) -> Self {
         self.removed_env.push(name);
         self
     }
 
-    /// Sets its working folder.
+    /// Sets the working directory.
     pub(crate) fn dir(mut self, dir: &Path) -> Self {
         self.dir = Some(dir.to_owned());
         self
     }
 
-    /// It is killed when this process dies.
-    pub(crate) fn tied(mut self) -> Self {
-        self.tie = Tie::Killed;
+    /// Has the command killed when this process dies.
+    pub(crate) fn killed_with_us(mut self) -> Self {
+        self.when_killed = WhenKilled::Killed;
         self
     }
 
-    /// It, and everything it starts and mounts, vanishes when this process dies.
+    /// Has the command, and everything that it starts and mounts, ended when this process dies.
     pub(crate) fn in_namespaces(mut self) -> Self {
-        self.tie = Tie::Namespaced;
+        self.when_killed = WhenKilled::Namespaced;
         self
     }
 
-    /// Runs it to the end, shows its last line of output as the step's detail, returns its standard output.
+    /// Runs the command to its end and returns its standard output. The lines of its standard error are shown as
+    /// details of the step.
     pub(crate) fn run(&self, step: &Step) -> Result<String, CommandError> {
         self.finish(Stdio::piped(), |line| step.detail(line))
     }
 
-    /// Runs it to the end without showing anything, returns its standard output.
+    /// Runs the command to its end without showing anything and returns its standard output.
     pub fn query(&self) -> Result<String, CommandError> {
         self.finish(Stdio::piped(), |_| {})
     }
 
-    /// Runs it with its standard output going to a file.
+    /// Runs the command with its standard output written to a file.
     pub(crate) fn run_into(&self, file: File) -> Result<(), CommandError> {
         self.finish(file.into(), |_| {}).map(|_| ())
     }
 
-    /// The command line as it would be typed, without the wrapping of ours.
+    /// The command line as an operator would type it, without the programs that it is wrapped in.
     fn shown(&self) -> String {
         let words = self.argv.iter().map(|a| a.to_string_lossy());
         words
@@ -152,10 +147,13 @@ impl HostCommand {
     }
 
     fn spawn(&self, stdout: Stdio) -> Result<Child, CommandError> {
-        let wrapping: &[&str] = match self.tie {
-            Tie::Loose => &[],
-            Tie::Killed => &["setpriv", "--pdeathsig", "KILL"],
-            Tie::Namespaced => &[
+        // setpriv makes the kernel send SIGKILL to the command when this process dies (PR_SET_PDEATHSIG). With
+        // namespaces that hits unshare, which then kills the first process of the new process namespace, and with that
+        // one the kernel kills all others and drops the mounts.
+        let wrapping: &[&str] = match self.when_killed {
+            WhenKilled::Survives => &[],
+            WhenKilled::Killed => &["setpriv", "--pdeathsig", "KILL"],
+            WhenKilled::Namespaced => &[
                 "setpriv",
                 "--pdeathsig",
                 "KILL",
@@ -176,20 +174,22 @@ impl HostCommand {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
+        // No input: a program that would ask a question fails or takes its default, and never waits for an answer.
         command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         command.spawn().map_err(|source| CommandError::Start { argv: self.shown(), source })
     }
 
     fn finish(&self, stdout: Stdio, mut show: impl FnMut(&str) + Send) -> Result<String, CommandError> {
-        let lost = |source| CommandError::Lost { argv: self.shown(), source };
+        let wait_failed = |source| CommandError::Wait { argv: self.shown(), source };
         let mut child = self.spawn(stdout)?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
+        // Both pipes at once: a program that fills one of them while the other is read would wait forever.
         let (stdout, stderr) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| out.map_or_else(String::new, |pipe| keep_end(pipe, |_| {})));
             let stderr = err.map_or_else(String::new, |pipe| keep_end(pipe, &mut show));
             (reader.join().unwrap_or_default(), stderr)
         });
-        let status = child.wait().map_err(lost)?;
+        let status = child.wait().map_err(wait_failed)?;
         if status.success() {
             return Ok(stdout);
         }
@@ -197,11 +197,13 @@ impl HostCommand {
     }
 }
 
-/// Reads to the end of a pipe (a read error ends it too: the exit status tells what counts) and keeps its last part.
+/// Reads a pipe to its end and keeps the last part. A read error is treated as the end, because the exit status decides
+/// whether the command has failed.
 fn keep_end(pipe: impl Read, mut show: impl FnMut(&str)) -> String {
     let mut kept = String::new();
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
+    // A line without an end is cut into pieces of this size.
     while reader.by_ref().take(KEPT as u64).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
         let text = String::from_utf8_lossy(&line);
         // Progress bars redraw themselves with carriage returns; only the last state is of interest.
@@ -211,6 +213,7 @@ fn keep_end(pipe: impl Read, mut show: impl FnMut(&str)) -> String {
         }
         kept.push_str(text);
         kept.push('\n');
+        // At twice the size, because removing the beginning moves all the rest: done for each line, that would be slow.
         if kept.len() > 2 * KEPT {
             let beyond = kept.len() - KEPT;
             let cut = (beyond..kept.len()).find(|at| kept.is_char_boundary(*at)).unwrap_or(kept.len());
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_tied_command_runs_like_any_other() {
-        let text = HostCommand::new("echo").arg("hello").tied().query().expect("runs");
+        let text = HostCommand::new("echo").arg("hello").killed_with_us().query().expect("runs");
         assert_eq!(text, "hello\n");
     }
 }

@@ -1,4 +1,4 @@
-//! The initramfs: the agent as `/init`, and the modules it loads, in the order it loads them.
+//! The initramfs: the agent as `/init`, and the kernel modules that it loads.
 //!
 //! ```text
 //! agent ──────────────► /init
@@ -6,12 +6,14 @@
 //!                       /dev/console, /dev/null, empty mount points
 //! ```
 //!
-//! Uncompressed: a guest under emulation takes longer to decompress it than to read it.
+//! It is not compressed, because a guest under emulation takes longer to decompress it than to read it.
 
 mod cpio;
 mod modules;
 
-use crate::artifacts::{Artifacts, INITRAMFS_FILE, KernelArtifact, Manifest, NewArtifact, StoredArtifact, Workshop};
+use crate::artifacts::{
+    ArtifactBuilder, Artifacts, INITRAMFS_FILE, KernelArtifact, Manifest, NewArtifact, StoredArtifact,
+};
 use crate::error::ArtifactError;
 use crate::progress::Step;
 use cpio::Archive;
@@ -19,21 +21,23 @@ use leapbox_errors::FileError;
 use leapbox_storage::digest;
 use std::path::Path;
 
-/// Grows when the layout inside the archive changes.
+/// Part of the artifact's inputs: to be changed with the layout inside the archive, so that it is built anew.
 const LAYOUT: &str = "init, modules/order, dev; 1";
 
-/// Modules the agent loads, without what they depend on. Those the kernel has built in are skipped.
+/// The modules that the agent loads; those that they depend on are added. A module that the kernel has built in is
+/// skipped.
 const WANTED: [&str; 13] = [
-    // The machine: every device is a virtio-mmio one.
+    // Every device of the machine is a virtio-mmio one.
     "virtio_mmio",
     "virtio_blk",
     "virtio_net",
     "virtio_rng",
-    // The disk.
+    // The root: the shared image, the overlay above it, and the sandbox's own disk.
     "erofs",
     "overlay",
     "ext4",
-    // What programs expect to be there: FUSE mounts, VPNs, loop mounts, `ss`.
+    // For programs of the workload: FUSE mounts, VPNs, loop mounts, `ss`. Once the root is switched, the modules' files
+    // are gone, and nothing could load them later.
     "fuse",
     "tun",
     "loop",
@@ -42,36 +46,36 @@ const WANTED: [&str; 13] = [
     "unix_diag",
 ];
 
-/// Makes sure there is an initramfs of this agent and kernel. Returns what is in use.
+/// Builds the initramfs of this agent and kernel unless it is there already, and returns the one in use.
 pub fn ensure_initramfs(
-    workshop: &mut Workshop,
+    builder: &mut ArtifactBuilder,
     step: Step,
     agent: &Path,
     kernel: &KernelArtifact,
 ) -> Result<StoredArtifact, ArtifactError> {
-    let binary = std::fs::read(agent).map_err(FileError::of("read the agent", agent))?;
+    let binary = std::fs::read(agent).map_err(FileError::of("reading the agent", agent))?;
     let inputs = inputs(&binary, kernel);
-    let current = workshop.manifest().initramfs.clone();
-    if let Some(stored) = current.filter(|s| workshop.is_current(Some(s), &inputs)) {
+    let current = builder.manifest().initramfs.clone();
+    if let Some(stored) = current.filter(|s| builder.is_current(Some(s), &inputs)) {
         step.unchanged(&described(&stored));
         return Ok(stored);
     }
     step.note(&format!("packing {} and the kernel's modules", agent.display()));
-    let archive = pack(binary, &kernel.version, &workshop.dir().join(&kernel.stored.dir).join("modules"))?;
-    let scratch = workshop.scratch("initramfs")?;
+    let archive = pack(binary, &kernel.version, &builder.dir().join(&kernel.stored.dir).join("modules"))?;
+    let scratch = builder.scratch("initramfs")?;
     let file = scratch.join(INITRAMFS_FILE);
-    std::fs::write(&file, archive).map_err(FileError::of("write the initramfs", &file))?;
+    std::fs::write(&file, archive).map_err(FileError::of("writing the initramfs", &file))?;
     let new = NewArtifact { kind: "initramfs", prefix: "", file: INITRAMFS_FILE, inputs: &inputs };
-    let stored = workshop.publish(&scratch, new)?;
-    workshop.record(|m| m.initramfs = Some(stored.clone()))?;
-    workshop.clear(&scratch)?;
+    let stored = builder.publish(&scratch, new)?;
+    builder.record(|m| m.initramfs = Some(stored.clone()))?;
+    builder.clear(&scratch)?;
     step.done(&described(&stored));
     Ok(stored)
 }
 
-/// True when the initramfs in use has this agent in it, and was made for the kernel in use.
+/// Whether the initramfs in use contains this agent and was built for the kernel in use; `leapbox doctor` checks it.
 pub fn initramfs_is_current(artifacts: &Artifacts, agent: &Path) -> Result<bool, ArtifactError> {
-    let binary = std::fs::read(agent).map_err(FileError::of("read the agent", agent))?;
+    let binary = std::fs::read(agent).map_err(FileError::of("reading the agent", agent))?;
     let Manifest { kernel: Some(kernel), initramfs: Some(stored), .. } = artifacts.manifest() else {
         return Ok(false);
     };
@@ -92,13 +96,14 @@ fn pack(agent: Vec<u8>, kernel: &str, modules_dir: &Path) -> Result<Vec<u8>, Art
     for dir in ["dev", "modules", "proc", "run", "sys"] {
         archive.dir(dir, 0o755);
     }
+    // The kernel opens /dev/console as the standard streams of `/init` before anything could have mounted devtmpfs.
     archive.character_device("dev/console", 0o600, 5, 1);
     archive.character_device("dev/null", 0o666, 1, 3);
     archive.file("init", 0o755, agent);
     let mut order = String::new();
     for path in modules::in_load_order(kernel, modules_dir, &WANTED)? {
         let full = modules_dir.join(&path);
-        let content = std::fs::read(&full).map_err(FileError::of("read a kernel module", &full))?;
+        let content = std::fs::read(&full).map_err(FileError::of("reading a kernel module", &full))?;
         let name = path.rsplit('/').next().unwrap_or(&path);
         archive.file(&format!("modules/{name}"), 0o644, content);
         order.push_str(name);

@@ -1,6 +1,6 @@
-//! What `leapbox setup` shows while it works: every step says what it does and how long it took.
+//! The progress that `leapbox setup` shows on standard error: every step, with the time that it took.
 //!
-//! On a terminal a step is a spinner with its last detail, elsewhere plain lines. Everything goes to standard error.
+//! On a terminal a step is a spinner with its latest detail; elsewhere (a log, CI) it is plain lines.
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -12,26 +12,26 @@ enum Style {
     Lines,
 }
 
-/// Where progress is shown.
+/// Shows the steps of a set-up.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     style: Style,
 }
 
 impl Progress {
-    /// Spinners on a terminal, plain lines elsewhere.
+    /// Shows spinners if standard error is a terminal, and plain lines otherwise.
     pub fn on_stderr() -> Self {
         let style = if std::io::stderr().is_terminal() { Style::Terminal } else { Style::Lines };
         Self { style }
     }
 
-    /// Begins a step.
+    /// Begins a step, which ends with [`Step::done`] or [`Step::unchanged`].
     pub fn step(&self, title: &str) -> Step {
         let bar = match self.style {
             Style::Terminal => spinner(title),
             Style::Lines => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
         };
-        Step { title: title.to_owned(), style: self.style, bar, started: Instant::now(), over: false }
+        Step { title: title.to_owned(), style: self.style, bar, started: Instant::now(), ended: false }
     }
 }
 
@@ -45,23 +45,24 @@ fn spinner(title: &str) -> ProgressBar {
     bar
 }
 
-/// A step under way. Dropped without an end it counts as failed.
+/// A step that has begun. If it is dropped before its end, an error has ended it, and it is shown as failed.
 #[derive(Debug)]
 pub struct Step {
     title: String,
     style: Style,
     bar: ProgressBar,
     started: Instant,
-    over: bool,
+    ended: bool,
 }
 
 impl Step {
-    /// What is being done now, for the terminal only: there may be hundreds.
+    /// Shows what is being done now, such as a command's last line of output.
     pub(crate) fn detail(&self, text: &str) {
+        // On a terminal only, where it replaces the detail before it: a package manager has hundreds.
         self.bar.set_message(text.to_owned());
     }
 
-    /// A part of the step worth a line of its own.
+    /// Shows a part of the step that takes long enough for a line of its own.
     pub(crate) fn note(&self, text: &str) {
         match self.style {
             Style::Terminal => self.bar.set_message(text.to_owned()),
@@ -69,19 +70,19 @@ impl Step {
         }
     }
 
-    /// The step did its work.
+    /// Ends the step: it has built or installed something.
     pub fn done(self, summary: &str) {
         let took = self.started.elapsed();
         self.end("✔", &format!("{summary} ({})", shown(took)));
     }
 
-    /// There was nothing to do.
+    /// Ends the step: there was nothing to do.
     pub fn unchanged(self, summary: &str) {
         self.end("✔", &format!("{summary} (unchanged)"));
     }
 
     fn end(mut self, mark: &str, summary: &str) {
-        self.over = true;
+        self.ended = true;
         self.bar.finish_and_clear();
         eprintln!("  {mark} {}: {summary}", self.title);
     }
@@ -89,7 +90,7 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.ended {
             self.bar.finish_and_clear();
             eprintln!("  ✘ {}: failed after {}", self.title, shown(self.started.elapsed()));
         }

@@ -1,37 +1,38 @@
-//! Control groups: what one VMM may use, and the sure way to find and end all its processes.
+//! Control groups. Each VMM has one of its own, which limits its memory, tasks and CPU time, and through which all its
+//! processes are found and killed.
 //!
-//! Version 2 is used in full. On hosts with the version 1 hierarchies, a controller that is mounted is used; the
-//! `unified` hierarchy beside them has no controllers but can still list and kill a group. What is not enforced is
-//! in [`Cgroups::missing`], which `doctor` shows.
+//! Version 2 is used in full. On hosts with version 1 hierarchies the mounted controllers are used; the `unified`
+//! hierarchy beside them has no controllers but can still list and kill a group. [`Cgroups::missing`] names the limits
+//! that a host does not enforce; `leapbox doctor` shows them.
 
 use crate::error::VmmError;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Limits of one group.
+/// The limits of one group.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Memory in bytes, everything counted.
+    /// Bytes of memory, with the page cache and the kernel memory that the kernel charges to the group.
     pub memory_bytes: u64,
-    /// Processes and threads.
+    /// Processes and threads together, as the `pids` controller counts them.
     pub tasks: u32,
     /// CPU time per wall time, in whole CPUs.
     pub cpus: u32,
 }
 
-/// CPU quota period, in microseconds (the kernel's default).
+/// The period of the CPU quota in microseconds; it is the kernel's default.
 const PERIOD_US: u64 = 100_000;
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// Where this installation's groups live.
+/// The parent groups of one installation, in every hierarchy of the host that is used.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
-    /// The version 2 hierarchy (pure, or `unified` beside version 1).
+    /// The parent in the version 2 hierarchy (pure, or `unified` beside version 1).
     unified: Option<PathBuf>,
-    /// Version 2 with its controllers.
+    /// Whether that hierarchy enforces all of [`CONTROLLERS`].
     v2_controllers: bool,
-    /// Version 1 hierarchies by controller.
+    /// The parents in version 1 hierarchies, with the controller of each.
     v1: Vec<(&'static str, PathBuf)>,
 }
 
@@ -39,6 +40,7 @@ impl Cgroups {
     /// Finds the host's hierarchies under `mount` (`/sys/fs/cgroup`) and makes this installation's parent groups.
     pub fn open(mount: &Path, instance: &str) -> Self {
         let parent = format!("leapbox-{instance}");
+        // Only the root of a version 2 hierarchy has this file; with version 1, `mount` is a tmpfs of hierarchies.
         if mount.join("cgroup.controllers").exists() {
             return Self::open_v2(mount, &parent);
         }
@@ -51,19 +53,23 @@ impl Cgroups {
         Self { unified: make(unified), v2_controllers: false, v1 }
     }
 
-    /// The host's own hierarchies, where this installation's machines go; an error if they can't be grouped at all.
+    /// Opens the host's own hierarchies; an error if no group can be made in any of them.
     pub(crate) fn for_machines(instance: &str) -> Result<Self, VmmError> {
         let cgroups = Self::open(Path::new("/sys/fs/cgroup"), instance);
+        // A missing limit is tolerated and reported; a missing group is not. After a crash of the server the group is
+        // what finds and ends the processes of a machine.
         if cgroups.can_hold() {
             return Ok(cgroups);
         }
-        let hint = "mount the cgroup hierarchy read-write: without it a machine could not be found and ended";
+        let hint = "mount the cgroup hierarchy read-write: without it a machine's processes cannot be found and ended";
         Err(VmmError::Missing { what: "a writable /sys/fs/cgroup".to_owned(), hint: hint.to_owned() })
     }
 
     fn open_v2(mount: &Path, parent: &str) -> Self {
         let wanted = "+memory +pids +cpu";
         let dir = mount.join(parent);
+        // A group has a controller's files only if its parent enables the controller for its children, and the parent
+        // can do so only if its own parent has: from the top down (cgroup-v2, "Top-down Constraint").
         let delegated = fs::write(mount.join("cgroup.subtree_control"), wanted).is_ok();
         let made = make_dir(&dir).is_ok();
         let enabled = delegated && made && fs::write(dir.join("cgroup.subtree_control"), wanted).is_ok();
@@ -73,23 +79,23 @@ impl Cgroups {
     /// Removes this installation's parent groups, unless machines still live in them.
     pub fn remove_if_empty(&self) {
         for dir in self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir)) {
-            // A group that still has groups in it refuses, and is in use.
+            // The kernel refuses to remove a group with children: machines outlive the server and keep theirs.
             let _ = fs::remove_dir(dir);
         }
     }
 
-    /// Whether processes can be grouped at all.
+    /// Whether at least one hierarchy can hold a machine's group.
     pub fn can_hold(&self) -> bool {
         self.unified.is_some() || !self.v1.is_empty()
     }
 
-    /// Controllers whose limits are not enforced on this host.
+    /// Names the controllers whose limits are not enforced on this host.
     pub fn missing(&self) -> Vec<&'static str> {
         let has = |name: &str| self.v2_controllers || self.v1.iter().any(|(controller, _)| *controller == name);
         CONTROLLERS.into_iter().filter(|name| !has(name)).collect()
     }
 
-    /// Makes the group `name` with its limits.
+    /// Makes the group `name` in every hierarchy and sets its limits, before any process is in it.
     pub fn create(&self, name: &str, limits: Limits) -> io::Result<Cgroup> {
         let group = self.named(name);
         for dir in &group.dirs {
@@ -105,6 +111,7 @@ impl Cgroups {
             let (file, value) = match *controller {
                 "memory" => ("memory.limit_in_bytes", limits.memory_bytes),
                 "pids" => ("pids.max", u64::from(limits.tasks)),
+                // Version 1 has the period in a file of its own, which keeps its default: `PERIOD_US`.
                 _ => ("cpu.cfs_quota_us", cpu_us),
             };
             fs::write(parent.join(name).join(file), value.to_string())?;
@@ -112,13 +119,13 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// The group `name`, whether it exists or not.
+    /// Returns the handle of the group `name`, whether that exists or not.
     pub fn named(&self, name: &str) -> Cgroup {
         let parents = self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir));
         Cgroup { dirs: parents.map(|dir| dir.join(name)).collect() }
     }
 
-    /// Names of all groups this installation has on the host.
+    /// Lists the names of all groups this installation has on the host, also those that a former server made.
     pub fn names(&self) -> Vec<String> {
         let parents = self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir));
         let mut names: Vec<String> = parents
@@ -134,29 +141,30 @@ impl Cgroups {
     }
 }
 
-/// One group over all hierarchies in use.
+/// One group: a directory of the same name in every hierarchy in use.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     dirs: Vec<PathBuf>,
 }
 
 impl Cgroup {
-    /// The files a process writes `0` into to join.
+    /// Paths of the group's `cgroup.procs` files. A process joins by writing `0` into each.
     pub fn procs_files(&self) -> Vec<PathBuf> {
         self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
-    /// The same files, open.
+    /// Opens the files of [`Cgroup::procs_files`] for a child that can only write between fork and exec, not open.
     pub(crate) fn open_procs(&self) -> io::Result<Vec<fs::File>> {
         self.procs_files().iter().map(|file| fs::File::options().write(true).open(file)).collect()
     }
 
-    /// Whether the kernel has ended a process of the group for the group's memory limit.
+    /// Whether the kernel has killed a process of the group because of the group's memory limit.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
-        // Version 2, version 1: lines of a name and a number.
+        // The first is version 2's, the second version 1's; both are lines of a name and a number.
         let counts = ["memory.events", "memory.oom_control"];
         let files = self.dirs.iter().flat_map(|dir| counts.map(|name| dir.join(name)));
         files.filter_map(|file| fs::read_to_string(file).ok()).any(|text| {
+            // With the space, because version 1 has a line `oom_kill_disable 0` as well.
             let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
             kills.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0)
         })
@@ -164,18 +172,20 @@ impl Cgroup {
 
     /// Kills every process in the group.
     pub fn kill(&self) {
+        // Version 2 has this file since Linux 5.14. It also kills what the group forks meanwhile, which signals to the
+        // processes of a list miss.
         for dir in &self.dirs {
             if fs::write(dir.join("cgroup.kill"), "1").is_ok() {
                 return;
             }
         }
         for pid in self.pids() {
-            // A process that is gone already is what we want.
+            // The only likely error is ESRCH, and a process that has ended needs no signal.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
 
-    /// Process ids in the group.
+    /// Lists the ids of the group's processes in the host's pid namespace, in ascending order.
     pub fn pids(&self) -> Vec<i32> {
         let mut pids: Vec<i32> = self
             .procs_files()
@@ -188,7 +198,7 @@ impl Cgroup {
         pids
     }
 
-    /// Removes the empty group. A group that is gone is fine; one with processes is an error.
+    /// Removes the group. It is no error if the group does not exist; it is one if the group has processes.
     pub fn remove(&self) -> io::Result<()> {
         for dir in &self.dirs {
             match fs::remove_dir(dir) {

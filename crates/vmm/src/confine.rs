@@ -1,4 +1,5 @@
-//! The walls around a VMM that has no jailer of its own.
+//! Confines a VMM that has no jailer of its own. The QEMU driver calls [`launch()`]; Firecracker has its own jailer,
+//! which does the same.
 //!
 //! ```text
 //! server ── spec + descriptors over a socket ──► `leapbox confine` (root)
@@ -8,8 +9,8 @@
 //!                      own uid, no_new_privs ──exec──► VMM (which adds seccomp)
 //! ```
 //!
-//! The VMM gets everything as open descriptors at fixed numbers: no path of the host is writable, or even visible, to
-//! it. Firecracker's own jailer does the same for the Firecracker driver; this is for the others.
+//! The VMM gets everything as open descriptors at fixed numbers, so that it needs no path of the host: it can write
+//! none and sees none.
 
 mod child;
 mod launch;

@@ -1,9 +1,9 @@
-//! What a driver implements: [`Vmm`] starts and finds machines, [`Control`] is the driver's part of a living one.
+//! The two traits of a driver: [`Vmm`] starts and finds machines, [`Control`] is the driver's part of a living one.
 
 use crate::cgroup::Cgroups;
 use crate::error::VmmError;
 use crate::machine::Machine;
-use crate::memory::{Composed, Mapping};
+use crate::memory::{Mapping, OverlaidMemory};
 use crate::record::MachineRecord;
 use crate::shape::Shape;
 use crate::spec::{BootSpec, GuestImage, RestoreSpec, Snapshot};
@@ -11,7 +11,8 @@ use crate::started::clean_up;
 use async_trait::async_trait;
 use std::path::Path;
 
-/// What a driver can and cannot do. Everybody else asks here, never which driver it is.
+/// Differences between drivers that callers must know. Code outside the drivers decides by these fields, never by the
+/// driver's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Guest code runs on the CPU itself, behind hardware virtualisation.
@@ -20,79 +21,80 @@ pub struct Capabilities {
     pub io_limits: bool,
 }
 
-/// A driver.
+/// A driver: starts VMMs of one kind and finds them again. `lifecycle` and `bases` hold it as a `dyn Vmm`.
 #[async_trait]
 pub trait Vmm: Send + Sync {
-    /// `qemu`, `firecracker`: the name in records, logs and metrics.
+    /// `qemu` or `firecracker`: the name in records, logs and metrics.
     fn name(&self) -> &'static str;
 
-    /// What it can do.
+    /// Says which of the optional features the driver has.
     fn capabilities(&self) -> Capabilities;
 
-    /// The control groups its machines are in.
+    /// The control groups in which its machines are.
     fn cgroups(&self) -> &Cgroups;
 
-    /// Limits that this host's control groups do not enforce on its machines.
+    /// Names the limits that this host's control groups do not enforce on its machines.
     fn unenforced_limits(&self) -> Vec<&'static str> {
         self.cgroups().missing()
     }
 
-    /// Everything a snapshot depends on (VMM build, argument list, kernel, CPU, TSC rate), as one hash. A snapshot
-    /// with another key must not be restored.
+    /// Hashes everything a snapshot depends on: the VMM's build and arguments, the image, and what of the host it
+    /// needs. A snapshot with another key must not be restored.
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String;
 
     /// Boots a machine whose RAM lies in `spec.snapshot_dir`. Returns once the VMM runs; the guest may still boot.
     async fn boot(&self, spec: BootSpec) -> Result<Machine, VmmError>;
 
-    /// Starts a copy-on-write clone, as it was when its changes were taken if there are any. Returns once the guest
-    /// runs. On failure nothing of it is left; its guest has never run if the changes were at fault.
+    /// Starts a copy-on-write clone of a snapshot, with the changes of `spec` if there are any. Returns once the guest
+    /// runs. On failure nothing of it is left; if the changes were at fault, its guest has never run.
     async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError>;
 
-    /// Lets go of what is kept in memory for a snapshot that will not be restored again.
+    /// Frees what the driver caches in memory for a snapshot that will not be restored again.
     async fn forget(&self, snapshot: &Snapshot);
 
     /// Takes over a machine that a former server process started.
     async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError>;
 
-    /// Kills whatever is left of a recorded machine and removes its cgroup and folder. Harmless when nothing is.
+    /// Kills whatever is left of the machine `name` and removes its control group and its directory `dir`. Does nothing
+    /// if there is nothing left.
     async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
         clean_up(&self.cgroups().named(name), dir).await;
         Ok(())
     }
 
-    /// Names (see [`Confinement::name`](crate::Confinement::name)) of all machines of this installation with a living
-    /// process or a cgroup left.
+    /// Names (see [`Confinement::name`](crate::Confinement::name)) of all machines of this installation that have a
+    /// control group left, and with it perhaps a living process.
     async fn leftovers(&self) -> Result<Vec<String>, VmmError> {
         Ok(self.cgroups().names())
     }
 }
 
-/// What the drivers do differently with a living machine. Only [`Machine`] calls it, and passes itself: a driver runs
-/// each command to its VMM within [`Machine::while_alive`], so that a VMM that dies meanwhile is reported as dead and
-/// not as a broken connection.
+/// The driver's part of a living machine. Only [`Machine`] calls it, and passes itself: a driver runs each command to
+/// its VMM within [`Machine::while_alive`], so that a VMM that dies meanwhile is reported as dead and not as a broken
+/// connection.
 #[async_trait]
 pub(crate) trait Control: Send + Sync {
-    /// See [`Machine::pause`].
+    /// Does the work of [`Machine::pause`].
     async fn pause(&self, machine: &Machine) -> Result<(), VmmError>;
 
-    /// See [`Machine::resume`].
+    /// Does the work of [`Machine::resume`].
     async fn resume(&self, machine: &Machine) -> Result<(), VmmError>;
 
-    /// The device and CPU state of a paused machine. May fail and be asked again.
+    /// Returns the device and CPU state of a paused machine. A failed call changes nothing and can be repeated.
     async fn save_state(&self, machine: &Machine) -> Result<Vec<u8>, VmmError>;
 
     /// Completes the files of the snapshot of a paused machine that was booted into it.
     async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError>;
 
-    /// The RAM a restored machine's process maps.
+    /// Identifies the file or memfd that a restored machine's process maps as its RAM.
     fn mapping(&self) -> Result<Mapping, VmmError>;
 
-    /// What that RAM was composed of before it was mapped. `None`: changes come into the process itself (see
-    /// [`memory`](crate::memory)).
-    fn composed(&self, _machine: &Machine) -> Option<Composed> {
+    /// The memory file into which changes were written before the VMM mapped it. `None` with a driver that injects
+    /// changes into the process itself (see [`memory`](crate::memory)).
+    fn overlaid_memory(&self, _machine: &Machine) -> Option<OverlaidMemory> {
         None
     }
 
-    /// See [`Machine::console_tail`].
+    /// Does the work of [`Machine::console_tail`].
     async fn console_tail(&self) -> String;
 }

@@ -1,4 +1,4 @@
-//! Why a VMM did not do what was asked, and why one ended.
+//! The errors of this crate, and the reasons for which a VMM ended.
 
 use crate::shape::Shape;
 use leapbox_errors::FileError;
@@ -6,39 +6,35 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a VMM is gone.
+/// The reason for which a VMM has ended. `lifecycle` stores its text as the sandbox's `state_reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitReason {
-    /// The process exited by itself; with its code and the end of what it printed.
+    /// The process exited by itself.
     Exited {
-        /// Exit code.
         code: i32,
-        /// End of its standard error.
+        /// The end of what the process has logged, raw and possibly empty.
         message: String,
     },
     /// A signal ended the process.
-    Signalled {
-        /// Signal number.
-        signal: i32,
-    },
-    /// The process used more memory than its control group allows, and the kernel ended it.
+    Signalled { signal: i32 },
+    /// The process used more memory than its control group allows, and the kernel killed it.
     OutOfMemory,
     /// The guest shut down, rebooted or panicked.
     GuestShutdown {
-        /// End of the guest's console.
+        /// The end of the guest's console, raw: the guest may have written anything.
         console: String,
     },
     /// The process did not answer its control socket any more and was killed for it.
     Hung {
-        /// How long it did not answer, in seconds.
+        /// Seconds since its last answer.
         seconds: u64,
     },
-    /// The process is gone, and who started it was not this server process, so its status is unknown.
+    /// The process has ended, and its status is unknown because a former server process had started it.
     Gone,
 }
 
 impl ExitReason {
-    /// Which of them it is in one word that does not change, for the log's field `exit`.
+    /// The variant as one stable word, for the log's field `exit`.
     pub fn kind(&self) -> &'static str {
         match self {
             ExitReason::Exited { .. } => "exited",
@@ -67,6 +63,7 @@ impl fmt::Display for ExitReason {
                 f.write_str("the virtual machine monitor used more memory than its control group allows")
             }
             ExitReason::GuestShutdown { console } => match panic_of(console) {
+                // A panic as well, but one that the sandbox's owner can avoid with more memory.
                 Some(panic) if panic.contains(DEADLOCK) => f.write_str("the guest ran out of memory"),
                 Some(panic) => write!(f, "the guest's kernel panicked: {panic}"),
                 None => f.write_str("the guest shut down"),
@@ -79,32 +76,35 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// Begins the kernel's message (kernel/panic.c).
+/// The guest kernel's panic message begins with this (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing: ";
-/// What it panics with when nothing is left that it could kill (mm/oom_kill.c).
+/// The panic message has this in it when no process is left that the kernel could kill for memory (mm/oom_kill.c).
 const DEADLOCK: &str = "deadlocked on memory";
-/// Characters that are told of what a guest or its VMM has written. It may be anything.
-const TOLD: usize = 200;
+/// The most characters that an error repeats of a guest's or a VMM's text.
+const PLAIN_MAX: usize = 200;
 
-/// The beginning of a text from the other side of the walls, fit for a line of a log.
+/// The beginning of a text that a guest or its VMM has written, as one line of printable ASCII.
 pub(crate) fn plain(text: &str) -> String {
+    // The text ends in the log, in the database and in API answers. A hostile one must not forge lines of the log, send
+    // a terminal escape sequences, or fill any of them.
     let one_line = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
-    one_line.filter(|c| c.is_ascii_graphic() || *c == ' ').take(TOLD).collect()
+    one_line.filter(|c| c.is_ascii_graphic() || *c == ' ').take(PLAIN_MAX).collect()
 }
 
-/// What the last panic on a console was about.
+/// The message of the last kernel panic on a console. A guest can print such a line itself; it then misreports nothing
+/// but its own end.
 fn panic_of(console: &str) -> Option<String> {
     let (_, after) = console.rsplit_once(PANIC)?;
     after.lines().next().map(plain)
 }
 
-/// What a driver's operation failed at.
+/// An operation of a driver that failed. The cause is the error's source and not repeated in its text.
 #[derive(Debug, thiserror::Error)]
 pub enum VmmError {
     /// Something the driver needs is not on this host.
     #[error("{what} not found; {hint}")]
     Missing { what: String, hint: String },
-    /// A file or folder operation failed.
+    /// An operation on a file or directory failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// An operating system call failed.
@@ -114,7 +114,7 @@ pub enum VmmError {
         #[source]
         source: std::io::Error,
     },
-    /// The launcher could not build the walls around the VMM.
+    /// `leapbox confine` or the jailer could not start the VMM in its confinement.
     #[error("launching the virtual machine monitor failed: {message}")]
     Launch { message: String },
     /// The VMM ended while it was being set up.
@@ -126,14 +126,10 @@ pub enum VmmError {
     /// The VMM did not answer in time.
     #[error("the virtual machine monitor did not answer {command} within {seconds} s")]
     Hung { command: String, seconds: u64 },
-    /// What the VMM answered is not its protocol.
+    /// The VMM's answer is malformed, or its control connection broke.
     #[error("the virtual machine monitor's answer to {command} cannot be read: {message}")]
-    Protocol {
-        command: String,
-        /// What is wrong with the answer.
-        message: String,
-    },
-    /// A process's memory could not be read, or not be written.
+    Protocol { command: String, message: String },
+    /// The memory of a VMM's process could not be read or written.
     #[error("{step} of process {pid}")]
     Memory {
         step: &'static str,
@@ -141,65 +137,55 @@ pub enum VmmError {
         #[source]
         source: std::io::Error,
     },
-    /// A process has not mapped its RAM as a clone does: all of its file, once, copy-on-write.
-    #[error("process {pid} has not mapped its RAM as a clone does: {found}")]
+    /// A process has not mapped its RAM as a clone does: all of its file, each byte once, copy-on-write.
+    #[error("process {pid} has not mapped all of its guest's memory once and copy-on-write: {found}")]
     Mapping { pid: i32, found: String },
-    /// Changes to a memory could not be read where they come from.
-    #[error("reading the changes to a memory")]
+    /// The changes to a base's memory could not be read from their archive.
+    #[error("reading a machine's changes to its base's memory")]
     Changes {
         #[source]
         source: std::io::Error,
     },
-    /// What should be laid over a memory does not fit it.
-    #[error("{length} bytes at {offset:#x} are no change of this memory: {fault}")]
-    Change {
-        offset: u64,
-        length: usize,
-        /// What is wrong with them.
-        fault: &'static str,
-    },
-    /// A state is empty, or larger than any machine's.
-    #[error("{found} bytes are no state of a machine")]
+    /// A run of changes does not fit the base's memory.
+    #[error("the change of {length} bytes at {offset:#x} does not fit the base's memory: {fault}")]
+    Change { offset: u64, length: usize, fault: &'static str },
+    /// A device state is empty, or larger than any machine's.
+    #[error("not a machine's device state ({found} bytes)")]
     StateLength { found: u64 },
-    /// The note of what a machine's memory was composed of is damaged.
-    #[error("{path} does not say any more what of its memory the machine was restored with")]
-    Inherited { path: PathBuf },
-    /// The memory that changes belong to could not be copied.
-    #[error("copying the memory {path}")]
+    /// The list of the pages that a machine was restored with is damaged.
+    #[error("{path} is damaged: nothing else lists the pages that the machine was restored with")]
+    InheritedPages { path: PathBuf },
+    /// A file could not be copied: a base's memory under changes, or an artifact to the jails' file system.
+    #[error("copying {path}")]
     CopyMemory {
         path: PathBuf,
         #[source]
         source: leapbox_storage::StorageError,
     },
-    /// A stored working set is damaged, or of another size or version.
-    #[error("{path} is no working set of this memory")]
+    /// A stored working set is damaged, or was made for another size or by another version.
+    #[error("{path} is not a working set of this memory: it is damaged, or of another size or version")]
     WorkingSet { path: PathBuf },
-    /// The record is of a machine that no longer lives.
-    #[error("process {pid} is not the recorded machine any more")]
+    /// The machine's process has ended, or its number belongs to another process.
+    #[error("the machine's process {pid} is gone")]
     NotAlive { pid: i32 },
-    /// A folder of the driver's cannot be used.
+    /// A directory of the driver's own cannot be used.
     #[error("preparing {path}")]
     Folder {
         path: PathBuf,
         #[source]
         source: leapbox_storage::PrivateError,
     },
-    /// The record is of another driver's machine.
-    #[error("the machine is {recorded}'s, and this server runs {own}: start it with driver = \"{recorded}\"")]
+    /// The record is of a machine that another driver started.
+    #[error("the machine runs under {recorded} and this server under {own}: start it with driver = \"{recorded}\"")]
     OtherDriver { recorded: String, own: &'static str },
-    /// No machine has this size.
-    #[error("{shape} is no size of a machine: 1 to 8 vCPUs and 512 to 8192 MiB, an even number")]
+    /// The size is outside what every driver supports.
+    #[error("invalid machine size {shape}: it must have 1 to 8 vCPUs and 512 to 8192 MiB, an even number")]
     Shape { shape: Shape },
-    /// A snapshot's memory is not as long as its machine's.
+    /// The file of a snapshot's memory is not as long as its machine's memory.
     #[error("the snapshot's memory {path} is damaged: {found} bytes long, not {expected}")]
-    MemoryLength {
-        path: PathBuf,
-        found: u64,
-        /// The machine's memory in bytes.
-        expected: u64,
-    },
-    /// The snapshot was made for something else.
-    #[error("the snapshot does not fit: it was made for {found}, this host is {expected}")]
+    MemoryLength { path: PathBuf, found: u64, expected: u64 },
+    /// The snapshot's compatibility key is not that of this driver, image and host.
+    #[error("the snapshot cannot be restored here: its compatibility key is {found}, and this host's is {expected}")]
     Incompatible { found: String, expected: String },
 }
 

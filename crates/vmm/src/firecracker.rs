@@ -5,8 +5,8 @@
 //! restore:  jail ─► RAM file (mapped privately), state, drives ─► load ─► limits ─► resume    (restore.rs)
 //! ```
 //!
-//! The jail's files are root's and read-only, most of them hard links to artifacts; the disk is the sandbox's own.
-//! Everything else the machine is made of is decided by the callers.
+//! The files in the jail are root's and read-only, most of them hard links to artifacts; only the disk is the
+//! sandbox's. All paths and sizes come from the callers.
 
 mod api;
 pub mod binaries;
@@ -48,36 +48,38 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Memory a Firecracker may use beside its guest's, in bytes: program, page tables, KVM's own.
+/// Bytes of memory that a Firecracker may use beside its guest's: program, page tables, memory that KVM allocates.
+/// Beyond it the kernel kills the VMM.
 const OVERHEAD_BYTES: u64 = 256 << 20;
-/// Threads beside one per virtual CPU: event loop, API, KVM's helpers.
+/// Threads that a Firecracker may have beside one per virtual CPU: event loop, API, KVM's helpers.
 const EXTRA_TASKS: u32 = 16;
 const NAME: &str = "firecracker";
 
-/// What the driver is told of this installation.
+/// The driver's settings in this installation.
 #[derive(Debug, Clone)]
 pub struct FirecrackerConfig {
-    /// Folder for copies of artifacts that lie on another file system than the jails.
+    /// Directory for copies of artifacts that lie on another file system than the jails.
     pub dir: PathBuf,
     /// Names this installation's control groups.
     pub instance: String,
-    /// The programs to use.
     pub binaries: Binaries,
 }
 
-/// The driver.
+/// The Firecracker driver. It stops no machine when it is dropped: VMMs outlive the server.
 #[derive(Debug)]
 pub struct Firecracker {
     binaries: Binaries,
+    /// Directory of artifact copies that jails link to; see [`files::link`].
     copies: PathBuf,
     cgroups: Cgroups,
+    /// CPU model and kernel release, for compatibility keys; see [`key::host`].
     host: String,
     host_boot_id: String,
     prefetch: Prefetch,
 }
 
 impl Firecracker {
-    /// Prepares the installation's control groups. Blocking.
+    /// Makes the installation's control groups and empties the directory of copies. Blocking.
     pub fn open(config: FirecrackerConfig) -> Result<Self, VmmError> {
         let cgroups = Cgroups::for_machines(&config.instance)?;
         let copies = config.dir.join("artifacts");
@@ -102,7 +104,7 @@ impl Firecracker {
         made.map_err(|source| VmmError::System { step: "making the control group", source })
     }
 
-    /// Launches a jail. On failure nothing of it is left.
+    /// Launches a Firecracker in a new jail. On failure nothing of it is left.
     async fn launch(
         &self,
         confinement: &Confinement,
@@ -110,12 +112,13 @@ impl Firecracker {
         netns: &OwnedFd,
         disk: &Path,
     ) -> Result<Idle, VmmError> {
-        // What is there already is somebody else's: it is refused, and not cleaned up.
+        // Outside the clean-up below: a directory that exists already is another machine's and must not be removed.
         make_dir(&confinement.dir)?;
         let launched = async {
             let group = self.make_group(confinement, shape)?;
             let meta = std::fs::metadata(disk);
             let disk_bytes = meta.map_err(FileError::of("reading the size of", disk))?.len();
+            // Firecracker writes two large files: the disk, and the guest's memory when it takes a snapshot.
             let file_bytes = disk_bytes.max(shape.memory_bytes());
             jail::launch(&self.binaries, confinement, netns, &group, file_bytes).await
         };
@@ -135,7 +138,7 @@ impl Firecracker {
         Idle { started: Started { record, process, group }, api, logs, root }
     }
 
-    /// Links shared files into `root` under their names, and the disk. It may have to copy them first.
+    /// Links the `shared` files and the disk into the jail's `root`. Files of another file system are copied first.
     async fn link(
         &self,
         root: &Path,
@@ -153,7 +156,7 @@ impl Firecracker {
     }
 }
 
-/// A Firecracker that has no machine yet.
+/// A jailed Firecracker whose API answers and which has no machine yet.
 struct Idle {
     started: Started,
     api: Api,
@@ -189,7 +192,7 @@ impl Vmm for Firecracker {
             guest::boot(&api, *shape, network).await
         };
         if let Err(error) = booted.await {
-            return Err(started.give_up(error, |reason| logs.explain(reason)).await);
+            return Err(started.abort(error, |reason| logs.explain(reason)).await);
         }
         let snapshot = Snapshot {
             shape: *shape,
@@ -205,6 +208,8 @@ impl Vmm for Firecracker {
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
         snapshot.check_memory()?;
+        // Before the launch, so that the disk reads while the jailer works. A restore with changes reads the base's
+        // whole memory in any case, to lay them over it.
         if spec.changes.is_none() {
             self.prefetch.start(snapshot);
         }
@@ -213,7 +218,7 @@ impl Vmm for Firecracker {
         let launched = begun.elapsed();
         let machine = self.resume_in(idle, spec).await?;
         let (launch_ms, load_ms) = (launched.as_secs_f64() * 1e3, (begun.elapsed() - launched).as_secs_f64() * 1e3);
-        tracing::debug!(name, launch_ms, load_ms, "restored");
+        tracing::debug!(name, launch_ms, load_ms, "restored a machine");
         Ok(machine)
     }
 
@@ -232,6 +237,7 @@ impl Vmm for Firecracker {
         api.ping().await?;
         let started = Started { record, process, group };
         let machine = control::watch(started, api, logs, root);
+        // Log and console were opened by the process's number; if it is alive now, they are its own.
         machine.check_alive()?;
         Ok(machine)
     }

@@ -1,27 +1,27 @@
-//! A clone started as one would start it by hand: the same program, arguments and snapshot, and nothing around the
-//! process: no jail, no walls, no control group. `leapbox-bench` measures what a restore costs beside it, and the
-//! conformance suite holds that such a clone runs and ends like any other.
+//! Starts a clone as one would by hand: the same program, arguments and snapshot, but no jail, no confinement and no
+//! control group around the process. `leapbox-bench` compares a restore with it (the *floor* of SPECIFICATION.md), and
+//! the conformance suite tests that such a clone runs and ends like any other.
 //!
-//! It is never for a sandbox, and therefore no part of the [`Vmm`] trait: the product holds its driver as a `dyn Vmm`
-//! and has no way to come here.
+//! It must never run a sandbox. It is therefore no part of the [`Vmm`] trait: the server holds its driver as a
+//! `dyn Vmm` and cannot call it.
 
 use crate::driver::Vmm;
 use crate::error::VmmError;
 use crate::firecracker::Firecracker;
 use crate::machine::Machine;
-use crate::qemu::{Qemu, Walls};
+use crate::qemu::{ProcessConfinement, Qemu};
 use crate::spec::RestoreSpec;
 
-/// A driver whose clones are started without walls.
+/// A driver whose [`Floor::restore`] starts clones without confinement.
 pub enum Floor {
-    /// Firecracker, without its jailer.
+    /// Firecracker, started without its jailer.
     Firecracker(Firecracker),
-    /// QEMU, without [`crate::confine`].
+    /// QEMU, started without [`crate::confine`].
     Qemu(Qemu),
 }
 
 impl Floor {
-    /// The driver, for everything else that is asked of it.
+    /// The driver itself, for every operation but this restore.
     pub fn vmm(&self) -> &dyn Vmm {
         match self {
             Floor::Firecracker(driver) => driver,
@@ -29,11 +29,11 @@ impl Floor {
         }
     }
 
-    /// What [`Vmm::restore`] does, without any walls.
+    /// Restores as [`Vmm::restore`] does, but runs the VMM as root with nothing around it.
     pub async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
         match self {
             Floor::Firecracker(driver) => driver.restore_unconfined(spec).await,
-            Floor::Qemu(driver) => driver.restore_within(spec, Walls::None).await,
+            Floor::Qemu(driver) => driver.restore_within(spec, ProcessConfinement::None).await,
         }
     }
 }

@@ -1,15 +1,16 @@
-//! The boundary to the virtual machine monitors: one small trait, a driver in a folder of its own beside the others.
+//! The boundary to the virtual machine monitors (VMMs): the small trait [`Vmm`] and its two drivers, `firecracker` and
+//! `qemu`.
 //!
 //! ```text
-//!            boot ──► Machine (template's own, RAM in a file) ──► into_warm_snapshot ──► Snapshot
-//!    Snapshot ──► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
-//!       its base + changes ──► restore ──► Machine ──► snapshot_diff ──► changes: the whole difference to that base
-//!          record ──► adopt   ──► Machine (after the server was restarted)
+//!                   boot ──► Machine (RAM in a file) ──► into_base_snapshot ──► Snapshot, a base
+//!     base ──────► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
+//!     base + changes ──► restore ──► Machine ──► snapshot_diff ──► changes: the whole difference to that base
+//!     record ────► adopt   ──► Machine (after the server was restarted)
 //! ```
 //!
 //! A VMM outlives the server: everything needed to find it again is in its [`MachineRecord`]. A driver gets network
-//! namespaces, disks and images ready made and knows nothing of sandboxes, organisations or HTTP. Called by
-//! `templates` (boot, warm snapshot) and `lifecycle` (restore, adopt, kill).
+//! namespaces, disks and images ready made and knows nothing of sandboxes, organisations or HTTP. Called by `bases`
+//! (boot, base snapshots) and `lifecycle` (restore, adopt, destroy).
 
 mod blocking;
 mod cgroup;

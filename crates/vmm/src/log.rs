@@ -1,15 +1,17 @@
-//! What a VMM prints, bounded by the kernel however much it prints.
+//! The log of a VMM's standard error. The kernel bounds its size, however much the VMM prints.
 
 use crate::error::VmmError;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 
-/// A bounded file for a VMM's standard error: `bytes` long from the start and sealed against growing, so that what
-/// does not fit is refused by the kernel.
+/// Makes a file for a VMM's standard error: `bytes` long from the start and sealed against growing, so that the kernel
+/// refuses every write past its end.
 pub fn bounded_log(bytes: u64) -> Result<File, VmmError> {
     let system = |step| move |errno: nix::errno::Errno| VmmError::System { step, source: errno.into() };
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // A memfd and not a pipe: a pipe needs a server that reads it, and VMMs outlive servers. The next server finds this
+    // file as the VMM's /proc/PID/fd/2.
     let log = File::from(memfd_create(c"leapbox-vmm-log", flags).map_err(system("making a memfd"))?);
     log.set_len(bytes).map_err(|source| VmmError::System { step: "sizing the log", source })?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
@@ -17,16 +19,19 @@ pub fn bounded_log(bytes: u64) -> Result<File, VmmError> {
     Ok(log)
 }
 
-/// Bytes read of any log.
+/// The most that is read of any log, in bytes.
 const LOG_MAX: u64 = 64 * 1024;
 
-/// What a [`bounded_log`] holds by now.
+/// Returns the text that a VMM has written to its [`bounded_log`] so far.
 pub fn log_text(log: &File) -> String {
     use std::os::unix::fs::FileExt;
-    // An adopted machine's log is whatever its VMM made of that descriptor.
+    // The length is bounded here as well: the log of an adopted machine is whatever file its VMM, which a guest may
+    // have taken over, has put at descriptor 2.
     let length = log.metadata().map_or(0, |meta| meta.len()).min(LOG_MAX);
     let mut bytes = vec![0; length as usize];
+    // `read_at` leaves the file's position alone: the VMM shares it and goes on writing there.
     let read = log.read_at(&mut bytes, 0).unwrap_or(0);
+    // The file has its full length from the start, so the text ends at the first byte that was never written.
     let written = bytes[..read].iter().position(|b| *b == 0).unwrap_or(read);
     String::from_utf8_lossy(&bytes[..written]).trim().to_owned()
 }

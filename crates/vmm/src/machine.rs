@@ -1,11 +1,11 @@
-//! One living VMM: a process in a control group, with a folder, watched until it ends.
+//! One living VMM: a process in a control group, with a directory, watched until it ends.
 //!
 //! ```text
-//! Started ──watch──► Machine ──► what is the same for every driver: record, namespace, death, differences, destroy
-//!                       └─ Box<dyn Control> ──► what is the driver's own: pause, resume, device state, console
+//! Started ──watch──► Machine ──► the same for every driver: record, namespace, death, differences, destroy
+//!                       └─ Box<dyn Control> ──► the driver's own: pause, resume, device state, console
 //! ```
 //!
-//! Made by the drivers' `boot`, `restore` and `adopt`; used by `templates` and `lifecycle`.
+//! Made by the drivers' `boot`, `restore` and `adopt`; used by `bases` and `lifecycle`.
 
 use crate::cgroup::Cgroup;
 use crate::driver::Control;
@@ -14,7 +14,7 @@ use crate::memory::{self, Proc};
 use crate::process::{self, Process};
 use crate::record::MachineRecord;
 use crate::spec::{DiffSnapshot, Snapshot};
-use crate::started::{DEATH_SHOWS, KILL_DEADLINE, Started, clean_up, with_memory};
+use crate::started::{EXIT_GRACE, KILL_DEADLINE, Started, clean_up, with_oom_kill};
 use leapbox_storage::Runs;
 use std::fs::File;
 use std::future::Future;
@@ -25,20 +25,21 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::error::Elapsed;
 
-/// One living VMM.
+/// One living VMM. Dropping it leaves the process running: only [`Machine::destroy`] ends it.
 pub struct Machine {
     pub(crate) record: MachineRecord,
     process: Arc<Process>,
     group: Cgroup,
-    /// Why it ended, once it has.
+    /// The reason of its end; `None` while it lives.
     exit: watch::Receiver<Option<ExitReason>>,
     control: Box<dyn Control>,
-    /// Where its memory and state go; only a booted machine has it.
+    /// The snapshot that a booted machine will become; `None` for a restored or adopted one.
     snapshot: Option<Snapshot>,
 }
 
 impl Machine {
-    /// Starts watching. `ended` comes to an end when the machine does, and tells why.
+    /// Makes a machine of a started process and spawns a task that watches it. `ended` makes the driver's future that
+    /// completes with the reason when the machine has ended.
     pub(crate) fn watch<F>(
         started: Started,
         control: impl Control + 'static,
@@ -48,41 +49,44 @@ impl Machine {
         F: Future<Output = ExitReason> + Send + 'static,
     {
         let process = Arc::new(started.process);
-        let (told, exit) = watch::channel(None);
+        let (exit_sender, exit) = watch::channel(None);
         let ended = ended(Arc::clone(&process));
-        let watched = started.group.clone();
+        let group = started.group.clone();
         tokio::spawn(async move {
             let reason = ended.await;
-            told.send_replace(Some(with_memory(reason, &watched)));
+            // The group's count of kills is read at once, because `destroy` removes the group.
+            exit_sender.send_replace(Some(with_oom_kill(reason, &group)));
         });
         Self { record: started.record, process, group: started.group, exit, control: Box::new(control), snapshot: None }
     }
 
-    /// Remembers where the snapshot of this machine goes.
+    /// Records the files that [`Machine::into_base_snapshot`] will complete.
     pub(crate) fn booted_into(mut self, snapshot: Snapshot) -> Self {
         self.snapshot = Some(snapshot);
         self
     }
 
-    /// What finds it again.
+    /// The record by which a later server process finds the machine again.
     pub fn record(&self) -> MachineRecord {
         self.record.clone()
     }
 
-    /// The network namespace it runs in, for a server that has been restarted.
+    /// Opens the network namespace of the process. A restarted server gets the namespaces of its sandboxes back by
+    /// this, because nothing else holds them.
     pub fn netns(&self) -> Result<OwnedFd, VmmError> {
         let path = format!("/proc/{}/ns/net", self.record.pid);
         let fd = File::open(&path)
             .map_err(|source| process::not_alive(self.record.pid, "opening its network namespace", source))?;
+        // Checked after the open: if the process is still alive now, the number was its own a moment ago.
         self.check_alive().map(|()| fd.into())
     }
 
-    /// Stops the guest and writes memory and device state into the folder it was booted with. The machine is
-    /// destroyed in either case.
-    pub async fn into_warm_snapshot(mut self) -> Result<Snapshot, VmmError> {
+    /// Stops the guest and completes the files of the snapshot that the machine was booted for. The machine is
+    /// destroyed in any case, also when that fails.
+    pub async fn into_base_snapshot(mut self) -> Result<Snapshot, VmmError> {
         let snapshot = self.snapshot.take().ok_or(VmmError::Refused {
             command: "snapshot".to_owned(),
-            message: "only a machine that was booted for it has a place for its memory".to_owned(),
+            message: "only a machine that was booted can become a base snapshot".to_owned(),
         });
         let saved = async {
             let snapshot = snapshot?;
@@ -93,71 +97,78 @@ impl Machine {
         let destroyed = self.destroy().await;
         let snapshot = saved?;
         destroyed?;
-        snapshot.keep().await
+        // Made read-only after the VMM's end and not before: a process that has a file open for writing goes on writing
+        // to it whatever mode it gets.
+        snapshot.make_durable().await
     }
 
-    /// Stops the guest's CPUs and lets its disk writes come to an end. Harmless when it is paused.
+    /// Stops the guest's CPUs and waits for its disk writes. Harmless if the guest is paused already.
     pub async fn pause(&self) -> Result<(), VmmError> {
         self.control.pause(self).await
     }
 
-    /// Lets a paused guest go on. Harmless when it runs.
+    /// Lets a paused guest run. Harmless if it runs already.
     pub async fn resume(&self) -> Result<(), VmmError> {
         self.control.resume(self).await
     }
 
-    /// What a paused machine has become since it was started from a snapshot: the whole difference to that, also of a
-    /// machine that was itself restored with changes, or adopted. The cost follows the pages in it. The machine stays
-    /// paused and unchanged: this may fail, or be asked again, any number of times. It must stay paused until the
-    /// memory is read, which blocks; `destroy` ends that with an error. Its disk is the caller's to copy meanwhile.
+    /// Takes the whole difference of a paused machine to its base, also of a machine that was itself restored with
+    /// changes, or adopted. The cost follows the number of changed pages.
+    ///
+    /// The machine stays paused and unchanged, so a failed call can be repeated. It must stay paused until the returned
+    /// memory has been read, which blocks; `destroy` ends that reading with an error. The disk is not part of it: the
+    /// caller copies it while the machine is paused.
     pub async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError> {
         let state = self.control.save_state(self).await?;
-        let composed = self.control.composed(self);
-        let found = memory::difference(self.proc()?, self.control.mapping()?, self.record.shape, composed);
-        let memory = self.while_alive("looking for its changes", found).await?;
-        Ok(DiffSnapshot { memory: self.whole(memory), state })
+        let overlaid = self.control.overlaid_memory(self);
+        let found = memory::difference(self.proc()?, self.control.mapping()?, self.record.shape, overlaid);
+        let memory = self.while_alive("its changes were being looked for", found).await?;
+        Ok(DiffSnapshot { memory: self.with_final_check(memory), state })
     }
 
-    /// Waits until the VMM is gone or its guest has shut down, and tells why. May be called by many and again.
+    /// Waits until the VMM has ended or its guest has shut down, and returns the reason. Any number of callers may
+    /// wait.
     pub async fn exited(&self) -> ExitReason {
         let mut exit = self.exit.clone();
         match exit.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or(ExitReason::Gone),
+            // The watching task ends without a reason only when the runtime shuts down.
             Err(_) => ExitReason::Gone,
         }
     }
 
-    /// The end of the guest's console, bounded (at most 64 KiB).
+    /// The end of the guest's console, at most 64 KiB.
     pub async fn console_tail(&self) -> String {
         self.control.console_tail().await
     }
 
-    /// Resident memory in bytes that is the machine's alone (private pages).
+    /// Bytes of memory that this machine costs beyond the pages that all clones share; see [`crate::private_bytes`].
     pub fn private_bytes(&self) -> Result<u64, VmmError> {
         process::private_bytes(self.record.pid)
     }
 
-    /// Kills it, waits until it is gone, removes its cgroup and folder. May be called again.
+    /// Kills the process, waits until it has ended, and removes its control group and directory. May be called again.
     pub async fn destroy(&self) -> Result<(), VmmError> {
         self.process.kill();
         clean_up(&self.group, &self.record.dir).await;
         let gone = tokio::time::timeout(KILL_DEADLINE, self.process.exited()).await;
         gone.map(drop)
-            .map_err(|_: Elapsed| VmmError::Hung { command: "kill".to_owned(), seconds: KILL_DEADLINE.as_secs() })
+            .map_err(|_: Elapsed| VmmError::Hung { command: "SIGKILL".to_owned(), seconds: KILL_DEADLINE.as_secs() })
     }
 
-    /// Its folder in /proc.
+    /// Opens the directory of the process in /proc.
     pub(crate) fn proc(&self) -> Result<Proc, VmmError> {
         let proc = Proc::open(self.record.pid)?;
         self.check_alive().map(|()| proc)
     }
 
-    /// An error if it has ended: what was opened by its number may then have been another's.
+    /// An error if the process has ended. To be called after opening something by the process's number, which may have
+    /// been another process's if this one has ended.
     pub(crate) fn check_alive(&self) -> Result<(), VmmError> {
         if self.process.is_alive() { Ok(()) } else { Err(VmmError::NotAlive { pid: self.record.pid }) }
     }
 
-    /// Runs `operation`, unless the machine ends first; then that is the error.
+    /// Runs `operation`. If the machine ends meanwhile, the error is [`VmmError::Died`] with `stage` and the reason.
     pub(crate) async fn while_alive<T>(
         &self,
         stage: &'static str,
@@ -168,28 +179,30 @@ impl Machine {
             result = operation => result,
             reason = self.exited() => return Err(VmmError::Died { stage, reason }),
         };
-        // A connection that breaks, or memory that ends, because the process has just died is reported as that death;
-        // and what was read by the number of one that is dead by now may have been another's.
+        // A connection breaks, or a memory ends, a moment before the watching task knows of the death that caused it:
+        // the death is what is reported. A success is in doubt as well if the process is dead by now, because what was
+        // opened by its number may have been another process's.
         let in_doubt = match &result {
             Ok(_) => !self.process.is_alive(),
             Err(error) => {
                 matches!(error, VmmError::Protocol { .. } | VmmError::System { .. } | VmmError::NotAlive { .. })
             }
         };
-        if in_doubt && let Ok(reason) = tokio::time::timeout(DEATH_SHOWS, self.exited()).await {
+        if in_doubt && let Ok(reason) = tokio::time::timeout(EXIT_GRACE, self.exited()).await {
             return Err(VmmError::Died { stage, reason });
         }
         result
     }
 
-    /// `runs`, read from the process's memory, with an error at their end if some of that may have gone meanwhile. A
-    /// process that the kernel ends for want of memory can lose pages before it is gone; its base's bytes are read in
-    /// their place.
-    fn whole(&self, runs: Runs) -> Runs {
+    /// Appends an error to `runs`, which are read from the process's memory, if pages may have been lost while they
+    /// were read.
+    fn with_final_check(&self, runs: Runs) -> Runs {
         let (process, group) = (Arc::clone(&self.process), self.group.clone());
         let lost = move || {
-            let whole = process.is_alive() && !group.ran_out_of_memory();
-            (!whole).then(|| Err(io::Error::other(VmmError::NotAlive { pid: process.pid() })))
+            // The kernel's OOM reaper frees pages of a process that it kills before that has ended. Reads of them do
+            // not fail: they give the base's bytes in their place.
+            let intact = process.is_alive() && !group.ran_out_of_memory();
+            (!intact).then(|| Err(io::Error::other(VmmError::NotAlive { pid: process.pid() })))
         };
         Box::new(runs.chain(iter::once_with(lost).flatten()))
     }

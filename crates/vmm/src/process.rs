@@ -1,4 +1,4 @@
-//! A process told apart from any other that may get its number, and watched until it ends.
+//! Processes, held by pidfd so that they are never confused with another that gets their number, and awaited.
 
 #![allow(unsafe_code)]
 
@@ -11,23 +11,24 @@ use std::os::unix::fs::MetadataExt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The host's boot id: process ids mean nothing across boots.
+/// Reads the host's boot id. It is part of every record, because process ids and start times begin anew with a boot.
 pub fn host_boot_id() -> Result<String, VmmError> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .map_err(|source| VmmError::System { step: "reading the host's boot id", source })
 }
 
-/// The error of what was done by a process's number: there is no such process, or, if that is not why it failed, the
-/// failure itself.
+/// Maps the error of an operation on process `pid`: [`VmmError::NotAlive`] if there is no such process, otherwise the
+/// error of `step`.
 pub(crate) fn not_alive(pid: i32, step: &'static str, source: io::Error) -> VmmError {
     match source.raw_os_error() {
+        // ENOENT is what a path below /proc gives for a process that has been reaped.
         Some(libc::ESRCH | libc::ENOENT) => VmmError::NotAlive { pid },
         _ => VmmError::System { step, source },
     }
 }
 
-/// A living process.
+/// A process that was alive when it was opened. It may end at any time; the pidfd never means another one.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
@@ -36,13 +37,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of process `pid`, which must be alive.
+    /// Opens a pidfd of process `pid`, which must be alive or not yet reaped.
     pub fn open(pid: i32) -> Result<Self, VmmError> {
         // SAFETY: pidfd_open takes two numbers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let fd = Errno::result(fd).map_err(|errno| not_alive(pid, "taking hold of a process", errno.into()))?;
+        let fd = Errno::result(fd).map_err(|errno| not_alive(pid, "opening a pidfd", errno.into()))?;
         // SAFETY: the kernel has just made this descriptor for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // Read once the pidfd is held. If the number changes hands in between, the pidfd is of a process that has
+        // ended: the new one is not taken for it, whatever its start time.
         let start_ticks = start_ticks(pid).ok_or(VmmError::NotAlive { pid })?;
         // SAFETY: the descriptor is owned by the AsyncFd and stays open, and the same, as long as that lives.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
@@ -50,7 +53,7 @@ impl Process {
         Ok(Self { pid, start_ticks, pidfd })
     }
 
-    /// Takes hold of a process recorded earlier; an error if the number belongs to another one by now.
+    /// Opens a process that was recorded earlier; an error if the number belongs to another one by now.
     pub fn open_recorded(pid: i32, start_ticks: u64) -> Result<Self, VmmError> {
         let process = Self::open(pid)?;
         if process.start_ticks == start_ticks { Ok(process) } else { Err(VmmError::NotAlive { pid }) }
@@ -61,28 +64,29 @@ impl Process {
         self.pid
     }
 
-    /// Clock ticks between the host's boot and its start.
+    /// Its start in clock ticks since the host's boot.
     pub fn start_ticks(&self) -> u64 {
         self.start_ticks
     }
 
-    /// Whether it lives at this moment. What was opened by its number before is its own, then.
+    /// Whether it is alive at this moment. If so, anything that was opened by its number before is its own.
     pub fn is_alive(&self) -> bool {
+        // A pidfd becomes readable when its process ends. Unlike kill(pid, 0), that also holds for a zombie.
         let mut ended = libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives over the call, which does not wait.
         unsafe { libc::poll(&raw mut ended, 1, 0) == 0 }
     }
 
-    /// Ends it at once.
+    /// Sends SIGKILL, without waiting for its effect.
     pub fn kill(&self) {
-        // SAFETY: pidfd_send_signal with a valid descriptor, no siginfo and no flags. A process that is gone already
-        // is what we want, so the result does not matter.
+        // SAFETY: pidfd_send_signal with a valid descriptor, no siginfo and no flags. It fails only for a process that
+        // has ended, which is the aim, so the result does not matter.
         unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), libc::SIGKILL, 0, 0);
         }
     }
 
-    /// Waits until it has ended, and reaps it where that is ours to do.
+    /// Waits until it has ended, and reaps it if it is a child of this process.
     pub async fn exited(&self) -> ExitReason {
         // The descriptor becomes readable when the process ends and stays so.
         let _ = self.pidfd.readable().await;
@@ -97,6 +101,8 @@ impl Process {
         let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
         // SAFETY: reading the pid and status of a siginfo_t that waitid has filled in.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        // ECHILD: an adopted VMM has been a child of init since its server ended, or another task has reaped the
+        // process already.
         if result != 0 || pid == 0 {
             return ExitReason::Gone;
         }
@@ -107,22 +113,25 @@ impl Process {
     }
 }
 
-/// Field 22 of /proc/PID/stat (proc_pid_stat(5)). The second field may hold spaces and parentheses.
+/// Reads the start time of a process: field 22 of /proc/PID/stat (proc_pid_stat(5)).
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and a program can put spaces and parentheses into it. No
+    // field after it has any, so the last one ends the name.
     let after_name = stat.rsplit_once(')')?.1;
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Makes this process the parent of orphaned descendants, so that the VMMs it starts can be reaped by it with their
-/// exit status. Call once at start.
+/// Makes this process the parent of its orphaned descendants. Every VMM is one, because its launcher or jailer ends
+/// before it; as their parent the server learns their exit status. To be called once, at the start of the server.
 pub fn become_subreaper() -> Result<(), VmmError> {
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|errno| VmmError::System { step: "becoming the reaper of the VMMs", source: errno.into() })
+        .map_err(|errno| VmmError::System { step: "becoming the child subreaper of the VMMs", source: errno.into() })
 }
 
-/// Bytes of memory that `pid` costs beyond what is shared: what it has written, and its program, if it is a copy of its
-/// own (a jail's). Clean pages of other files are the page cache's, there for all clones whoever maps them right now.
+/// Bytes of memory that process `pid` costs beyond the pages it shares: those it has written, and its program, if that
+/// is its own copy of the file (a jail's). Clean pages of other files belong to the page cache and are shared by all
+/// clones, whoever maps them right now.
 pub fn private_bytes(pid: i32) -> Result<u64, VmmError> {
     let path = std::path::PathBuf::from(format!("/proc/{pid}/smaps"));
     let read = std::fs::read_to_string(&path);
@@ -131,7 +140,8 @@ pub fn private_bytes(pid: i32) -> Result<u64, VmmError> {
     Ok(own_kib(&text, program) * 1024)
 }
 
-/// Adds up what /proc/PID/smaps says (proc_pid_smaps(5)). `program` is an inode.
+/// Adds up a process's own memory from /proc/PID/smaps (proc_pid_smaps(5)), in KiB. `program` is its executable's
+/// inode.
 fn own_kib(smaps: &str, program: u64) -> u64 {
     let mut in_program = false;
     let mut sum = 0;
@@ -144,9 +154,11 @@ fn own_kib(smaps: &str, program: u64) -> u64 {
             in_program = inode == Some(program);
             continue;
         }
+        // Anonymous pages are private pages, too, so each mapping counts by one or the other, not by both.
         let counts = match first {
             "Anonymous:" => !in_program,
             "Private_Clean:" | "Private_Dirty:" => in_program,
+            // A page that was swapped out is in no other line.
             "Swap:" => true,
             _ => false,
         };

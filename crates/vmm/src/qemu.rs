@@ -1,13 +1,13 @@
 //! The QEMU driver: the `microvm` machine under TCG, for hosts where no hardware virtualisation can be used.
 //!
 //! ```text
-//! boot:     RAM in a file (shared) ──stop, devices' state──► warm snapshot: that file, and the state
+//! boot:     RAM in a file (shared) ──stop, devices' state──► base: that file, and the state
 //! restore:  sealed memfd of that file, mapped privately ──(changes into it)──devices' state, cont──► clone
 //! diff:     clone ──stop, devices' state, pages that are its own──► changes
 //! ```
 //!
-//! QEMU runs behind the walls of [`crate::confine`] and has no path of the host: kernel, disks, RAM, taps and its
-//! control socket are descriptors. Its translated code is a weaker wall than hardware virtualisation.
+//! QEMU is confined by [`crate::confine`] and has no path of the host: kernel, disks, RAM, taps and its control socket
+//! are descriptors. Its translator isolates a guest less well than hardware virtualisation does (SECURITY.md).
 
 mod args;
 mod console;
@@ -40,16 +40,16 @@ use nix::unistd::{Gid, Uid, chown};
 use qmp::Qmp;
 use runtime::Runtime;
 use sha2::{Digest, Sha256};
-pub(crate) use start::Walls;
+pub(crate) use start::ProcessConfinement;
 use start::{CONTROL_SOCKET, GREETING_DEADLINE, Plan, Ram};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What the driver is told of this installation.
+/// The driver's settings in this installation.
 #[derive(Debug, Clone)]
 pub struct QemuConfig {
-    /// Folder for QEMU's own root and the measured TSC rate.
+    /// Directory for QEMU's own root and the measured TSC rate.
     pub dir: PathBuf,
     /// Names this installation's control groups.
     pub instance: String,
@@ -57,7 +57,7 @@ pub struct QemuConfig {
     pub launcher: PathBuf,
 }
 
-/// The driver.
+/// The QEMU driver. It stops no machine when it is dropped: VMMs outlive the server.
 #[derive(Debug)]
 pub struct Qemu {
     runtime: Runtime,
@@ -69,7 +69,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Prepares QEMU's own root, the TSC rate and the installation's control groups. Blocking.
+    /// Prepares QEMU's own root and the installation's control groups, and measures the TSC rate. Blocking.
     pub fn open(config: QemuConfig) -> Result<Self, VmmError> {
         let dir = &config.dir;
         let cgroups = Cgroups::for_machines(&config.instance)?;
@@ -84,13 +84,17 @@ impl Qemu {
         })
     }
 
-    /// What `qemu --version` says.
+    /// The first line that `qemu-system-x86_64 --version` prints.
     pub fn version(&self) -> &str {
         &self.runtime.version
     }
 
-    /// What `restore` does; [`crate::floor`] does it without walls.
-    pub(crate) async fn restore_within(&self, mut spec: RestoreSpec, walls: Walls) -> Result<Machine, VmmError> {
+    /// Restores with the given confinement of the process; only [`crate::floor`] asks for none.
+    pub(crate) async fn restore_within(
+        &self,
+        mut spec: RestoreSpec,
+        process_confinement: ProcessConfinement,
+    ) -> Result<Machine, VmmError> {
         let changes = spec.changes.take();
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
@@ -114,12 +118,13 @@ impl Qemu {
             ram: Ram { fd: self.images.sealed(&snapshot.memory).await?, bytes: 0 },
             state: Some(state),
             start: Start::Restore,
-            walls,
+            process_confinement,
         };
         let (machine, qmp) = self.start(plan).await?;
         match load(&machine, &qmp, memory).await {
             Ok(()) => Ok(machine),
             Err(error) => {
+                // The error of the restore is the one to report; what cannot be removed is logged.
                 let _ = machine.destroy().await;
                 Err(error)
             }
@@ -127,13 +132,13 @@ impl Qemu {
     }
 }
 
-/// Completes a started machine: what changed in its memory, then the devices, which look into that.
+/// Loads a started machine: first the changes of its memory, then the devices, whose loading reads the memory.
 async fn load(machine: &Machine, qmp: &Qmp, memory: Option<Runs>) -> Result<(), VmmError> {
     if let Some(changes) = memory {
         let injected = memory::inject(machine.proc()?, Mapping::Memfd(ram::NAME), machine.record.shape, changes);
-        machine.while_alive("getting its memory back", injected).await?;
+        machine.while_alive("loading its memory", injected).await?;
     }
-    machine.while_alive("loading its state", state::load(qmp)).await
+    machine.while_alive("loading its device state", state::load(qmp)).await
 }
 
 #[async_trait]
@@ -151,7 +156,7 @@ impl Vmm for Qemu {
     }
 
     fn compatibility_key(&self, shape: Shape, image: &GuestImage) -> String {
-        // The addresses are the same in every machine and part of the device state itself.
+        // The MAC addresses are left out, because they are the same in every machine.
         let macs = Macs { workload: "", channel: "" };
         let mut hash = Sha256::new();
         hash.update(format!("{} {} {}\n", self.name(), self.runtime.digest, image.digest));
@@ -176,7 +181,7 @@ impl Vmm for Qemu {
             ram,
             state: None,
             start: Start::Boot,
-            walls: Walls::Confined,
+            process_confinement: ProcessConfinement::Confined,
         };
         let (machine, _) = self.start(plan).await?;
         let snapshot = Snapshot {
@@ -190,7 +195,7 @@ impl Vmm for Qemu {
     }
 
     async fn restore(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
-        self.restore_within(spec, Walls::Confined).await
+        self.restore_within(spec, ProcessConfinement::Confined).await
     }
 
     async fn forget(&self, snapshot: &Snapshot) {
@@ -215,7 +220,7 @@ impl Drop for Qemu {
     }
 }
 
-/// The RAM file of a machine that boots: its VMM must be able to write it.
+/// Makes the RAM file of a machine that boots, owned by the VMM's user, who must be able to write it.
 fn boot_ram(path: &Path, shape: Shape, uid: u32) -> Result<Ram, VmmError> {
     let bytes = shape.memory_bytes();
     let file = File::options()
@@ -226,6 +231,8 @@ fn boot_ram(path: &Path, shape: Shape, uid: u32) -> Result<Ram, VmmError> {
         .open(path)
         .map_err(FileError::of("creating", path))?;
     file.set_len(bytes).map_err(FileError::of("sizing", path))?;
-    chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(FileError::of("giving away", path))?;
+    // QEMU opens the inherited descriptor anew, by its path in /proc, and the kernel then checks the file's owner.
+    chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))
+        .map_err(FileError::of("changing the owner of", path))?;
     Ok(Ram { fd: Arc::new(file.into()), bytes })
 }

@@ -1,4 +1,4 @@
-//! What finds a living VMM again after the server was restarted.
+//! The record by which a restarted server finds a living VMM again.
 
 use crate::error::VmmError;
 use crate::process::{Process, host_boot_id};
@@ -7,29 +7,28 @@ use crate::spec::Confinement;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What finds a living VMM again after the server was restarted. Kept in the database.
+/// The record by which a restarted server finds a living VMM again. The database stores it in the sandbox's row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
-    /// The driver's name.
+    /// The name of the driver that started it; no other driver may adopt it.
     pub driver: String,
     /// Process id of the VMM in the host's pid namespace.
     pub pid: i32,
-    /// The process's start time in clock ticks since the host's boot: tells a reused pid apart.
+    /// The process's start in clock ticks since the host's boot. It tells the process from a later one of the same pid.
     pub start_ticks: u64,
-    /// The host's boot id: a record of another boot is dead.
+    /// The host's boot id. No process of a record from another boot is alive.
     pub host_boot_id: String,
-    /// Size.
     pub shape: Shape,
-    /// The confinement's name.
+    /// [`Confinement::name`]: of the control group and the jail.
     pub name: String,
-    /// The confinement's uid.
+    /// [`Confinement::uid`], under which the VMM runs.
     pub uid: u32,
-    /// The confinement's folder.
+    /// [`Confinement::dir`], where its control socket is.
     pub dir: PathBuf,
 }
 
 impl MachineRecord {
-    /// The record of a process that has just been started.
+    /// Makes the record of a process that `driver` has just started.
     pub(crate) fn of(
         driver: &str,
         process: &Process,
@@ -49,17 +48,18 @@ impl MachineRecord {
         }
     }
 
-    /// Whether the recorded process still lives, whoever's driver it is.
+    /// Whether the recorded process is still alive, whichever driver started it.
     pub fn is_alive(&self) -> bool {
         let this_boot = host_boot_id().is_ok_and(|id| id == self.host_boot_id);
         this_boot && Process::open_recorded(self.pid, self.start_ticks).is_ok()
     }
 
-    /// The recorded process, if it still lives and is `driver`'s.
+    /// Opens the recorded process; an error if it has ended or another driver started it.
     pub(crate) fn process(&self, driver: &'static str, host_boot_id: &str) -> Result<Process, VmmError> {
         if self.driver != driver {
             return Err(VmmError::OtherDriver { recorded: self.driver.clone(), own: driver });
         }
+        // Start times count from the boot, so after a reboot an unrelated process can have the same pid and ticks.
         if self.host_boot_id != host_boot_id {
             return Err(VmmError::NotAlive { pid: self.pid });
         }

@@ -1,4 +1,4 @@
-//! Control sockets, found through a descriptor of the folder they are in.
+//! Paths of control sockets that are short enough for a socket address.
 
 use crate::error::VmmError;
 use leapbox_errors::FileError;
@@ -6,8 +6,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// The way to a control socket that fits a socket address (108 bytes) however deep the data folder lies. It stays
-/// good as long as it lives.
+/// A control socket, named through an open descriptor of the directory it is in.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     dir: File,
@@ -15,15 +14,17 @@ pub(crate) struct SocketPath {
 }
 
 impl SocketPath {
-    /// The socket `name` in `dir`, which must exist.
+    /// Opens `dir`, which must exist. The socket `name` in it need not exist yet.
     pub fn new(dir: &Path, name: &'static str) -> Result<Self, VmmError> {
         let opened = File::open(dir);
         let dir = opened.map_err(FileError::of("opening", dir))?;
         Ok(Self { dir, name })
     }
 
-    /// What to bind or connect to.
+    /// The path to bind or connect to. It is valid in this process, as long as `self` lives.
     pub fn path(&self) -> PathBuf {
+        // A socket address holds 108 bytes (unix(7)), and the data directory of an installation may be deeper than
+        // that.
         format!("/proc/self/fd/{}/{}", self.dir.as_raw_fd(), self.name).into()
     }
 }

@@ -1,4 +1,4 @@
-//! The plain data that goes into a driver: sizes, images, walls, networks, snapshots.
+//! The plain data that a driver is given: sizes, images, confinement, networks and snapshots.
 
 use crate::blocking::blocking;
 use crate::error::VmmError;
@@ -14,8 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 impl Shape {
-    /// An error unless every driver can make a machine of this size.
+    /// An error unless every driver supports machines of this size.
     pub fn check(self) -> Result<(), VmmError> {
+        // The API refuses the same sizes itself, naming the field; this is for every other caller.
         if VCPUS.contains(&self.vcpus) && MEMORY_MIB.contains(&self.memory_mib) && self.memory_mib.is_multiple_of(2) {
             return Ok(());
         }
@@ -23,79 +24,76 @@ impl Shape {
     }
 }
 
-/// Kernel, initramfs and root file system, all read-only and shared.
+/// Kernel, initramfs and root file system: read-only files that all machines of a template share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestImage {
-    /// The ELF vmlinux.
+    /// An ELF vmlinux, not a bzImage.
     pub kernel: PathBuf,
     /// The initramfs with the agent as `/init`.
     pub initramfs: PathBuf,
     /// The template's EROFS image.
     pub rootfs: PathBuf,
-    /// Hash over the three contents: part of every compatibility key.
+    /// A hash over the contents of the three, part of every compatibility key.
     pub digest: ImageDigest,
 }
 
-/// Under which identity and limits a VMM runs.
+/// The names and the user under which a VMM is confined.
 #[derive(Debug, Clone)]
 pub struct Confinement {
-    /// Names the cgroup and the jail folder; unique among living machines, `[a-z0-9-]`, at most 60 characters.
+    /// Names the control group and the jail. Unique among living machines, of `[a-z0-9-]`, at most 60 characters.
     pub name: String,
-    /// User and group id of the VMM's own; no other process may have it.
+    /// The VMM's user and group id. No other process may have it, or it could trace the VMM and open its files.
     pub uid: u32,
-    /// A new folder of the machine's own, made by the driver, gone after [`crate::Machine::destroy`].
+    /// The machine's own directory. The driver makes it, and [`crate::Machine::destroy`] removes it.
     pub dir: PathBuf,
 }
 
-/// The prepared network of one machine. Both taps exist in the namespace and are persistent, owned by the
-/// confinement's uid.
+/// The prepared network of one machine. Both taps exist in the namespace and are persistent; the confinement's uid owns
+/// them.
 #[derive(Debug, Clone)]
 pub struct NetworkAttachment {
-    /// The network namespace the VMM runs in.
+    /// The network namespace in which the VMM runs.
     pub netns: Arc<OwnedFd>,
     /// The workload's tap (`eth0` in the guest).
     pub workload_tap: String,
-    /// MAC address the guest's `eth0` has.
+    /// The MAC address of the guest's `eth0`. A snapshot keeps it, so it is the same in all machines.
     pub workload_mac: String,
-    /// The guest channel's tap.
+    /// The tap of the guest channel, over which the host reaches the agent.
     pub channel_tap: String,
-    /// MAC address of the guest's end of the channel.
+    /// The MAC address of the guest's end of the channel; as above.
     pub channel_mac: String,
 }
 
-/// A machine to boot from the kernel on.
+/// A machine to boot from its kernel, so as to take a base snapshot of it.
 #[derive(Debug)]
 pub struct BootSpec {
-    /// Size.
     pub shape: Shape,
-    /// What it boots.
     pub image: GuestImage,
-    /// Its writable disk: a file the driver opens read-write.
+    /// The machine's writable disk, which becomes the snapshot's.
     pub disk: PathBuf,
     pub network: NetworkAttachment,
-    /// Its walls.
     pub confinement: Confinement,
-    /// Folder that receives the RAM file and, later, the snapshot. Exists.
+    /// An existing directory, which receives the memory and the device state of the snapshot.
     pub snapshot_dir: PathBuf,
 }
 
-/// A stopped machine's memory, device state and disk, from which any number of clones start.
+/// A base snapshot: the memory, device state and disk of a stopped machine, from which any number of clones start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Size of the machine it was taken from.
+    /// The size of the machine it was taken of.
     pub shape: Shape,
-    /// Guest RAM: sparse, `memory_mib` long.
+    /// The guest's RAM: a sparse file of `memory_mib` MiB.
     pub memory: PathBuf,
-    /// Device and CPU state.
+    /// The state of devices and CPUs, in the VMM's own format.
     pub state: PathBuf,
-    /// The writable disk as it was in that moment: clones get a copy each.
+    /// The writable disk as it was at that moment. Every clone gets a copy.
     pub disk: PathBuf,
-    /// Which driver, build, arguments, kernel and CPU it fits; see [`crate::Vmm::compatibility_key`].
+    /// The driver, build, arguments, image and host it fits; see [`crate::Vmm::compatibility_key`].
     pub compatibility_key: String,
 }
 
 impl Snapshot {
-    /// An error unless it was made for what `expected` is the key of.
+    /// An error unless the snapshot's compatibility key is `expected`.
     pub fn check_fits(&self, expected: &str) -> Result<(), VmmError> {
         if self.compatibility_key == expected {
             return Ok(());
@@ -104,10 +102,11 @@ impl Snapshot {
         Err(VmmError::Incompatible { found, expected: expected.to_owned() })
     }
 
-    /// An error unless its memory is as long as its machine's. A VMM would notice late, or not at all: its guest would
-    /// die when it touches what is missing.
+    /// An error unless the memory file has the length of the machine's memory.
     pub(crate) fn check_memory(&self) -> Result<(), VmmError> {
-        let meta = std::fs::metadata(&self.memory).map_err(FileError::of("looking at", &self.memory))?;
+        // A VMM would notice a truncated file late or not at all: its guest would die (SIGBUS) when it touches a page
+        // beyond the file's end. Changed bytes are found by the checksums of the base (`bases`).
+        let meta = std::fs::metadata(&self.memory).map_err(FileError::of("reading the size of", &self.memory))?;
         let (found, expected) = (meta.len(), self.shape.memory_bytes());
         if found == expected {
             return Ok(());
@@ -115,51 +114,53 @@ impl Snapshot {
         Err(VmmError::MemoryLength { path: self.memory.clone(), found, expected })
     }
 
-    /// Makes it read-only, root's, and durable. World-readable, because VMMs under uids of their own open it; the
-    /// folders above are root's alone.
-    pub(crate) async fn keep(self) -> Result<Self, VmmError> {
+    /// Makes the files read-only, root's and durable.
+    pub(crate) async fn make_durable(self) -> Result<Self, VmmError> {
         blocking("writing the snapshot to disk", move || self.protect().map(|()| self)).await
     }
 
     fn protect(&self) -> Result<(), VmmError> {
         for path in [&self.memory, &self.state, &self.disk] {
-            std::os::unix::fs::chown(path, Some(0), Some(0)).map_err(FileError::of("taking back", path))?;
+            // The VMM that was booted owned them, and an owner can change the mode back.
+            std::os::unix::fs::chown(path, Some(0), Some(0)).map_err(FileError::of("changing the owner of", path))?;
             let file = File::open(path).map_err(FileError::of("opening", path))?;
-            file.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("protecting", path))?;
+            // Readable by all, because jailed VMMs under uids of their own open hard links to them. Nobody else reaches
+            // them: the directories above are root's alone.
+            file.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("making read-only", path))?;
             file.sync_all().map_err(FileError::of("writing to disk", path))?;
         }
         Ok(())
     }
 }
 
-/// How much a machine may move between itself and the host, each direction on its own; `None` is no limit. What a
-/// driver cannot hold a machine to is told by [`crate::Capabilities::io_limits`].
+/// Limits on a machine's traffic with the host; `None` is no limit. A driver enforces them only if its
+/// [`crate::Capabilities::io_limits`] says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoLimits {
-    /// Bytes per second of its writable disk, reading and writing together.
+    /// Bytes per second of the writable disk, reads and writes together.
     pub disk_bytes_per_s: Option<u64>,
     /// Operations per second of that disk.
     pub disk_ops_per_s: Option<u64>,
-    /// Bytes per second of its workload's network, in either direction.
+    /// Bytes per second of the workload's network, in each direction.
     pub network_bytes_per_s: Option<u64>,
 }
 
-/// Largest device and CPU state there is, in bytes. A machine with eight CPUs has some 60 KiB.
+/// The largest device state that is accepted, in bytes; a machine with eight CPUs has some 60 KiB. A VMM that its guest
+/// has taken over decides its length, and beyond this bound the server would hold it in memory.
 pub(crate) const STATE_MAX: u64 = 16 << 20;
 
-/// What a paused machine has become since the snapshot it was restored from, its base: with that, and a copy of its
-/// disk, all that it takes to restore it. Always the whole difference to the base, whatever the machine was restored
-/// with.
+/// The difference of a paused machine to its base, the snapshot it was restored from. With the base and a copy of the
+/// disk it is all that a restore needs. It is always the whole difference, whatever the machine was restored with.
 pub struct DiffSnapshot {
-    /// Every page that differs, or may differ, from the base's memory. Of a living machine they are read from it while
-    /// they are taken: it must stay paused until then, and one that dies makes them end with an error.
+    /// Every page that differs, or may differ, from the base's memory. Those of a living machine are read from its
+    /// process while the runs are consumed: it must stay paused until then, and if it dies they end with an error.
     pub memory: Runs,
-    /// Device and CPU state, complete: at most 16 MiB.
+    /// The complete state of devices and CPUs, at most 16 MiB.
     pub state: Vec<u8>,
 }
 
 impl DiffSnapshot {
-    /// An error if its state cannot be a machine's.
+    /// An error if the state is empty or too large to be a machine's.
     pub(crate) fn check_state(&self) -> Result<(), VmmError> {
         let found = self.state.len() as u64;
         if (1..=STATE_MAX).contains(&found) { Ok(()) } else { Err(VmmError::StateLength { found }) }
@@ -175,17 +176,16 @@ impl std::fmt::Debug for DiffSnapshot {
 /// A clone to start.
 #[derive(Debug)]
 pub struct RestoreSpec {
-    /// Where it starts from: its base.
+    /// The base that it starts from.
     pub snapshot: Arc<Snapshot>,
-    /// What the machine has become since, in memory and devices; `None` is nothing. Its disk is `disk`.
+    /// Changes of memory and devices to lay over the base; `None` for a clone of the base itself.
     pub changes: Option<DiffSnapshot>,
-    /// The same image the snapshot was booted with.
+    /// The image that the snapshot was booted with.
     pub image: GuestImage,
-    /// A copy of the snapshot's disk, or of that of the moment of the changes; the clone's own.
+    /// The clone's own disk: a copy of the snapshot's, or with changes the disk of their moment.
     pub disk: PathBuf,
-    /// How much it may move; applied before its guest runs.
+    /// In force before the guest runs.
     pub limits: IoLimits,
     pub network: NetworkAttachment,
-    /// Its walls.
     pub confinement: Confinement,
 }

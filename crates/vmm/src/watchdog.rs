@@ -1,16 +1,18 @@
-//! Finds a VMM that lives and does not answer any more: its guest may be doing anything, and nobody can stop it.
+//! Finds a VMM that is alive and does not answer its control socket any more. Such a machine can neither be paused nor
+//! asked for its state, so the drivers kill it.
 
 use crate::error::ExitReason;
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Between two questions. Answering one costs a VMM about as much as one timer interrupt of its guest.
+/// The time between two questions. Answering one costs a VMM about as much as one timer interrupt of its guest.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Without any answer for so long, it is hung: far longer than a busy host keeps a living one from answering.
+/// A VMM counts as hung after this time without an answer. It is far longer than a busy host delays the answer of a
+/// working one, because the sandbox is lost with it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Asks `answers` again and again. Comes to an end when there has been no answer for too long.
+/// Asks `answers` in intervals. Returns once there has been no answer for too long.
 pub(crate) async fn watch<F>(answers: impl Fn() -> F) -> ExitReason
 where
     F: Future<Output = bool>,
@@ -25,6 +27,8 @@ where
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(period).await;
+        // The silence is measured at the question and not at its failure: if this server itself stood still, however
+        // long, the VMM is asked once more before it is judged.
         let asked = Instant::now();
         if answers().await {
             last = Instant::now();

@@ -28,7 +28,7 @@ fn a_machine_boots_and_its_agent_answers_and_runs_commands() {
     conform(async |rig| {
         let vm = boot(rig).await;
         let pong = vm.guest.wait_ready(BOOT).await.expect("the agent answers");
-        assert_eq!(pong.phase, Phase::Bare);
+        assert_eq!(pong.phase, Phase::Diskless);
         vm.guest.mount().await.expect("it finds its disks");
         vm.configure().await;
         assert_eq!(vm.sh("echo hello from $(hostname)").await, format!("hello from {}\n", vm.hostname()));

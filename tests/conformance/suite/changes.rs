@@ -117,10 +117,10 @@ fn a_machine_of_a_base_without_a_disk_mounts_the_one_it_is_given_and_differs_fro
         let disk = rig.take_snapshot(&source).await.disk;
         source.machine.destroy().await.expect("it is destroyed");
 
-        let bare = rig.world.base(SMALL, BaseKind::Bare).await;
+        let bare = rig.world.base(SMALL, BaseKind::Diskless).await;
         let place = rig.place(Some(&disk)).await;
         let vm = rig.restore_at(&place, &bare).await.expect("a clone starts");
-        assert_eq!(vm.guest.wait_ready(PATIENCE).await.expect("its agent answers").phase, Phase::Bare);
+        assert_eq!(vm.guest.wait_ready(PATIENCE).await.expect("its agent answers").phase, Phase::Diskless);
         vm.guest.mount().await.expect("it finds its disks");
         vm.configure().await;
         assert_eq!(vm.hash("~/kept").await, hash);

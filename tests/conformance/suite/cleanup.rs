@@ -52,7 +52,7 @@ fn case_42_a_paused_machine_is_reaped_too() {
 
 #[test]
 #[ignore = "with Firecracker in make test-firecracker only: it makes no machine"]
-fn reaping_what_never_was_is_harmless() {
+fn reaping_a_machine_that_does_not_exist_is_harmless() {
     conform(async |rig| {
         let vm = rig.sandbox().await;
         let name = rig.world.new_name();

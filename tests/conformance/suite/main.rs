@@ -1,7 +1,7 @@
 //! What every VMM driver must do, as tests: one suite, run with each of them.
 //!
 //! ```text
-//! LEAPBOX_CONFORMANCE_DRIVER ─► driver ─► world: network, artifacts, warm snapshots; shared by all tests
+//! LEAPBOX_CONFORMANCE_DRIVER ─► driver ─► world: network, artifacts, base snapshots; shared by all tests
 //!                                           └─► rig: what one test has made, and its removal
 //!                                                 └─► vm: a machine, its guest, its disk
 //! ```

@@ -16,7 +16,10 @@ class Echo(socketserver.StreamRequestHandler):
     def handle(self):
         for line in self.rfile:
             self.wfile.write(line)
-socketserver.ThreadingTCPServer(('127.0.0.1', 7000), Echo).serve_forever()
+class Server(socketserver.ThreadingTCPServer):
+    # More than any test opens at once: an emulated guest is slow to accept, and Python's own queue has five places.
+    request_queue_size = 128
+Server(('127.0.0.1', 7000), Echo).serve_forever()
 ";
 
 /// Starts a server in the guest that repeats every line, and connects to it.

@@ -28,7 +28,7 @@ fn rounds() -> u32 {
 
 /// A machine whose agent waits for disks, with a copy of `disk` as its writable one.
 async fn bare_with(rig: &Rig, disk: &Path) -> Vm {
-    let base = rig.world.base(SMALL, BaseKind::Bare).await;
+    let base = rig.world.base(SMALL, BaseKind::Diskless).await;
     let place = rig.place(Some(disk)).await;
     rig.restore_at(&place, &base).await.expect("a clone starts")
 }
@@ -70,9 +70,9 @@ async fn suspended(rig: &Rig, vm: &Vm) -> Taken {
 #[ignore = "with Firecracker in make test-firecracker only: the agent does this, whatever the driver"]
 fn a_bare_guest_answers_and_refuses_everything_until_it_has_its_disk() {
     conform(async |rig| {
-        let base = rig.world.base(SMALL, BaseKind::Bare).await;
+        let base = rig.world.base(SMALL, BaseKind::Diskless).await;
         let vm = bare_with(rig, &base.disk).await;
-        assert_eq!(vm.guest.ping().await.expect("it answers").phase, Phase::Bare);
+        assert_eq!(vm.guest.ping().await.expect("it answers").phase, Phase::Diskless);
         match vm.exec("true").await {
             Err(GuestError::Fault(fault)) => assert_eq!(fault.kind, FaultKind::Busy),
             other => panic!("{other:?}"),
@@ -219,7 +219,7 @@ fn bases_are_found_again_come_back_from_an_archive_and_go_when_nothing_needs_the
             Bases::open(&dir.join("warm"), world.disk_mib(), vmm, network).expect("opened")
         };
         let warm = open();
-        let get = async |warm: &Bases| warm.get(&world.image, SMALL, BaseKind::Bare).await.expect("a base");
+        let get = async |warm: &Bases| warm.get(&world.image, SMALL, BaseKind::Diskless).await.expect("a base");
         let (one, other) = tokio::join!(get(&warm), get(&warm));
         assert_eq!(one, other, "one machine boots for both");
         let again = open();

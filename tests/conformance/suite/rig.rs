@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 use leapbox_bases::{attachment, guest_of};
 use leapbox_guest_client::GuestClient;
-use leapbox_network::{Admission, Slot};
+use leapbox_network::{Slot, SlotPolicy};
 use leapbox_storage::{copy_sparse, create_pristine_disk};
 use leapbox_vmm::{
     BootSpec, Confinement, DiffSnapshot, IoLimits, Machine, NetworkAttachment, RestoreSpec, Shape, Snapshot, Vmm,
@@ -88,8 +88,8 @@ impl Rig {
     pub async fn place(&self, disk: Option<&Path>) -> Place {
         let slot = self.world.network.take().await.expect("a slot");
         let name = self.world.new_name();
-        let admission = Admission { sandbox: name.clone(), policy: Arc::default(), authority: None };
-        slot.gatekeeper().admit(admission).await.expect("a policy");
+        let slot_policy = SlotPolicy { sandbox: name.clone(), policy: Arc::default(), authority: None };
+        slot.policy_installer().install(slot_policy).await.expect("a policy");
         let place = Place {
             disk: self.world.dir.join(format!("{name}.ext4")),
             confinement: Confinement { uid: slot.uid(), dir: self.world.dir.join(&name), name },

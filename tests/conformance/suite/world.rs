@@ -1,4 +1,4 @@
-//! What all tests share: the driver, the network, the artifacts and the warm snapshots. Made by the first test, taken
+//! What all tests share: the driver, the network, the artifacts and the base snapshots. Made by the first test, taken
 //! apart when the program ends.
 
 #![allow(unsafe_code)]
@@ -81,12 +81,12 @@ impl World {
         let network = Network::start(network).await.expect("the network starts");
         network.start_pool();
         let warm = Bases::open(&dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network));
-        let warm = warm.expect("a folder for warm snapshots");
+        let warm = warm.expect("a folder for base snapshots");
         let (restarted, floor, names) = (OnceCell::new(), OnceCell::new(), AtomicU32::new(0));
         Self { vmm, network, image, dir, warm, settings, instance, restarted, floor, names }
     }
 
-    /// The warm snapshot of a shape, taken at the first call.
+    /// The base snapshot of a shape, taken at the first call.
     pub async fn warm(&self, shape: Shape) -> Arc<Snapshot> {
         self.base(shape, BaseKind::Ready).await
     }

@@ -1,4 +1,4 @@
-"""A warm snapshot that was damaged or exchanged while the server was down is never booted: cases 39 and 40."""
+"""A base snapshot that was damaged or exchanged while the server was down is never booted: cases 39 and 40."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ SMALL_MIB = 512
 
 
 class Snapshot:
-    """A warm snapshot's folder as it lies on the disk."""
+    """A base snapshot's folder as it lies on the disk."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Clones of one warm snapshot must not share randomness or identity, and their clocks must be right: cases 35, 36.
+"""Clones of one base snapshot must not share randomness or identity, and their clocks must be right: cases 35, 36.
 
 What a clone gets of the kernel and the agent, `tests/conformance/suite/clones.rs` shows with many of them and every
 driver. Here are the libraries of the template, and the server, which keeps clones ready and hands them out.
@@ -88,7 +88,7 @@ def late(server, client, clones):
     """A clone that was begun when its snapshot was old already. Those that wait to be handed out may be older."""
     bases = (server.data_dir / "state" / "warm").glob("base-*")
     old_at = max(base.stat().st_mtime for base in bases) + OLD_S
-    wait_until("the warm snapshot is old", lambda: time.time() > old_at, timeout=OLD_S + 10)
+    wait_until("the base snapshot is old", lambda: time.time() > old_at, timeout=OLD_S + 10)
     for _ in range(READY_AT_MOST):
         made = client.sandboxes.create(timeout=1800)
         if started_at(vmm_pid(server.data_dir, made.id)) > old_at:

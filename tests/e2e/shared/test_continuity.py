@@ -186,8 +186,9 @@ class Busy:
         self.paused = threading.Event()
 
     def clients(self) -> dict[str, Callable[[], None]]:
-        command = f"dd if=/dev/urandom of=/home/user/busy{self.number} bs=64k count=100000 conv=fsync"
-        fetch = f"for i in $(seq 5000); do curl -s http://example.com/bytes/200000; done | wc -c # fetch{self.number}"
+        # Nice: they take what CPU there is, and the look whether they run must not wait until their time is up.
+        command = f"nice dd if=/dev/urandom of=/home/user/busy{self.number} bs=64k count=100000 conv=fsync"
+        fetch = f"for i in $(seq 5000); do nice curl -s example.com/bytes/200000; done | wc -c # fetch{self.number}"
         return {
             "download": self.download,
             "upload": self.upload,
@@ -250,7 +251,7 @@ def pause_amid(busy: Busy) -> dict[str, str]:
     """Pauses while all clients are at work, and tells how each of them ended."""
     clients = busy.clients()
     with ThreadPoolExecutor(len(clients)) as pool:
-        futures = {name: pool.submit(until_cut_off, work) for name, work in clients.items()}
+        futures = {name: pool.submit(until_disconnected, work) for name, work in clients.items()}
         try:
             wait_until("all are under way", busy.are_under_way)
             assert not any(future.done() for future in futures.values()), "all are busy when the pause begins"
@@ -260,7 +261,7 @@ def pause_amid(busy: Busy) -> dict[str, str]:
         return {name: future.result(patience(90)) for name, future in futures.items()}
 
 
-def until_cut_off(work: Callable[[], None]) -> str:
+def until_disconnected(work: Callable[[], None]) -> str:
     try:
         work()
     except (*HOSTNAME_ERRORS, Leap0Error) as error:

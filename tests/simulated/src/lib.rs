@@ -1,7 +1,8 @@
-//! Simulated machines, for trying orders of events that real ones are too slow for.
+//! Simulated machines for the tests of `lifecycle`, which try orders of events that real machines are too slow for.
 //!
-//! A [`World`] is the host: it goes on when a server of it dies. A machine is two counters, one in its memory and one on
-//! its disk. Everything takes a moment, anything may fail, and what must never happen panics.
+//! A [`World`] is a host, which outlives the servers that a test starts over it and kills. A machine consists of two
+//! counters, one in its memory and one on its disk, so that a test can tell what was lost. Every operation takes a
+//! random moment, most may fail, and a broken invariant (two machines of one sandbox, a lost checkpoint) panics.
 
 use async_trait::async_trait;
 use leapbox_api_types::sandbox::DEFAULT_TEMPLATE;
@@ -9,7 +10,7 @@ use leapbox_db::{Db, Live, Origin, Spec, Stored, VmRecord};
 use leapbox_guest_client::{Dial, GuestClient};
 use leapbox_ids::{ArchiveId, BaseId, CheckpointId, ImageDigest, SandboxId};
 use leapbox_lifecycle::{
-    Catalog, CheckpointError, CheckpointPin, Egress, Identity, LaunchError, LifecycleError, MachineNumbers, Machines,
+    Activation, Catalog, CheckpointError, CheckpointPin, Egress, LaunchError, LifecycleError, MachineNumbers, Machines,
     SandboxVm, Template,
 };
 use leapbox_templates::ImageConfig;
@@ -23,12 +24,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What a sandbox has counted.
+/// The counters of a machine or of a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Lost when it is stopped.
+    /// Starts again at zero when the sandbox is stopped.
     pub memory: u64,
-    /// Kept as long as the sandbox is.
+    /// Never lost while the sandbox exists.
     pub disk: u64,
 }
 
@@ -37,31 +38,31 @@ struct Vm {
     sandbox: Option<SandboxId>,
     counted: Counted,
     suspended: bool,
-    /// Gone but for its disk.
+    /// The VMM has ended; only the disk is left.
     ended: bool,
     died: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-struct Things {
+struct HostState {
     machines: BTreeMap<String, Vm>,
     checkpoints: BTreeMap<CheckpointId, Counted>,
-    /// Who stored each checkpoint, also of those that are gone.
+    /// The sandbox that stored each checkpoint, also of removed ones.
     stored_by: BTreeMap<CheckpointId, SandboxId>,
-    /// Stored, and in no row yet.
     pinned: BTreeSet<CheckpointId>,
     names: u64,
     restored: usize,
+    /// State of the random numbers. Seeded, so that a failing history can be replayed.
     random: u64,
-    /// One of so many operations fails; 0: none.
+    /// One of so many operations fails; with 0, none does.
     failing: u64,
 }
 
-/// The host.
+/// A simulated host. Cheap to clone; clones are the same host.
 #[derive(Debug, Clone, Default)]
-pub struct World(Arc<Mutex<Things>>);
+pub struct World(Arc<Mutex<HostState>>);
 
-/// A catalog with the default template, for a server over simulated machines.
+/// A catalog with the default template only, for a server over simulated machines.
 pub async fn catalog(db: &Db) -> Arc<Catalog> {
     let image = GuestImage {
         kernel: "kernel".into(),
@@ -75,57 +76,55 @@ pub async fn catalog(db: &Db) -> Arc<Catalog> {
 }
 
 impl World {
-    /// A host whose moments follow from `seed`. One of `failing` operations fails; 0: none.
+    /// A host whose delays and failures follow from `seed`. One of `failing` operations fails; with 0, none does.
     pub fn new(seed: u64, failing: u64) -> Self {
         let world = Self::default();
+        // xorshift never leaves the state 0.
         world.lock().random = seed | 1;
         world.lock().failing = failing;
         world
     }
 
-    fn lock(&self) -> MutexGuard<'_, Things> {
+    fn lock(&self) -> MutexGuard<'_, HostState> {
+        // A violated invariant panics in one task; the others must still report what they find.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts once in the running sandbox `id`; none if it does not run just now.
+    /// Increments both counters of the running sandbox `id`; `None` if it does not run.
     pub fn count(&self, id: &SandboxId) -> Option<Counted> {
-        let mut things = self.lock();
-        let vm = things.machines.values_mut().find(|vm| vm.sandbox.as_ref() == Some(id) && vm.runs())?;
+        let mut state = self.lock();
+        let vm = state.machines.values_mut().find(|vm| vm.sandbox.as_ref() == Some(id) && vm.runs())?;
         vm.counted.memory += 1;
         vm.counted.disk += 1;
         Some(vm.counted)
     }
 
-    /// Kills the machine of a sandbox.
     pub fn kill(&self, id: &SandboxId) {
-        let things = self.lock();
-        if let Some(vm) = things.machines.values().find(|vm| vm.sandbox.as_ref() == Some(id)) {
+        let state = self.lock();
+        if let Some(vm) = state.machines.values().find(|vm| vm.sandbox.as_ref() == Some(id)) {
             vm.died.send_replace(true);
         }
     }
 
-    /// Nothing fails any more.
     pub fn heal(&self) {
         self.lock().failing = 0;
     }
 
-    /// How often a checkpoint was asked for.
     pub fn restored_times(&self) -> usize {
         self.lock().restored
     }
 
-    /// Every operation that can fail does from now on.
     pub fn break_down(&self) {
         self.lock().failing = 1;
     }
 
-    /// Machines and checkpoints there are.
+    /// Machines and checkpoints on the host.
     pub fn left(&self) -> (usize, usize) {
-        let things = self.lock();
-        (things.machines.len(), things.checkpoints.len())
+        let state = self.lock();
+        (state.machines.len(), state.checkpoints.len())
     }
 
-    /// Lets a moment pass.
+    /// Sleeps for up to 1.4 ms.
     async fn moment(&self) {
         let millis = self.lock().draw(3);
         tokio::time::sleep(Duration::from_micros(millis * 700)).await;
@@ -133,51 +132,51 @@ impl World {
 
     async fn moment_or_failure(&self) -> Result<(), CheckpointError> {
         self.moment().await;
-        let mut things = self.lock();
-        let failing = things.failing;
-        if failing > 0 && things.draw(failing) == 0 {
-            return Err(CheckpointError::Late { seconds: 0 });
+        let mut state = self.lock();
+        let failing = state.failing;
+        if failing > 0 && state.draw(failing) == 0 {
+            return Err(CheckpointError::TimedOut { seconds: 0 });
         }
         Ok(())
     }
 
     fn make(&self, counted: Counted) -> Box<dyn SandboxVm> {
-        let mut things = self.lock();
-        things.names += 1;
-        let name = format!("vm-{}", things.names);
+        let mut state = self.lock();
+        state.names += 1;
+        let name = format!("vm-{}", state.names);
         let vm = Vm { sandbox: None, counted, suspended: false, ended: false, died: watch::Sender::new(false) };
         let died = vm.died.subscribe();
-        things.machines.insert(name.clone(), vm);
+        state.machines.insert(name.clone(), vm);
         Box::new(SimVm { world: self.clone(), name, died })
     }
 
-    /// What is stored. A sandbox's own checkpoint is there; a snapshot's may have been deleted just now.
     fn stored(&self, spec: &Spec, stored: &Stored) -> Result<Counted, CheckpointError> {
-        let things = self.lock();
-        let alive = things.machines.values().filter(|vm| vm.sandbox.as_ref() == Some(&spec.id)).count();
+        let state = self.lock();
+        let alive = state.machines.values().filter(|vm| vm.sandbox.as_ref() == Some(&spec.id)).count();
         assert_eq!(alive, 0, "two machines of {}", spec.id);
         let checkpoint = stored.checkpoint();
-        let found = things.checkpoints.get(checkpoint).copied();
-        let is_own = things.stored_by.get(checkpoint) == Some(&spec.id);
+        let found = state.checkpoints.get(checkpoint).copied();
+        let is_own = state.stored_by.get(checkpoint) == Some(&spec.id);
+        // A sandbox's own checkpoint must be there. A snapshot's may have been deleted by another client just now.
         assert!(found.is_some() || !is_own, "{checkpoint} of {} is lost", spec.id);
-        found.ok_or(CheckpointError::Mismatch { what: "nothing" })
+        found.ok_or(CheckpointError::Mismatch { what: "checkpoint" })
     }
 
     fn store(&self, name: &str, checkpoint: &CheckpointId, has_memory: bool) -> CheckpointPin {
-        let mut things = self.lock();
-        let vm = things.machines.get(name).expect("stored machines are there");
+        let mut state = self.lock();
+        let vm = state.machines.get(name).expect("stored machines are there");
         assert!(vm.suspended || !has_memory, "stored while it runs");
         let memory = if has_memory { vm.counted.memory } else { 0 };
         let counted = Counted { memory, disk: vm.counted.disk };
         let sandbox = vm.sandbox.clone().expect("a sandbox's machine is stored");
-        things.stored_by.insert(checkpoint.clone(), sandbox);
-        things.checkpoints.insert(checkpoint.clone(), counted);
-        things.pinned.insert(checkpoint.clone());
+        state.stored_by.insert(checkpoint.clone(), sandbox);
+        state.checkpoints.insert(checkpoint.clone(), counted);
+        state.pinned.insert(checkpoint.clone());
         CheckpointPin::new(Pinned { world: self.clone(), checkpoint: checkpoint.clone() })
     }
 }
 
-/// Keeps a checkpoint from being collected.
+/// Keeps a checkpoint from the garbage collection until it is dropped.
 struct Pinned {
     world: World,
     checkpoint: CheckpointId,
@@ -189,7 +188,7 @@ impl Drop for Pinned {
     }
 }
 
-impl Things {
+impl HostState {
     /// A number below `bound` (xorshift64).
     fn draw(&mut self, bound: u64) -> u64 {
         self.random ^= self.random << 13;
@@ -221,8 +220,8 @@ impl Machines for World {
     async fn adopt(&self, _: &Spec, live: &Live, _: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
         self.moment().await;
         let name = live.vm.machine.name.clone();
-        let mut things = self.lock();
-        let vm = things.machines.get_mut(&name).filter(|vm| !*vm.died.borrow());
+        let mut state = self.lock();
+        let vm = state.machines.get_mut(&name).filter(|vm| !*vm.died.borrow());
         let vm = vm.ok_or(LaunchError::Vmm(VmmError::NotAlive { pid: 0 }))?;
         vm.suspended = false;
         let died = vm.died.subscribe();
@@ -241,6 +240,7 @@ impl Machines for World {
         }
         self.moment_or_failure().await?;
         let pin = self.store(name, checkpoint, false);
+        // The server may be killed here, after the checkpoint was stored and before its row is written.
         self.moment().await;
         Ok(pin)
     }
@@ -262,16 +262,17 @@ impl Machines for World {
     }
 
     async fn collect_garbage(&self, db: &Db) {
+        // As on a real host first what there is, then what rows name: what is stored in between stays.
         let there: BTreeSet<CheckpointId> = {
-            let things = self.lock();
-            things.checkpoints.keys().filter(|id| !things.pinned.contains(*id)).cloned().collect()
+            let state = self.lock();
+            state.checkpoints.keys().filter(|id| !state.pinned.contains(*id)).cloned().collect()
         };
         let named = db.archives_referenced().await.expect("read");
         self.moment().await;
         self.lock().checkpoints.retain(|id, _| named.contains(&ArchiveId::from(id)) || !there.contains(id));
     }
 
-    async fn crowded(&self) {
+    async fn base_pressure(&self) {
         std::future::pending().await
     }
 
@@ -324,13 +325,13 @@ impl SandboxVm for SimVm {
         GuestClient::new(Arc::new(Nowhere))
     }
 
-    async fn become_sandbox(&self, id: &SandboxId, _: Identity<'_>, _: &Egress) -> Result<(), LaunchError> {
-        self.go_on(id).await
+    async fn become_sandbox(&self, id: &SandboxId, _: Activation<'_>, _: &Egress) -> Result<(), LaunchError> {
+        self.resume_workload(id).await
     }
 
-    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
+    async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError> {
         self.world.moment().await;
-        self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "life" })?;
+        self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "that it is alive" })?;
         self.with(|vm| vm.sandbox = Some(id.clone()));
         Ok(())
     }
@@ -343,7 +344,7 @@ impl SandboxVm for SimVm {
     }
 
     async fn resume(&self) -> Result<(), LaunchError> {
-        self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "life" })?;
+        self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "that it is alive" })?;
         self.with(|vm| vm.suspended = false);
         Ok(())
     }
@@ -352,6 +353,7 @@ impl SandboxVm for SimVm {
         self.world.moment_or_failure().await?;
         self.alive()?;
         let pin = self.world.store(&self.name, checkpoint, true);
+        // May also fail after everything was written: then the caller must not leave the checkpoint behind.
         self.world.moment_or_failure().await?;
         Ok(pin)
     }
@@ -362,7 +364,7 @@ impl SandboxVm for SimVm {
 
     async fn exited(&self) -> ExitReason {
         let mut died = self.died.clone();
-        // The sender goes with the machine, when it is destroyed by its owner.
+        // The sender is dropped when the machine is destroyed by its owner, which is no death.
         if died.wait_for(|died| *died).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -379,15 +381,15 @@ impl SandboxVm for SimVm {
         self.world.lock().machines.remove(&self.name);
     }
 
-    async fn end_but_disk(self: Box<Self>) {
+    async fn end_keeping_disk(self: Box<Self>) {
         self.world.moment().await;
         self.with(|vm| vm.ended = true);
     }
 
-    fn leave(self: Box<Self>) {}
+    fn detach(self: Box<Self>) {}
 }
 
-/// Simulated guests are not called.
+/// Simulated machines have no agent, so every connection to one fails.
 struct Nowhere;
 
 #[async_trait]

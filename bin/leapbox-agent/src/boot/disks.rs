@@ -1,8 +1,8 @@
-//! Finding the disks by what is on them: their order is the machine's business.
+//! Finds the guest's two disks by the file systems on them, because no order of them is promised.
 //!
-//! Between [`wait_for_devices`] and [`find`] a snapshot may have been taken, and the writable disk may be another one in
-//! every machine started from it. So nothing opens a disk before it is to be mounted, and whatever the kernel kept of
-//! one when it looked for partitions is dropped first.
+//! Between [`wait_for_devices`] and [`find`] a snapshot may have been taken, and the writable disk may be another one
+//! in every machine started from it. So nothing opens a disk before it is to be mounted, and whatever the kernel cached
+//! of one when it looked for partitions is dropped first.
 
 use super::BootError;
 use leapbox_errors::FileError;
@@ -15,28 +15,27 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Both superblocks start here.
+/// Byte offset at which the superblocks of both EROFS and ext4 start.
 const SUPERBLOCK: u64 = 1024;
-/// EROFS_SUPER_MAGIC_V1, at the start of the superblock.
+/// EROFS_SUPER_MAGIC_V1 of <linux/magic.h>, at the start of the superblock.
 const EROFS_MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();
-/// EXT4_SUPER_MAGIC, and its place in the superblock.
+/// EXT4_SUPER_MAGIC of <linux/magic.h>, and its byte offset in the superblock.
 const EXT4_MAGIC: [u8; 2] = 0xef53_u16.to_le_bytes();
 const EXT4_MAGIC_AT: u64 = 56;
 
-/// How long disks may take to appear after their driver was loaded.
-const PATIENCE: Duration = Duration::from_secs(10);
+// The kernel probes devices asynchronously after their driver was loaded. Beyond this time the boot fails and says how
+// many disks there are, instead of hanging without a word.
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Disks of a guest.
+/// Disks of every guest: the image's and the sandbox's own.
 const COUNT: usize = 2;
-/// Drops what is cached of a block device (<linux/fs.h>).
+/// The request that drops what the kernel has cached of a block device (<linux/fs.h>).
 const BLKFLSBUF: libc::c_ulong = 0x1261;
 
-/// The two disks of a guest.
+/// Device paths of the two disks: the image's read-only root (EROFS), and the sandbox's own (ext4).
 #[derive(Debug)]
 pub(super) struct Disks {
-    /// The image's read-only root.
     pub(super) erofs: PathBuf,
-    /// The sandbox's own.
     pub(super) ext4: PathBuf,
 }
 
@@ -46,9 +45,9 @@ enum Content {
     Other,
 }
 
-/// Waits until the kernel knows both disks. Opens neither.
+/// Waits until the kernel lists both disks in /sys/block, without opening either.
 pub(super) fn wait_for_devices() -> Result<(), BootError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + APPEAR_TIMEOUT;
     loop {
         match virtio_disks().count() {
             COUNT.. => return Ok(()),
@@ -58,18 +57,21 @@ pub(super) fn wait_for_devices() -> Result<(), BootError> {
     }
 }
 
-/// Looks at the disks there are, for the two that are wanted.
+/// Finds the two wanted disks among those that are there.
 pub(super) fn find() -> Result<Disks, BootError> {
+    // The kernel has read the first blocks of the disk that was there when the snapshot was taken, looking for
+    // partitions. Mounting this machine's disk with those blocks in the cache could corrupt it.
     for disk in virtio_disks() {
         forget_cached(&disk).map_err(FileError::of("dropping what is cached of", &disk))?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + APPEAR_TIMEOUT;
     loop {
         let (mut erofs, mut ext4) = (None, None);
         for disk in virtio_disks() {
             match content(&disk) {
                 Ok(Content::Erofs) => erofs = Some(disk),
                 Ok(Content::Ext4) => ext4 = Some(disk),
+                // A disk that cannot be read yet is looked at again until the deadline.
                 Ok(Content::Other) | Err(_) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Files of `/etc` that belong to the platform.
+//! Writes the files of `/etc` that belong to the platform: name server, hosts and host name. Called once at boot.
 
 use crate::configure::hosts_with;
 use leapbox_errors::FileError;
@@ -6,16 +6,17 @@ use leapbox_guest_protocol::net;
 use std::fs;
 use std::path::Path;
 
-/// The name before the guest knows which sandbox it is; as long as a sandbox's id, so that this can be written over it in
-/// place.
+/// The host name until the first `Configure`. It is as long as a sandbox's id (24 bytes), so that the id is written
+/// over it in place; see `rewrite` in `configure`.
 const FIRST_NAME: &str = "leapbox-is-not-yet-named";
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
-/// Writes the name server, and a host name for now.
+/// Writes `resolv.conf`, `hosts` and `hostname`, and sets the kernel's host name to the same provisional one.
 pub(super) fn write() -> Result<(), FileError> {
     let resolver = format!("nameserver {}\n", net::WORKLOAD_GATEWAY);
     let resolv_conf = Path::new("/etc/resolv.conf");
-    // In many images it is a link to a service's file that does not exist here.
+    // In many images it is a link to a file of systemd-resolved, which does not run here: writing through the link
+    // would make that file, or fail.
     if fs::symlink_metadata(resolv_conf).is_ok_and(|metadata| metadata.is_symlink()) {
         fs::remove_file(resolv_conf).map_err(FileError::of("removing", resolv_conf))?;
     }
@@ -27,9 +28,9 @@ pub(super) fn write() -> Result<(), FileError> {
     nix::unistd::sethostname(FIRST_NAME).map_err(FileError::of("setting the host name", FIRST_NAME))
 }
 
-/// Writes a file that may be there already, unless it says the same: what is on the image's side of the overlay is not
-/// copied up for nothing.
+/// Writes a file, with its parent directories, unless it has this text already.
 fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
+    // Opening a file of the image for writing makes the overlay copy it to the sandbox's disk, even if nothing changes.
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
     }

@@ -1,4 +1,5 @@
-//! Network cards, through the classic ioctls.
+//! Configures network cards with the ioctls of netdevice(7) and arp(7): each is one call without an answer to parse,
+//! where netlink would take a message builder. Called by `channel` and `workload_net`.
 
 use super::BootError;
 use leapbox_errors::FileError;
@@ -10,11 +11,11 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// From <net/if_arp.h>.
+/// Flags of an entry of the neighbour table (<net/if_arp.h>): it is complete, and it never expires.
 const ATF_COM: libc::c_int = 0x02;
 const ATF_PERM: libc::c_int = 0x04;
 
-/// The name of the card with this address, whatever it is called.
+/// Finds the name of the card with this MAC address.
 pub(super) fn by_mac(mac: [u8; 6]) -> Result<String, BootError> {
     let mac = mac_string(mac);
     let cards = fs::read_dir("/sys/class/net").map_err(FileError::of("reading", "/sys/class/net"))?;
@@ -26,7 +27,7 @@ pub(super) fn by_mac(mac: [u8; 6]) -> Result<String, BootError> {
     Err(BootError::NoCard { mac })
 }
 
-/// One card of the calling thread's network namespace.
+/// A card of the network namespace that the calling thread is in when this is made: its socket belongs there.
 pub(super) struct Interface {
     name: String,
     socket: OwnedFd,
@@ -39,7 +40,7 @@ impl Interface {
         Ok(Self { name: name.to_owned(), socket })
     }
 
-    /// Renames it; it must be down.
+    /// Renames the card, which must be down.
     pub(super) fn rename(&mut self, name: &str) -> Result<(), BootError> {
         if self.name == name {
             return Ok(());
@@ -51,7 +52,8 @@ impl Interface {
         Ok(())
     }
 
-    /// Turns IPv6 off on it, before it is up.
+    /// Turns IPv6 off on the card. To be called before it is up: a card that comes up with IPv6 gives itself an address
+    /// and sends router solicitations, and no sandbox has IPv6.
     pub(super) fn disable_ipv6(&self) -> Result<(), FileError> {
         let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
         crate::cgroup::write(path.as_ref(), "1").map_err(FileError::of("writing", path))
@@ -73,7 +75,7 @@ impl Interface {
         self.ioctl(libc::SIOCSIFFLAGS, &request, "bringing up")
     }
 
-    /// A permanent entry of the neighbour table: nobody has to ask, and nobody can answer falsely.
+    /// Adds a permanent entry to the neighbour table, so that no ARP request is sent and no false answer is believed.
     pub(super) fn set_neighbour(&self, ip: Ipv4Addr, mac: [u8; 6]) -> Result<(), BootError> {
         // SAFETY: plain data, all-zero is valid.
         let mut request: libc::arpreq = unsafe { std::mem::zeroed() };
@@ -123,7 +125,7 @@ fn copy_name(request: &mut libc::ifreq, name: &str) {
     request.ifr_ifru.ifru_newname = bytes;
 }
 
-/// An IPv4 address in the general form: family, port (0), address.
+/// An IPv4 address as a `sockaddr_in` in the generic `sockaddr`: port (0) in the first two bytes, then the address.
 fn sockaddr(ip: Ipv4Addr) -> libc::sockaddr {
     let mut data = [0; 14];
     for (byte, value) in data[2..6].iter_mut().zip(ip.octets()) {

@@ -1,4 +1,5 @@
-//! Keeping the agent alive whatever the workload does: memory, processes, descriptors.
+//! Keeps the agent alive whatever the workload does: it reserves memory and processes for it, and sets the limits and
+//! kernel settings that the workload gets. Called once at boot.
 
 use crate::budget::BUDGET_BYTES;
 use crate::cgroup::write;
@@ -8,50 +9,55 @@ use nix::sys::resource::{Resource, setrlimit};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the guest's control groups are mounted.
+/// Mount point of the guest's control groups (version 2).
 pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
-/// Memory the workload cannot have, at least: the agent's own, what its requests may hold, and some for the kernel.
+/// The least memory that the workload cannot have: what the agent's requests may hold, and 16 MiB for the agent itself
+/// and the kernel. Without it a memory hog would stop the agent as well, and the host could only end the machine.
 const RESERVE_MIN_BYTES: u64 = BUDGET_BYTES as u64 + (16 << 20);
-/// The same, as a part of all memory.
+/// The workload cannot have one part in this many of all memory either, if that is more.
 const RESERVE_PART: u64 = 20;
-/// Processes and threads the workload cannot have.
+/// Processes and threads that the workload cannot have, so that the agent can start its workers during a fork bomb.
 const RESERVE_TASKS: u64 = 1024;
-/// Descriptors of a process: the soft limit is what programs get, the hard one what they may ask for.
+/// Soft and hard limit of open descriptors of a process. The kernel's default soft limit of 1024 is too low for
+/// servers.
 const DESCRIPTORS: (u64, u64) = (65_536, 1_048_576);
 
-/// Settings that programs expect of a machine of their own.
+/// Kernel settings that programs expect of a machine of their own.
 const SYSCTLS: [(&str, &str); 4] = [
-    // Only errors on the console: its lines cost the host time.
+    // Only errors go to the console: each byte written to its serial port is work for the VMM.
     ("/proc/sys/kernel/printk", "4"),
-    // `ping` and ports below 1024 for the image's user.
+    // The image's user may ping, and listen on ports below 1024: it is alone in its machine.
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
-    // Development servers watch many files.
+    // Development servers watch every file of a project. The kernel's default grows with memory, and is too low for
+    // that in small guests.
     ("/proc/sys/fs/inotify/max_user_watches", "524288"),
 ];
 
-/// Exempts PID 1 from the out-of-memory killer, and keeps its heap in one arena (each costs mappings and page faults).
+/// Exempts PID 1 from the out-of-memory killer and keeps its heap in one arena.
 pub(super) fn protect_agent() {
     if let Err(error) = write(Path::new("/proc/self/oom_score_adj"), "-1000") {
-        log::line(format_args!("oom_score_adj: {}", chain(&error)));
+        log::line(format_args!("cannot exempt the agent from the out-of-memory killer: {}", chain(&error)));
     }
+    // By default glibc gives threads arenas of their own, and each costs mappings and page faults.
     // SAFETY: sets one parameter of the allocator; no other thread exists yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Limits and settings all processes inherit.
+/// Sets the limits that all later processes inherit, and the kernel's settings.
 pub(super) fn apply() -> Result<(), FileError> {
     let (soft, hard) = DESCRIPTORS;
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(FileError::of("raising the limit of", "descriptors"))?;
     for (path, value) in SYSCTLS {
         if let Err(error) = write(Path::new(path), value) {
-            log::line(format_args!("{path}: {}", chain(&error)));
+            // A kernel without one of these still runs sandboxes: some programs will miss it.
+            log::line(format_args!("cannot set {path} to {value}: {}", chain(&error)));
         }
     }
     Ok(())
 }
 
-/// Makes the workload's cgroup with its limits; its path.
+/// Makes the workload's cgroup, sets its limits, and returns its path.
 pub(super) fn make_cgroups() -> Result<PathBuf, FileError> {
     let root = Path::new(CGROUPS);
     let control = root.join("cgroup.subtree_control");
@@ -72,10 +78,11 @@ fn memory_max(total: u64) -> u64 {
 }
 
 fn pids_max(tasks: u64) -> u64 {
+    // A small guest has few thousand tasks in all: the reserve takes half of them at most.
     tasks.saturating_sub(RESERVE_TASKS).max(tasks / 2)
 }
 
-/// The first number behind a label; 0 when there is none.
+/// Finds the first number after a label at the start of a line; 0 if the file or the label is missing.
 fn number_in(path: &str, label: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix(label)?.split_whitespace().next()?.parse().ok());

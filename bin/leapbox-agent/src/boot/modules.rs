@@ -1,4 +1,4 @@
-//! Kernel modules of the initramfs.
+//! Loads the kernel modules of the initramfs. Called once at boot, before any device is used.
 
 use crate::log;
 use leapbox_errors::{FileError, chain};
@@ -7,11 +7,11 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use std::fs::{self, File};
 use std::path::Path;
 
-/// Uncompressed modules, and the list of their names in dependency order.
+/// Directory of the initramfs that holds uncompressed modules and the file `order`, a list of their names in the order
+/// of their dependencies. Set-up makes both (`templates`).
 const FOLDER: &str = "/modules";
 
-/// Loads what `/modules/order` lists, one file name a line, and frees the memory the files take. A module that does not
-/// load is told on the console; whether it was needed shows later, with a clearer error.
+/// Loads what `/modules/order` lists, one file name a line, and removes the directory.
 pub(super) fn load_all() -> Result<(), FileError> {
     let folder = Path::new(FOLDER);
     let order = folder.join("order");
@@ -19,15 +19,19 @@ pub(super) fn load_all() -> Result<(), FileError> {
     for name in names.lines().map(str::trim).filter(|name| !name.is_empty()) {
         let path = folder.join(name);
         if let Err(error) = load(&path) {
-            log::line(format_args!("module {name}: {}", chain(&error)));
+            // Not fatal: whether the module was needed shows later, as an error that names the disk or card that is
+            // missing.
+            log::line(format_args!("cannot load the kernel module {name}: {}", chain(&error)));
         }
     }
+    // The initramfs is in memory, and its pages would be a part of every snapshot.
     fs::remove_dir_all(folder).map_err(FileError::of("removing", folder))
 }
 
 fn load(path: &Path) -> std::io::Result<()> {
     let file = File::open(path)?;
     match finit_module(&file, c"", ModuleInitFlags::empty()) {
+        // A module that is built into this kernel, or loaded already.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

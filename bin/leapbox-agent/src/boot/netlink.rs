@@ -1,17 +1,18 @@
-//! The one netlink message the agent needs: moving a network card to another namespace.
+//! Sends the one netlink message (rtnetlink(7)) that the agent needs, which moves a network card to another namespace:
+//! no ioctl can do that. Called by `channel`.
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Header (16 bytes), `ifinfomsg` (16), one attribute (8).
+/// Bytes of the message: header (16), `ifinfomsg` (16), one attribute (8).
 const MESSAGE_LEN: usize = 40;
-/// Length and type of the attribute, and a 32-bit value.
+/// Bytes of the attribute: its length and type (4), and a 32-bit value (4).
 const ATTRIBUTE_LEN: u16 = 8;
-/// Where an error answer has its code: behind its header.
+/// Byte offset of the error code in an answer: after its header.
 const ERROR_AT: usize = 16;
 
-/// Moves the card with this index into a network namespace.
+/// Moves the card with this index from the calling thread's network namespace into another.
 pub(super) fn move_to_namespace(index: u32, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     // Unconnected netlink sockets talk to the kernel.
@@ -39,7 +40,7 @@ fn message(index: u32, namespace: BorrowedFd<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The answer is an NLMSG_ERROR: 0 for "done", else a negative error number.
+/// Reads the acknowledgement, an NLMSG_ERROR whose code is 0 for "done" and a negative error number otherwise.
 fn acknowledged(answer: &[u8]) -> io::Result<()> {
     let code = answer.get(ERROR_AT..ERROR_AT + 4).and_then(|bytes| bytes.try_into().ok());
     match code.map(i32::from_ne_bytes) {

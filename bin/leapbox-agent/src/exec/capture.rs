@@ -1,4 +1,4 @@
-//! Reading a command's output while it runs, within limits.
+//! Reads a command's output while it runs, within limits. Called by `exec`.
 
 use super::spawn::Child;
 use crate::budget::Lease;
@@ -8,38 +8,39 @@ use std::io::{PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// How long output is waited for after the command itself has ended: background processes may hold its pipes for ever.
+// What the command itself wrote is in its pipes when it ends; this gives processes that it started a moment to finish.
+// Background processes may hold the pipes for ever, and the answer does not wait for those.
 const GRACE: Duration = Duration::from_millis(50);
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const CHUNK: usize = 16 << 10;
-/// Bytes of each stream that need no lease.
-const FREE: usize = 16 << 10;
-/// Bytes leased at a time, twice: for the output, and for the frame it is sent in.
-const STEP: usize = 128 << 10;
+/// Bytes of each stream kept without a lease, so that short answers are complete even while others hold all memory.
+const UNLEASED: usize = 16 << 10;
+/// Bytes of output by which the lease grows. Twice as many are leased: for the output, and for the frame it is sent in.
+const LEASE_STEP: usize = 128 << 10;
 
-/// One stream's output.
+/// The output of stdout or stderr.
 pub(crate) struct Stream {
     pub(crate) bytes: Vec<u8>,
-    /// There was more.
+    /// There was more output than the limit or the free memory allowed; it was read and dropped.
     pub(crate) truncated: bool,
     pipe: Option<PipeReader>,
     limit: usize,
     granted: usize,
 }
 
-/// Both streams'.
+/// The output of stdout and stderr, in this order.
 pub(crate) struct Capture {
     streams: [Stream; 2],
 }
 
 impl Capture {
-    /// Keeps at most `limit` bytes of each stream.
+    /// Starts with empty output; at most `limit` bytes of each stream will be kept.
     pub(crate) fn new(pipes: [PipeReader; 2], limit: usize) -> Self {
-        let stream = |pipe| Stream { bytes: Vec::new(), truncated: false, pipe: Some(pipe), limit, granted: FREE };
+        let stream = |pipe| Stream { bytes: Vec::new(), truncated: false, pipe: Some(pipe), limit, granted: UNLEASED };
         Self { streams: pipes.map(stream) }
     }
 
-    /// Reads until the command has ended, its time is up, or nobody is left to read it for.
+    /// Reads until the command has ended, its time is up, or its caller has hung up.
     pub(crate) fn until_end(
         &mut self,
         child: &Child,
@@ -57,8 +58,8 @@ impl Capture {
         }
     }
 
-    /// Reads what is left after the command has ended.
-    pub(crate) fn remains(&mut self, lease: &mut Lease<'_>) {
+    /// Reads the output that is left after the command has ended, for 50 ms at most.
+    pub(crate) fn read_remaining(&mut self, lease: &mut Lease<'_>) {
         let deadline = Instant::now() + GRACE;
         while self.streams.iter().any(|stream| stream.pipe.is_some()) {
             match self.step(None, None, deadline, lease) {
@@ -68,7 +69,7 @@ impl Capture {
         }
     }
 
-    /// The output, and the pipes that somebody still holds.
+    /// Returns the output, and those of the pipes that some process still holds open.
     pub(crate) fn into_parts(mut self) -> ([Stream; 2], impl Iterator<Item = PipeReader>) {
         let open = [self.streams[0].pipe.take(), self.streams[1].pipe.take()];
         (self.streams, open.into_iter().flatten())
@@ -85,7 +86,7 @@ impl Capture {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(4);
         polled.extend(child.map(|child| PollFd::new(child.pidfd(), PollFlags::POLLIN)));
-        // The caller has said all it has to say: what comes now is its end or a reset.
+        // The caller sends nothing after its call: if this is readable, it has closed the connection or reset it.
         polled.extend(caller.map(|caller| PollFd::new(caller, PollFlags::POLLIN)));
         let pipes = self.streams.iter().filter_map(|stream| stream.pipe.as_ref());
         polled.extend(pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
@@ -105,21 +106,20 @@ impl Capture {
         match (ended, hung_up, left.is_zero()) {
             (true, _, _) => Step::Ended,
             (false, true, _) => Step::HungUp,
-            // Asked here and not only when nothing is ready: output may never stop.
+            // Checked after every read, and not only when nothing is ready: output may never stop.
             (false, false, true) => Step::TimeOut,
             (false, false, false) => Step::Read,
         }
     }
 }
 
-/// Why reading came to an end.
+/// The reason why reading a running command's output came to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The command has ended.
     Ended,
-    /// Its time is up.
+    /// The command's own time-out has passed.
     TimeOut,
-    /// The caller is gone.
+    /// The caller has closed its connection.
     HungUp,
 }
 
@@ -130,14 +130,15 @@ enum Step {
     HungUp,
 }
 
-/// Rounded up to the next millisecond: rounding down would spin at the end.
+/// The time left as poll(2) takes it, in milliseconds, rounded up: rounded down, the last millisecond would be polled
+/// with 0, over and over.
 pub(super) fn timeout(left: Duration) -> PollTimeout {
     let millis = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(millis).ok().and_then(|millis| PollTimeout::try_from(millis).ok()).unwrap_or(PollTimeout::MAX)
 }
 
 impl Stream {
-    /// Reads one chunk from a pipe that has something to say. Only this thread reads it, so this doesn't block.
+    /// Reads one chunk from a pipe that is ready. No other thread reads it, so this does not block.
     fn read(&mut self, lease: &mut Lease<'_>) {
         let Some(pipe) = &mut self.pipe else { return };
         let mut chunk = [0; CHUNK];
@@ -151,12 +152,12 @@ impl Stream {
 
     fn keep(&mut self, chunk: &[u8], lease: &mut Lease<'_>) {
         let wanted = (self.bytes.len() + chunk.len()).min(self.limit);
-        if wanted > self.granted && !self.truncated && lease.try_grow(2 * STEP) {
-            self.granted += STEP;
+        if wanted > self.granted && !self.truncated && lease.try_grow(2 * LEASE_STEP) {
+            self.granted += LEASE_STEP;
         }
-        // Once something is missing, nothing behind it is kept either.
-        let room = if self.truncated { 0 } else { self.limit.min(self.granted) - self.bytes.len() };
-        let kept = chunk.len().min(room);
+        // Once bytes were dropped, none after them are kept: what is answered must be the beginning of the output.
+        let free = if self.truncated { 0 } else { self.limit.min(self.granted) - self.bytes.len() };
+        let kept = chunk.len().min(free);
         self.bytes.extend_from_slice(&chunk[..kept]);
         self.truncated |= kept < chunk.len();
     }

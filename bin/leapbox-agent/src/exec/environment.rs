@@ -1,4 +1,4 @@
-//! Arguments and environment of a process, as the kernel takes them.
+//! Builds the arguments and the environment of a process in the form of execve(2). Called by `exec`.
 
 use super::variables::check_env;
 use crate::fault;
@@ -6,13 +6,13 @@ use crate::guest::Guest;
 use leapbox_guest_protocol::GuestFault;
 use std::ffi::{CString, NulError, c_char};
 
-/// Where programs are looked for unless the image says otherwise.
+/// The `PATH` of commands unless the image, the sandbox or the call sets one: Debian's for root.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Strings, and the null-terminated list of pointers to them.
+/// Strings, and the null-terminated list of pointers to them that execve(2) takes.
 pub(crate) struct CStrings {
     pointers: Vec<*const c_char>,
-    /// What the pointers point to.
+    /// Owns the memory that `pointers` points to.
     _strings: Vec<CString>,
 }
 
@@ -27,19 +27,19 @@ impl CStrings {
         Self { pointers: pointers.collect(), _strings: strings }
     }
 
-    /// Null-terminated; lives as long as `self`.
+    /// The pointers, with a null pointer at the end. They are valid as long as `self`.
     pub(crate) fn pointers(&self) -> &[*const c_char] {
         &self.pointers
     }
 }
 
-/// A string for the kernel.
+/// Makes a C string, refusing text with a NUL byte in it, which the kernel would take for its end.
 pub(crate) fn c_string(text: &str) -> Result<CString, GuestFault> {
     CString::new(text).map_err(|_: NulError| fault::invalid("commands, paths and variables cannot contain a NUL byte"))
 }
 
-/// What a login gives, then the image's, the sandbox's and the call's variables; the later ones win.
-pub(crate) fn of_process(
+/// Joins the variables of a login, the image, the sandbox and the call; of two with one name the later wins.
+pub(crate) fn process_environment(
     guest: &Guest,
     sandbox: &[(String, String)],
     call: &[(String, String)],

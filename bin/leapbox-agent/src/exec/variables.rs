@@ -1,9 +1,9 @@
-//! Which environment variables a process can have.
+//! Checks environment variables. In a file of its own, because `guest` and `exec::environment` both need it.
 
 use crate::fault;
 use leapbox_guest_protocol::GuestFault;
 
-/// Refuses variables no process could have.
+/// Refuses variables that no process can have: the kernel takes `NAME=value`, ended by a NUL byte (environ(7)).
 pub(crate) fn check_env(env: &[(String, String)]) -> Result<(), GuestFault> {
     for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {

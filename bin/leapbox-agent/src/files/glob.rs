@@ -1,6 +1,7 @@
-//! Globs of what a listing leaves out: `*` and `?` within a name, `[a-z]`, `[!a-z]`, and `**` across directories.
+//! Matches the globs of entries that a listing excludes: `*` and `?` within a name, `[a-z]`, `[!a-z]`, and `**` across
+//! directories. Pure. Called by `list`.
 
-/// Whether a pattern covers an entry. A pattern without `/` is held against the last name, one with `/` against the
+/// Whether a pattern matches an entry. A pattern without `/` is compared with the entry's name, one with `/` with its
 /// path relative to the listed directory.
 pub(super) fn matches(pattern: &str, relative: &str) -> bool {
     let pattern = pattern.trim_start_matches("./").trim_end_matches('/');
@@ -8,7 +9,7 @@ pub(super) fn matches(pattern: &str, relative: &str) -> bool {
         return name_matches(pattern, relative.rsplit('/').next().unwrap_or(relative));
     }
     let mut pattern: Vec<&str> = pattern.trim_start_matches('/').split('/').collect();
-    // `a/**` is what is in `a`, not `a` itself.
+    // `a/**` matches what is in `a`, and not `a` itself.
     if pattern.last() == Some(&"**") {
         pattern.insert(pattern.len() - 1, "*");
     }
@@ -21,8 +22,8 @@ fn name_matches(pattern: &str, name: &str) -> bool {
     wildcard(&pattern, &name, |token| matches!(token, Token::Star), Token::covers)
 }
 
-/// Matches a pattern with "any number" parts in time proportional to the product of the lengths: after a mismatch only
-/// the last such part has to take one more.
+/// Matches a pattern whose star parts stand for any number of elements, in time proportional to the product of the
+/// lengths.
 fn wildcard<P, T>(pattern: &[P], text: &[T], is_star: impl Fn(&P) -> bool, covers: impl Fn(&P, &T) -> bool) -> bool {
     let (mut at, mut position, mut retry) = (0, 0, None);
     while position < text.len() {
@@ -35,6 +36,8 @@ fn wildcard<P, T>(pattern: &[P], text: &[T], is_star: impl Fn(&P) -> bool, cover
                 at += 1;
                 position += 1;
             }
+            // Letting the last star take one more element is enough. Going back to every star would take exponential
+            // time for a caller's `a*a*a*…`.
             _ => {
                 let Some((star, taken)) = retry else { return false };
                 retry = Some((star, taken + 1));
@@ -81,7 +84,8 @@ fn tokens(pattern: &str) -> Vec<Token> {
     tokens
 }
 
-/// A set and its length in the pattern; `None` when it is not closed. A `]` right at its start belongs to it.
+/// Parses a set and returns it with its length in the pattern; `None` if it is not closed. As in a shell, a `]` right
+/// at its start is a member of it.
 fn set(chars: &[char]) -> Option<(Token, usize)> {
     let negated = matches!(chars.get(1), Some('!' | '^'));
     let start = 1 + usize::from(negated);

@@ -1,4 +1,4 @@
-//! A file's description, as the API has it.
+//! Describes a file in the form of the API's `FileInfo`. Called by `list` and by `stat`.
 
 use super::MODE_BITS;
 use crate::names::Names;
@@ -7,9 +7,10 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Describes what `metadata` was read from. Names that are not UTF-8 are shown with replacement characters.
+/// Describes the file that `metadata` was read from. Bytes of names that are not UTF-8 become replacement characters.
 pub(super) fn describe(path: &Path, metadata: &Metadata, names: &Names) -> FileInfo {
     let is_symlink = metadata.is_symlink();
+    // A link that was replaced meanwhile has no target here, which is no reason for a listing to fail.
     let target = if is_symlink { fs::read_link(path).ok() } else { None };
     FileInfo {
         name: path.file_name().map_or_else(|| "/".into(), |name| name.to_string_lossy().into_owned()),

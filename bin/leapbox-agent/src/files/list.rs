@@ -1,4 +1,4 @@
-//! Listing directories.
+//! Lists directories. Called by `connection`.
 
 use super::{as_user, at, glob, info, resolve};
 use crate::budget::Lease;
@@ -8,9 +8,10 @@ use leapbox_guest_protocol::{FaultKind, FileInfo, GuestFault, List, MAX_CONTENT,
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Entries for which memory is leased at a time.
+/// Entries for which memory is leased at once, so that the budget's lock is not taken for each.
 const STEP: usize = 1024;
-/// Bytes leased for one entry: itself and its place in the frame. Very long paths are rare.
+// An estimate for an entry in memory and again in the frame. Paths may be longer, but the sum of their real lengths is
+// bounded by `MAX_CONTENT` as well.
 const ENTRY_BYTES: usize = 512;
 
 struct Listing<'a, 'b> {
@@ -19,11 +20,11 @@ struct Listing<'a, 'b> {
     names: Names,
     lease: &'a mut Lease<'b>,
     entries: Vec<FileInfo>,
-    /// Bytes on the wire, roughly.
+    /// Bytes that the entries take in the frame, estimated.
     bytes: usize,
 }
 
-/// Lists a directory, ordered by path. Of its subdirectories, those the user may not read are shown but not entered.
+/// Lists a directory, ordered by path. Subdirectories that the user may not read are listed but not entered.
 pub(crate) fn list(guest: &Guest, request: &List, lease: &mut Lease<'_>) -> Result<Vec<FileInfo>, GuestFault> {
     let root = resolve(guest, &request.path)?;
     as_user(guest, || {
@@ -33,10 +34,10 @@ pub(crate) fn list(guest: &Guest, request: &List, lease: &mut Lease<'_>) -> Resu
         while let Some(directory) = pending.pop() {
             match listing.add(&directory) {
                 Ok(found) => pending.extend(found),
-                // Gone meanwhile, or closed to the user.
                 Err(fault) if fault.kind == FaultKind::TooLarge || fault.kind == FaultKind::Busy => {
                     return Err(fault);
                 }
+                // A subdirectory that was removed meanwhile, or that the user may not read.
                 Err(_) => {}
             }
         }
@@ -47,13 +48,13 @@ pub(crate) fn list(guest: &Guest, request: &List, lease: &mut Lease<'_>) -> Resu
 }
 
 impl Listing<'_, '_> {
-    /// Adds one directory's entries; returns those of its subdirectories that are to be listed too.
+    /// Adds one directory's entries, and returns those of its subdirectories that are to be listed too.
     fn add(&mut self, directory: &Path) -> Result<Vec<PathBuf>, GuestFault> {
         let mut subdirectories = Vec::new();
         for entry in fs::read_dir(directory).map_err(|error| at(directory, &error))? {
             let entry = entry.map_err(|error| at(directory, &error))?;
             let path = entry.path();
-            // Gone since the directory was read.
+            // Removed since the directory was read.
             let Ok(metadata) = entry.metadata() else { continue };
             if self.is_excluded(&path) {
                 continue;
@@ -73,6 +74,7 @@ impl Listing<'_, '_> {
 
     fn push(&mut self, info: FileInfo) -> Result<(), GuestFault> {
         let target = info.link_target.as_ref().map_or(0, String::len);
+        // 32 bytes for the numbers and lengths of an entry.
         self.bytes += info.name.len() + info.path.len() + target + info.owner.len() + info.group.len() + 32;
         if self.entries.len() == MAX_ENTRIES || self.bytes > MAX_CONTENT {
             return Err(GuestFault::new(

@@ -1,4 +1,4 @@
-//! Reading files, by bytes and by lines.
+//! Reads files, by bytes and by lines. Called by `connection`.
 
 use super::{as_user, at, open_regular, resolve};
 use crate::budget::Lease;
@@ -10,20 +10,20 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes read at a time where the end is not known.
+/// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// The bytes between two offsets of a file, by lines or whole.
+/// A range of a file's bytes, of which all or the first or last lines are read.
 struct Range<'a> {
     file: &'a File,
     path: &'a Path,
     from: u64,
-    /// Past the last byte; beyond the file's end when its size is not known (as in /proc).
+    /// The offset after the last byte; beyond the file's end if its size is not known.
     to: u64,
     size_known: bool,
 }
 
-/// Reads a file or the asked part of it.
+/// Reads a file, or the part of it that the request asks for.
 pub(crate) fn read(guest: &Guest, request: &ReadFile, lease: &mut Lease<'_>) -> Result<Vec<u8>, GuestFault> {
     if request.head.is_some() && request.tail.is_some() {
         return Err(fault::invalid("head and tail exclude each other"));
@@ -33,11 +33,12 @@ pub(crate) fn read(guest: &Guest, request: &ReadFile, lease: &mut Lease<'_>) -> 
         let (file, metadata) = open_regular(&path, OpenOptions::new().read(true))?;
         let from = request.offset.unwrap_or(0);
         let limit = request.limit.map_or(u64::MAX, u64::from);
+        // Files of /proc and /sys say that they are empty. An empty regular file is read in the same way, to its end.
         let size_known = metadata.len() > 0;
         let size = if size_known { metadata.len() } else { u64::MAX };
         let to = from.saturating_add(limit).min(size);
         let range = Range { file: &file, path: &path, from: from.min(to), to, size_known };
-        // Twice: the content, and the frame it is sent in.
+        // Twice, for the content and for the frame that it is sent in.
         lease.grow(2 * range.expected())?;
         match (request.head, request.tail) {
             (Some(lines), _) => range.head(lines),
@@ -48,7 +49,7 @@ pub(crate) fn read(guest: &Guest, request: &ReadFile, lease: &mut Lease<'_>) -> 
 }
 
 impl Range<'_> {
-    /// Bytes it can have at most, as far as one call carries them.
+    /// The most bytes that the range can have, up to the bound of a call; for an unknown size, one chunk.
     fn expected(&self) -> usize {
         if !self.size_known {
             return CHUNK;
@@ -84,7 +85,7 @@ impl Range<'_> {
         self.backward(lines)
     }
 
-    /// Reads from the start, up to and with the byte at which `stop` says so.
+    /// Reads from the start, up to and including the first byte for which `stop` returns true.
     fn forward(&self, mut stop: impl FnMut(u8) -> bool) -> Result<Vec<u8>, GuestFault> {
         let mut content = Vec::with_capacity(self.expected().min(CHUNK));
         let mut offset = self.from;
@@ -110,6 +111,7 @@ impl Range<'_> {
 
     /// Reads chunks from the end until they hold enough lines.
     fn backward(&self, lines: u32) -> Result<Vec<u8>, GuestFault> {
+        // From the end, because the last lines of a large log must not take reading all of it.
         let mut content = Vec::new();
         let mut start = self.to;
         while start > self.from {
@@ -151,8 +153,8 @@ impl Range<'_> {
     }
 }
 
-/// Where the last so many lines start; 0 when there are not more than that. A newline at the very end ends the last
-/// line and starts none.
+/// Returns the offset at which the last `lines` lines start; 0 if there are not more than that. A newline at the very
+/// end ends the last line and starts none, as in tail(1).
 fn last_lines(content: &[u8], lines: u32) -> usize {
     if lines == 0 {
         return content.len();

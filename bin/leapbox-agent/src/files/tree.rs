@@ -1,4 +1,4 @@
-//! Making, finding and deleting.
+//! Makes directories, checks whether paths exist, and deletes. Called by `connection`.
 
 use super::{as_user, at, check_mode, resolve};
 use crate::fault;
@@ -17,7 +17,8 @@ pub(crate) fn mkdir(guest: &Guest, request: &Mkdir) -> Result<(), GuestFault> {
         let existed = request.recursive && path.is_dir();
         DirBuilder::new().recursive(request.recursive).create(&path).map_err(|error| at(&path, &error))?;
         match mode {
-            // An existing directory keeps its permissions.
+            // An existing directory keeps its permissions. They are set apart from making it, because the process's
+            // mask would take bits away.
             Some(mode) if !existed => {
                 fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|error| at(&path, &error))
             }
@@ -26,20 +27,22 @@ pub(crate) fn mkdir(guest: &Guest, request: &Mkdir) -> Result<(), GuestFault> {
     })
 }
 
-/// Whether something is there. A directory on the way that the user may not enter is a fault, not a "no".
+/// Whether a path exists, symbolic links followed. A directory on the way that the user may not enter is a fault and
+/// not a "no".
 pub(crate) fn exists(guest: &Guest, path: &str) -> Result<bool, GuestFault> {
     let path = resolve(guest, path)?;
     as_user(guest, || match fs::metadata(&path) {
         Ok(_) => Ok(true),
         Err(error) => match at(&path, &error) {
             fault if matches!(fault.kind, FaultKind::NotFound | FaultKind::NotADirectory) => Ok(false),
+            // A link that leads to itself leads nowhere.
             _ if error.raw_os_error() == Some(libc::ELOOP) => Ok(false),
             fault => Err(fault),
         },
     })
 }
 
-/// Deletes. Links are deleted, never followed; a directory with entries only when the request is recursive.
+/// Deletes a file, a link (which is not followed) or a directory, one with entries only if the request is recursive.
 pub(crate) fn delete(guest: &Guest, request: &Delete) -> Result<(), GuestFault> {
     let path = resolve(guest, &request.path)?;
     if path == Path::new("/") {

@@ -1,4 +1,4 @@
-//! Writing files.
+//! Writes files. Called by `connection`.
 
 use super::{as_user, at, check_mode, open_regular, resolve};
 use crate::guest::Guest;
@@ -8,14 +8,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Writes a file's whole content. Missing parent directories are made; an existing file keeps its inode, its hard links
-/// and, unless others are asked for, its permissions.
+/// Writes a file's whole content. Missing parent directories are made. An existing file keeps its inode, its hard links
+/// and, unless the request has others, its permissions.
 pub(crate) fn write(guest: &Guest, request: &WriteFile<'_>) -> Result<(), GuestFault> {
     let path = resolve(guest, &request.path)?;
     let mode = check_mode(request.permissions)?;
     as_user(guest, || {
         make_parent(&path)?;
-        // Truncated only once it is known to be a regular file.
+        // Truncated only after it is known to be a regular file: truncating on opening could act on a device.
         let mut options = OpenOptions::new();
         let (mut file, old) = open_regular(&path, options.write(true).create(true).truncate(false))?;
         let failed = |error| at(&path, &error);

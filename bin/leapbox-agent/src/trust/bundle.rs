@@ -1,6 +1,7 @@
-//! Bundles of certificates: one PEM after the other, comments between them. Pure.
+//! Adds a certificate to a bundle and removes it. A bundle is one PEM after the other, with comments between them.
+//! Pure.
 //!
-//! A sandbox's own certificate is known by the name it was issued to, however it came into a bundle: the guest's own
+//! A sandbox's own certificate is recognised by its subject, however it came into a bundle: the guest's own
 //! `update-ca-certificates` puts it there, too.
 
 use leapbox_guest_protocol::{MAX_CERTIFICATE, SANDBOX_CA_NAME};
@@ -8,31 +9,30 @@ use leapbox_guest_protocol::{MAX_CERTIFICATE, SANDBOX_CA_NAME};
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const END: &[u8] = b"-----END CERTIFICATE-----";
 
-/// The certificate of a sandbox's own authority.
+/// The certificate of a sandbox's own authority, as one PEM in a fixed layout.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Certificate {
     pem: String,
 }
 
-/// What cannot be such a certificate.
+/// The reason why a text is not the certificate of a sandbox's own authority.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CertificateError {
-    /// It has more than the protocol's bound.
     #[error("the certificate has more than {MAX_CERTIFICATE} bytes")]
     TooLong,
-    /// It has no such lines around it, or other text besides.
+    /// The BEGIN and END lines are missing, or there is other text around them.
     #[error("the certificate is not one PEM")]
     NotPem,
-    /// What is between them is not base64.
+    /// The text between the lines is not base64; it holds a second certificate, for instance.
     #[error("the certificate is not base64")]
     NotBase64,
-    /// It names somebody else.
+    /// It was issued to another name. The agent puts no authority but ours into a guest's trust store.
     #[error("the certificate does not name {SANDBOX_CA_NAME}")]
-    AnothersName,
+    OtherSubject,
 }
 
 impl Certificate {
-    /// One PEM, with whatever line ends.
+    /// Parses one PEM, with any line ends.
     pub(super) fn parse(text: &str) -> Result<Self, CertificateError> {
         if text.len() > MAX_CERTIFICATE {
             return Err(CertificateError::TooLong);
@@ -46,8 +46,8 @@ impl Certificate {
         if body.trim_end_matches('=').bytes().any(|byte| six_bits(byte).is_none()) {
             return Err(CertificateError::NotBase64);
         }
-        if !names_us(body.as_bytes()) {
-            return Err(CertificateError::AnothersName);
+        if !names_sandbox_ca(body.as_bytes()) {
+            return Err(CertificateError::OtherSubject);
         }
         let mut pem = format!("{first}\n");
         for line in body.as_bytes().chunks(64) {
@@ -58,13 +58,13 @@ impl Certificate {
         Ok(Self { pem })
     }
 
-    /// In lines of 64 characters, the last one ended too.
+    /// The PEM in lines of 64 characters, with a newline at its end.
     pub(super) fn pem(&self) -> &str {
         &self.pem
     }
 }
 
-/// A bundle in which this is the only certificate of a sandbox's own authority: its last one.
+/// Returns the bundle with this certificate at its end, and without any other of a sandbox's own authority.
 pub(super) fn with(bundle: &[u8], certificate: &Certificate) -> Vec<u8> {
     let mut joined = without(bundle);
     if joined.last().is_some_and(|last| *last != b'\n') {
@@ -74,22 +74,22 @@ pub(super) fn with(bundle: &[u8], certificate: &Certificate) -> Vec<u8> {
     joined
 }
 
-/// A bundle without any certificate of a sandbox's own authority. Every other byte stays.
+/// Returns the bundle without any certificate of a sandbox's own authority. Every other byte stays.
 pub(super) fn without(bundle: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(bundle.len() + MAX_CERTIFICATE);
-    // Where the certificate begins that is being read.
+    // Offset at which the certificate begins that is being read.
     let mut begun: Option<usize> = None;
     let mut at = 0;
     for line in bundle.split_inclusive(|byte| *byte == b'\n') {
         let end = at + line.len();
         match (line.trim_ascii(), begun) {
-            // One that never ended before this one begins is nobody's.
+            // A certificate without an END before the next BEGIN is not recognised, and its bytes stay.
             (BEGIN, before) => {
                 kept.extend(&bundle[before.unwrap_or(at)..at]);
                 begun = Some(at);
             }
             (END, Some(start)) => {
-                if !is_ours(&bundle[start..end]) {
+                if !is_sandbox_ca(&bundle[start..end]) {
                     kept.extend(&bundle[start..end]);
                 }
                 begun = None;
@@ -103,20 +103,21 @@ pub(super) fn without(bundle: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// Whether this PEM is of a sandbox's own authority.
-pub(super) fn is_ours(pem: &[u8]) -> bool {
+/// Whether this PEM is the certificate of a sandbox's own authority.
+pub(super) fn is_sandbox_ca(pem: &[u8]) -> bool {
     let lines = pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let body: Vec<&[u8]> = lines.filter(|line| !line.starts_with(b"-----")).collect();
-    names_us(&body.concat())
+    names_sandbox_ca(&body.concat())
 }
 
-/// Whether a certificate in base64 names a sandbox's own authority. Names are in it as they are written.
-fn names_us(body: &[u8]) -> bool {
+/// Whether a certificate in base64 names a sandbox's own authority.
+fn names_sandbox_ca(body: &[u8]) -> bool {
+    // DER holds the characters of a name as they are, so searching for them needs no parser of X.509.
     let name = SANDBOX_CA_NAME.as_bytes();
     decode(body).windows(name.len()).any(|window| window == name)
 }
 
-/// Base64's bytes (RFC 4648); characters that are not base64's count for nothing.
+/// Decodes base64 (RFC 4648), skipping other characters: the bytes may be anything that the guest's root has written.
 fn decode(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(body.len() / 4 * 3 + 3);
     let (mut bits, mut held) = (0u32, 0);
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!(certificate(OURS).pem(), OURS);
         assert_eq!(certificate(&OURS.replace('\n', "\r\n")).pem(), OURS, "whatever its line ends");
         let refused = |text: &str| Certificate::parse(text).err();
-        assert_eq!(refused(OTHERS), Some(CertificateError::AnothersName));
+        assert_eq!(refused(OTHERS), Some(CertificateError::OtherSubject));
         assert_eq!(refused(""), Some(CertificateError::NotPem));
         assert_eq!(refused(&format!("# comment\n{OURS}")), Some(CertificateError::NotPem));
         assert_eq!(refused(&format!("{OURS}{OURS}")), Some(CertificateError::NotBase64));

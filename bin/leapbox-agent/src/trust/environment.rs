@@ -1,9 +1,10 @@
-//! Where programs are told to look for certificates: many bring their own and do not ask the system. Pure.
+//! The environment variables that name the certificate's files, for the many programs that bring certificates of their
+//! own and do not ask the system. Pure. Called by `guest` and `disk`.
 
 use super::{BUNDLE, CERTIFICATE};
 
-/// Variables and what they say. All but Node's name the whole bundle: these programs read it instead of theirs. Node
-/// reads its certificate on top of its own.
+/// The variables and their values. All but Node's name the whole bundle, because these programs read it instead of
+/// their own; Node reads the file besides its own.
 const VARIABLES: [(&str, &str); 10] = [
     ("SSL_CERT_FILE", BUNDLE),
     ("REQUESTS_CA_BUNDLE", BUNDLE),
@@ -17,13 +18,15 @@ const VARIABLES: [(&str, &str); 10] = [
     ("NODE_EXTRA_CA_CERTS", CERTIFICATE),
 ];
 
-/// What processes are given, below what the sandbox and the call say.
+/// The variables for commands. The sandbox's and the call's own variables win over them.
 pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
     VARIABLES.into_iter().map(|(name, path)| (name.to_owned(), path.to_owned()))
 }
 
-/// A file of `/etc/profile.d`: a login (`su -`) starts from an empty environment. What is set already stays.
+/// The text of a file of `/etc/profile.d`, which sets the variables that are not set already.
 pub(super) fn profile() -> String {
+    // For logins (`su -`), which start from an empty environment. The certificate is in memory and this file is on the
+    // disk: it may be read where there is no certificate.
     let line = |(name, path)| format!("    export {name}=\"${{{name}-{path}}}\"\n");
     let lines: String = VARIABLES.into_iter().map(line).collect();
     format!(
@@ -31,7 +34,7 @@ pub(super) fn profile() -> String {
     )
 }
 
-/// A file of `/etc/sudoers.d`: sudo takes away what it does not know.
+/// The text of a file of `/etc/sudoers.d`: sudo removes every variable that it is not told to keep (sudoers(5)).
 pub(super) fn sudoers() -> String {
     let names: Vec<&str> = VARIABLES.into_iter().map(|(name, _)| name).collect();
     format!("Defaults env_keep += \"{}\"\n", names.join(" "))

@@ -27,7 +27,7 @@ struct Guest {
 impl Guest {
     /// As Debian has it.
     fn debian() -> Self {
-        let guest = Self::bare();
+        let guest = Self::empty();
         for name in ["etc/ssl/certs", "usr/local/share", "etc/profile.d", "etc/sudoers.d"] {
             fs::create_dir_all(guest.path(name)).expect("makes");
         }
@@ -36,7 +36,7 @@ impl Guest {
     }
 
     /// With nothing on its disk.
-    fn bare() -> Self {
+    fn empty() -> Self {
         unshare(CloneFlags::CLONE_NEWNS).expect("unshares");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("makes mounts private");
@@ -78,7 +78,7 @@ impl Guest {
     /// Waits for the disk: this machine may be busier than a guest.
     fn until_idle(&self) {
         let start = Instant::now();
-        while self.store.keeper.lock().is_busy() {
+        while self.store.worker.lock().is_busy() {
             assert!(start.elapsed() < Duration::from_secs(30), "the disk does not take it");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -152,7 +152,7 @@ fn anothers_certificate_is_replaced_everywhere_even_where_the_guests_own_program
 
 #[test]
 fn an_image_without_any_certificate_gets_a_bundle_that_goes_again() {
-    let guest = Guest::bare();
+    let guest = Guest::empty();
     guest.trust(OURS);
     assert_eq!((guest.read(SOURCE), guest.read(SYSTEM)), (OURS.to_owned(), OURS.to_owned()));
     assert!(!guest.path("etc/profile.d").exists() && !guest.path("etc/sudoers.d").exists());
@@ -162,7 +162,7 @@ fn an_image_without_any_certificate_gets_a_bundle_that_goes_again() {
 
 #[test]
 fn fedoras_bundle_is_found_behind_its_links() {
-    let guest = Guest::bare();
+    let guest = Guest::empty();
     for name in ["etc/pki/ca-trust/extracted/pem", "etc/pki/ca-trust/source/anchors", "etc/pki/tls/certs", "etc/ssl"] {
         fs::create_dir_all(guest.path(name)).expect("makes");
     }
@@ -228,7 +228,7 @@ fn a_bundle_that_is_no_file_is_left_alone_and_the_copy_in_memory_serves() {
 
 #[test]
 fn a_disk_that_is_full_keeps_its_bundle_and_the_copy_in_memory_serves() {
-    let small = Guest::bare();
+    let small = Guest::empty();
     mount(Some("tmpfs"), &small.path(""), Some("tmpfs"), MsFlags::empty(), Some("size=64k")).expect("mounts");
     let (hidden, shown) = (small.folder.path().join("hidden"), small.folder.path().join("run/leapbox"));
     let store = TrustStore::install(&small.path(""), &hidden, &shown).expect("installs");
@@ -264,7 +264,7 @@ impl Drop for Frozen {
 
 #[test]
 fn a_frozen_disk_is_not_waited_for_and_gets_the_last_wish_when_it_thaws() {
-    let small = Guest::bare();
+    let small = Guest::empty();
     let disk = small.folder.path().join("disk");
     fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).expect("makes");
     let run = |command: &mut Command| command.output().expect("runs").status.success();
@@ -285,7 +285,7 @@ fn a_frozen_disk_is_not_waited_for_and_gets_the_last_wish_when_it_thaws() {
     };
     for _ in 0..2 {
         let took = apply(Trust::Certificate(OURS.into())).expect("memory has it");
-        assert!(took < DISK_PATIENCE * 2, "{took:?}");
+        assert!(took < DISK_TIMEOUT * 2, "{took:?}");
         guest.has_a_copy(&format!("{OTHERS}{OURS}"));
     }
     assert!(apply(Trust::Certificate(OURS_TOO.into())).is_err(), "the disk still has to take the last one");

@@ -1,8 +1,8 @@
-//! Files below a folder, whatever the guest's root has made of them.
+//! Reads and writes files below a directory, safely against anything the guest's root may have made of them.
 //!
 //! No symbolic link is followed and no mount entered: behind one may be a FUSE file system, for whose answer the agent
-//! would wait for ever. Only regular files of a bounded size are read, and a file is changed by putting a new one in
-//! its place. Called by `disk` and `memory`.
+//! would wait for ever. Only regular files of a bounded size are read, and a file is changed by renaming a new one over
+//! it. Called by `disk` and `memory`.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
@@ -15,10 +15,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes of a file that is read, at most. Debian's bundle of certificates has 220 KB.
+/// The most bytes of a file that are read, because the guest's root decides how large it is. Debian's bundle of
+/// certificates has 220 KB.
 const MAX_FILE: u64 = 4 << 20;
 
-/// The folder. Paths are absolute, with the folder as their root.
+/// The directory. Paths are absolute, with the directory as their root.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
@@ -32,7 +33,7 @@ pub(super) struct Attributes {
     gid: u32,
 }
 
-/// A file as it was read.
+/// A file's bytes and attributes, as they were read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
@@ -40,26 +41,26 @@ pub(super) struct Content {
 }
 
 impl Attributes {
-    /// Of a file of root's with these mode bits.
+    /// The attributes of a file that belongs to root, with these mode bits.
     pub(super) const fn of_root(mode: u32) -> Self {
         Self { mode, uid: 0, gid: 0 }
     }
 }
 
 impl Tree {
-    /// The folder at this path.
+    /// Opens the directory at this path.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         let root = OpenOptions::new().read(true).custom_flags(flags).open(root)?;
         Ok(Self { root: root.into() })
     }
 
-    /// The folder itself, for system calls that take a path's place by descriptor.
+    /// The directory's descriptor, for system calls that take one.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    /// Reads a file; `None` when there is nothing.
+    /// Reads a regular file; `None` if there is nothing at this path.
     pub(super) fn read(&self, path: &str) -> io::Result<Option<Content>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         match self.open_inside(path, flags) {
@@ -68,7 +69,7 @@ impl Tree {
         }
     }
 
-    /// Reads what a path leads to by symbolic links, which end at the tree's root; `None` when that is nothing.
+    /// Reads a regular file through symbolic links, which cannot leave the tree; `None` if they lead to nothing.
     pub(super) fn read_through_links(&self, path: &str) -> io::Result<Option<Content>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
@@ -78,7 +79,7 @@ impl Tree {
         }
     }
 
-    /// Makes the file be this, in whatever place but a folder's. One that is this already stays.
+    /// Writes a file, replacing anything at its path but a directory. A file that is equal already is left alone.
     pub(super) fn write(&self, path: &str, bytes: &[u8], attributes: Attributes) -> io::Result<()> {
         if let Ok(Some(old)) = self.read(path)
             && old.bytes == bytes
@@ -90,13 +91,14 @@ impl Tree {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let mut file = File::from(openat(folder, name, flags, Mode::from_bits_truncate(0o600))?);
             file.write_all(bytes)?;
+            // The owner before the mode: chown(2) clears the setuid bits.
             fchown(&file, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
             fchmod(&file, Mode::from_bits_truncate(attributes.mode))?;
             Ok(())
         })
     }
 
-    /// Puts a symbolic link there.
+    /// Makes a symbolic link, replacing anything at its path but a directory.
     pub(super) fn link(&self, path: &str, target: &str) -> io::Result<()> {
         if self.target(path)?.is_some_and(|old| old == target) {
             return Ok(());
@@ -104,7 +106,7 @@ impl Tree {
         self.replace(path, |folder, name| Ok(symlinkat(target, folder, name)?))
     }
 
-    /// Where a symbolic link leads; `None` when there is nothing, or something else.
+    /// Reads the target of a symbolic link; `None` if there is nothing, or something else.
     pub(super) fn target(&self, path: &str) -> io::Result<Option<OsString>> {
         let Some((folder, name)) = self.parent(path)? else { return Ok(None) };
         match readlinkat(&folder, name) {
@@ -113,7 +115,7 @@ impl Tree {
         }
     }
 
-    /// Removes a file or a symbolic link, if there is one.
+    /// Removes a file or a symbolic link; does nothing if there is none.
     pub(super) fn remove(&self, path: &str) -> io::Result<()> {
         let Some((folder, name)) = self.parent(path)? else { return Ok(()) };
         match unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir) {
@@ -122,12 +124,12 @@ impl Tree {
         }
     }
 
-    /// Whether there is a folder.
+    /// Whether there is a directory at this path.
     pub(super) fn has_folder(&self, path: &str) -> bool {
         self.open_inside(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
     }
 
-    /// Makes a folder and those above it. Those that are there stay as they are.
+    /// Makes a directory and those above it that are missing.
     pub(super) fn make_folder(&self, path: &str) -> io::Result<()> {
         let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
         for end in ends.filter(|end| !self.has_folder(&path[..*end])) {
@@ -137,13 +139,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes something beside its place and moves it there: who looks sees the old one or the new one, and a disk that
-    /// is full keeps the old one.
+    /// Makes a file beside its path and renames it there, so that others see the old or the new one, and a full disk
+    /// keeps the old one.
     fn replace(&self, path: &str, make: impl FnOnce(&OwnedFd, &str) -> io::Result<()>) -> io::Result<()> {
         let Some((folder, name)) = self.parent(path)? else { return Err(ErrorKind::NotFound.into()) };
-        // With a dot in it: sudo takes every other file of its folder for a part of its rules.
+        // With a dot in its name, because sudo reads every other file of /etc/sudoers.d as a part of its rules.
         let new = format!(".{name}.leapbox-new");
-        // One that a machine left behind that was ended in between.
+        // A machine that was ended in the middle of this may have left one behind.
         let _ = unlinkat(&folder, new.as_str(), UnlinkatFlags::NoRemoveDir);
         let replaced = make(&folder, &new).and_then(|()| Ok(renameat(&folder, new.as_str(), &folder, name)?));
         if replaced.is_err() {
@@ -152,7 +154,7 @@ impl Tree {
         replaced
     }
 
-    /// The folder a path is in, if it is there, and its last part.
+    /// Opens the directory that a path is in, and returns it with the path's last part; `None` if it does not exist.
     fn parent<'a>(&self, path: &'a str) -> io::Result<Option<(OwnedFd, &'a str)>> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         match self.open_inside(folder, OFlag::O_PATH | OFlag::O_DIRECTORY) {
@@ -169,7 +171,7 @@ impl Tree {
     }
 }
 
-/// All of a file, unless it is none or too large.
+/// Reads a whole file; fails if it is not a regular file or is larger than [`MAX_FILE`].
 fn read_regular(file: File) -> io::Result<Content> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -179,7 +181,7 @@ fn read_regular(file: File) -> io::Result<Content> {
         return Err(ErrorKind::FileTooLarge.into());
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
-    // It may grow while it is read.
+    // The guest may append to it while it is read, so the size above is no bound.
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(ErrorKind::FileTooLarge.into());

@@ -5,9 +5,9 @@
 #![allow(dead_code)]
 
 use async_trait::async_trait;
-use leapbox_agent::bare;
 use leapbox_agent::cgroup::Cgroups;
 use leapbox_agent::configure::IdentityFiles;
+use leapbox_agent::diskless;
 use leapbox_agent::guest::Guest;
 use leapbox_agent::server;
 use leapbox_agent::trust::{self, TrustStore};
@@ -62,9 +62,9 @@ impl Sandbox {
     }
 
     /// One whose disks are "mounted" when it is told so.
-    pub async fn start_bare() -> Self {
+    pub async fn start_diskless() -> Self {
         Self::serve(|guest, listener| {
-            bare::serve(listener, move || Ok(Arc::new(guest))).expect("serves");
+            diskless::serve(listener, move || Ok(Arc::new(guest))).expect("serves");
         })
     }
 
@@ -208,7 +208,7 @@ pub async fn bare_without_disks() -> (GuestClient, std::thread::JoinHandle<Resul
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("is bound");
     let serving =
-        std::thread::spawn(move || bare::serve(listener, || Err("no disk".into())).map_err(|e| e.to_string()));
+        std::thread::spawn(move || diskless::serve(listener, || Err("no disk".into())).map_err(|e| e.to_string()));
     (GuestClient::new(Arc::new(Loopback(address))), serving)
 }
 

@@ -6,7 +6,7 @@ use super::world::policy;
 use crate::figures::{Samples, ms_since};
 use crate::process::parse;
 use anyhow::{Context, Result};
-use leapbox_network::{Admission, HostTable, Network, NetworkConfig, Slot};
+use leapbox_network::{HostTable, Network, NetworkConfig, Slot, SlotPolicy};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::Arc;
@@ -59,9 +59,9 @@ async fn admit_all(network: &Arc<Network>) -> Result<(Vec<Slot>, Samples)> {
     let mut samples = Samples::default();
     for slot in &slots {
         let admission =
-            Admission { sandbox: format!("bench-{}", slot.index()), policy: policy.clone(), authority: None };
+            SlotPolicy { sandbox: format!("bench-{}", slot.index()), policy: policy.clone(), authority: None };
         let begin = Instant::now();
-        slot.gatekeeper().admit(admission).await.context("putting a policy in force")?;
+        slot.policy_installer().install(admission).await.context("putting a policy in force")?;
         samples.push(ms_since(begin));
     }
     Ok((slots, samples))

@@ -7,7 +7,7 @@ use crate::scratch::Scratch;
 use anyhow::{Context, Result, anyhow, ensure};
 use leapbox_egress_policy::Policy;
 use leapbox_guest_protocol::net::{WORKLOAD_GATEWAY, WORKLOAD_GUEST, WORKLOAD_GUEST_MAC, WORKLOAD_PREFIX, mac_string};
-use leapbox_network::{Admission, Authority, GuestLink, Network, NetworkConfig, STAND_IN, Slot};
+use leapbox_network::{Authority, GuestLink, Network, NetworkConfig, STAND_IN, Slot, SlotPolicy};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
@@ -107,8 +107,8 @@ impl Guest {
         authority: Option<Arc<Authority>>,
     ) -> Result<Self> {
         let slot = network.take().await.context("the slot of a stand-in")?;
-        let admission = Admission { sandbox: sandbox.to_owned(), policy: policy(object)?, authority };
-        slot.gatekeeper().admit(admission).await.context("putting a stand-in's policy in force")?;
+        let admission = SlotPolicy { sandbox: sandbox.to_owned(), policy: policy(object)?, authority };
+        slot.policy_installer().install(admission).await.context("putting a stand-in's policy in force")?;
         let netns = Netns::fresh()?;
         Netns::of(slot.netns()).ip(&[&format!("link set {STAND_IN} netns {}", netns.path())])?;
         netns.ip(&[

@@ -1,21 +1,21 @@
-//! `leapbox doctor`: what is used and why, what is missing and how to get it. Changes nothing.
+//! `leapbox doctor`: reports what this host uses and why, and what is missing and how to get it. It changes nothing.
 //!
 //! ```text
 //! runtime, installation, host, resources, stored, isolation ─► checks ─► text or JSON; exit code 1 if any is red
 //! firecracker (kvm, jails), where it is or could be the driver ─┘
 //! ```
 //!
-//! What is read from /proc and /sys is read below a root that tests replace.
+//! Files of /proc and /sys are read below a root directory, in whose place tests put one of their own.
 
 mod check;
+#[cfg(test)]
+mod fake_host;
 mod firecracker;
 mod host;
 mod installation;
 mod isolation;
 mod jails;
 mod kvm;
-#[cfg(test)]
-mod made_up;
 mod mounts;
 mod resources;
 mod runtime;
@@ -31,23 +31,22 @@ use std::process::ExitCode;
 /// Flags of `leapbox doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Print JSON.
+    /// Print the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Why nothing is told.
+/// The reason why `leapbox doctor` failed. Findings are no errors: they are in the report.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
-    /// Standard output is closed.
-    #[error("print the report")]
+    #[error("printing the report")]
     Print {
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Looks at everything and prints what it found.
+/// Makes every check and prints the report; the exit code is 1 if a finding is red.
 pub fn run(config: &Config, args: &Args) -> Result<ExitCode, DoctorError> {
     let root = Path::new("/");
     let facts = DriverFacts::read(root);
@@ -68,7 +67,7 @@ pub fn run(config: &Config, args: &Args) -> Result<ExitCode, DoctorError> {
     Ok(if red { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A file of /proc or /sys, trimmed; `None` where this kernel has none.
+/// Reads a file of /proc or /sys, trimmed; `None` if this kernel does not have it.
 fn read(root: &Path, path: &str) -> Option<String> {
     std::fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned())
 }

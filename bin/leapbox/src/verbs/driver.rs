@@ -1,11 +1,11 @@
-//! Which VMM driver runs the sandboxes, and why. Asked by `setup`, `serve` and `doctor`.
+//! Chooses the VMM driver that runs the sandboxes, and says why. Called by `setup`, `serve` and `doctor`.
 //!
 //! ```text
 //! auto ─► Firecracker, if /dev/kvm opens, the CPU shows vmx or svm, and firecracker and jailer are found and sound
 //!      └► else QEMU under emulation, which every host can run
 //! ```
 //!
-//! A /dev/kvm without those CPU flags cannot run a stock guest: it dies in instruction emulation.
+//! A /dev/kvm without those CPU flags cannot run a stock guest kernel, which dies there in instruction emulation.
 
 use crate::config::DriverSetting;
 use leapbox_errors::chain;
@@ -16,12 +16,12 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A driver that has been picked.
+/// A driver that has been chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Driver {
     /// QEMU's microvm under emulation (TCG).
     Qemu,
-    /// Firecracker with its jailer, on KVM; these.
+    /// Firecracker with its jailer on KVM, by these binaries.
     Firecracker(Binaries),
 }
 
@@ -34,20 +34,22 @@ impl fmt::Display for Driver {
     }
 }
 
-/// What decides.
+/// The facts about the host that decide between the drivers.
 #[derive(Debug)]
 pub struct DriverFacts {
-    /// The firecracker and jailer binaries, or what is wrong with them.
+    /// The firecracker and jailer binaries, or everything that is wrong with them.
     pub binaries: Result<Binaries, BinariesRefused>,
-    /// /dev/kvm opens, or why not.
+    /// Whether /dev/kvm could be opened for reading and writing.
     pub kvm: io::Result<()>,
-    /// The CPU's virtualisation flag: `vmx` or `svm`.
+    /// The CPU's virtualisation flag in /proc/cpuinfo, `vmx` or `svm`.
     pub cpu_flag: Option<&'static str>,
 }
 
 impl DriverFacts {
-    /// Looks at the host below `root` (`/`), and for the binaries in PATH.
+    /// Reads the facts of the host whose root directory is `root` (`/`, but for tests), and looks for the binaries in
+    /// PATH.
     pub fn read(root: &Path) -> Self {
+        // Opened and not only looked for: containers often show a /dev/kvm that they may not open.
         let kvm = File::options().read(true).write(true).open(root.join("dev/kvm"));
         let cpuinfo = std::fs::read_to_string(root.join("proc/cpuinfo")).unwrap_or_default();
         let (firecracker, jailer) = (find_program("firecracker"), find_program("jailer"));
@@ -58,12 +60,12 @@ impl DriverFacts {
         }
     }
 
-    /// Whether this host has what no installation can add.
+    /// Whether this host can run Firecracker once its binaries are installed.
     pub fn kvm_works(&self) -> bool {
         self.kvm.is_ok() && self.cpu_flag.is_some()
     }
 
-    /// What keeps Firecracker from being used here, in words.
+    /// Says everything that keeps Firecracker from being used on this host.
     fn obstacles(&self) -> Vec<String> {
         let mut found = Vec::new();
         if let Err(error) = &self.kvm {
@@ -78,7 +80,7 @@ impl DriverFacts {
         found
     }
 
-    /// The binaries, or everything that stands against running them here.
+    /// Returns the binaries, or everything that keeps them from being used on this host.
     fn firecracker(&self) -> Result<&Binaries, DriverRefused> {
         match &self.binaries {
             Ok(binaries) if self.kvm_works() => Ok(binaries),
@@ -92,24 +94,22 @@ fn virtualisation_flag(cpuinfo: &str) -> Option<&'static str> {
     ["vmx", "svm"].into_iter().find(|wanted| flags.split_whitespace().any(|f| f == *wanted))
 }
 
-/// The driver, and why it is this one.
+/// The chosen driver, and the reason for it in words for the log and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// What runs the sandboxes.
     pub driver: Driver,
-    /// Why, in words.
     pub why: String,
 }
 
-/// Firecracker was asked for and cannot be used on this host. Every host can run QEMU.
+/// Firecracker was configured and cannot be used on this host. QEMU is never refused, because every host can run it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("driver firecracker cannot be used here: {reasons}; set driver = \"auto\" or \"qemu\"")]
 pub struct DriverRefused {
-    /// Everything that stands against it.
+    /// All obstacles, separated by semicolons.
     pub reasons: String,
 }
 
-/// Picks the driver. Pure.
+/// Chooses the driver by the setting and the facts. Pure.
 pub fn choose(setting: DriverSetting, facts: &DriverFacts) -> Result<Choice, DriverRefused> {
     let flag = facts.cpu_flag.unwrap_or_default();
     let qemu = |why| Ok(Choice { driver: Driver::Qemu, why });
@@ -118,6 +118,7 @@ pub fn choose(setting: DriverSetting, facts: &DriverFacts) -> Result<Choice, Dri
         (DriverSetting::Firecracker, Ok(binaries)) => {
             Ok(Choice { driver: Driver::Firecracker(binaries.clone()), why: "configured".to_owned() })
         }
+        // Never QEMU instead: it isolates less, and whoever insists on Firecracker relies on it.
         (DriverSetting::Firecracker, Err(refused)) => Err(refused),
         (DriverSetting::Auto, Ok(binaries)) => {
             let version = &binaries.version;

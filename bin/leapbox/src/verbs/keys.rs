@@ -1,4 +1,5 @@
-//! `leapbox keys`: makes, lists and revokes API keys, in the database the server uses; it notices within seconds.
+//! `leapbox keys`: makes, lists and revokes API keys in the server's database. A running server notices within seconds,
+//! so this needs no connection to it.
 
 use crate::config::Config;
 use crate::state::State;
@@ -11,83 +12,80 @@ use std::path::PathBuf;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// What to do.
+/// Make, list and revoke API keys: the subcommands of `leapbox keys`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
-    /// Make a key. It is shown once.
+    /// Make a key. It is shown once and kept nowhere.
     Create {
-        /// What to call it.
+        /// Name of the key, to tell it from others in the list.
         #[arg(default_value = "unnamed")]
         name: String,
-        /// Whose key it is.
+        /// Organisation that the key belongs to.
         #[arg(long, default_value = "default", value_name = "NAME")]
         organisation: String,
-        /// Make the organisation too.
+        /// Make the organisation too; it must not exist yet.
         #[arg(long)]
         new_organisation: bool,
-        /// Print JSON.
+        /// Print the key as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// List keys, without the secrets, which nobody has.
+    /// List keys, also revoked ones. Only their first characters can be shown: the server stores hashes.
     List {
-        /// Only this organisation's.
+        /// List only the keys of this organisation.
         #[arg(long, value_name = "NAME")]
         organisation: Option<String>,
-        /// Print JSON.
+        /// Print the list as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// End a key.
+    /// Revoke a key. A running server refuses it within seconds.
     Revoke {
-        /// Its id: key-….
+        /// Id of the key, as `list` shows it: key-….
         id: KeyId,
-        /// Only if it is this organisation's.
+        /// Revoke it only if it belongs to this organisation.
         #[arg(long, value_name = "NAME")]
         organisation: Option<String>,
-        /// Print JSON.
+        /// Print the outcome as JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Why it was not done.
+/// The reason why `leapbox keys` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// There is no database.
+    /// There is no database: nothing was set up in this data directory.
     #[error("{path} is missing: run `leapbox setup`")]
     NotSetUp { path: PathBuf },
-    /// No organisation of this name.
     #[error("there is no organisation {name:?}; add --new-organisation to make it")]
     UnknownOrganisation { name: String },
-    /// An organisation of this name is there already.
     #[error("there is an organisation {name:?} already; leave --new-organisation out")]
     OrganisationExists { name: String },
-    /// No key of this id.
-    #[error("there is no key {id}, or it is another organisation's")]
+    /// There is no key with this id, or `--organisation` names another organisation than its own.
+    #[error("there is no key {id}, or it belongs to another organisation")]
     UnknownKey { id: KeyId },
-    /// The database does not answer.
-    #[error("ask the database")]
+    #[error("reading the database")]
     Database {
         #[from]
         source: DbError,
     },
-    /// The key could not be made or revoked.
-    #[error("change the keys")]
+    #[error("making or revoking the key")]
     Key {
         #[from]
         source: KeyError,
     },
-    /// There is no runtime for the database.
-    #[error("start the database's tasks")]
+    /// The async runtime that the database needs could not be started.
+    #[error("starting the runtime for the database")]
     Runtime {
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Does it and prints the outcome.
+/// Runs a subcommand and prints its outcome to standard output.
 pub fn run(config: &Config, action: Action) -> Result<(), KeysError> {
+    // Opening would make an empty database, which hides a mistyped --data-dir.
     let path = State::at(config.state_dir()).database();
     if !path.is_file() {
         return Err(KeysError::NotSetUp { path });
@@ -96,6 +94,7 @@ pub fn run(config: &Config, action: Action) -> Result<(), KeysError> {
     let text = runtime.map_err(|source| KeysError::Runtime { source })?.block_on(async {
         let db = Db::open(&path).await?;
         let text = act(&db, action).await;
+        // Before the process ends, so that SQLite writes its log back into the database.
         db.close().await;
         text
     })?;
@@ -144,6 +143,7 @@ async fn find(db: &Db, name: &str) -> Result<OrganisationId, KeysError> {
 
 async fn owner(db: &Db, name: &str, make: bool) -> Result<OrganisationId, KeysError> {
     match (find(db, name).await, make) {
+        // `--new-organisation` with a name that exists is a mistake: the key would be another organisation's.
         (Ok(_), true) => Err(KeysError::OrganisationExists { name: name.to_owned() }),
         (Err(KeysError::UnknownOrganisation { .. }), true) => Ok(organisation(db, name).await?),
         (found, _) => found,
@@ -178,7 +178,7 @@ fn listed(keys: &[ApiKeyRow], organisations: &[OrganisationRow], json: bool) -> 
     keys.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Unix ms as RFC 3339.
+/// Formats Unix milliseconds as RFC 3339.
 fn date(ms: i64) -> String {
     let date = OffsetDateTime::from_unix_timestamp(ms.div_euclid(1000)).ok();
     date.and_then(|d| d.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{ms} ms"))

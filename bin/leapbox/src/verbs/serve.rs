@@ -1,4 +1,4 @@
-//! `leapbox serve`: puts the rooms together, and takes them apart in order.
+//! `leapbox serve`: starts the parts of the server in order, and stops them in reverse.
 //!
 //! ```text
 //! lock ─► database, keys ─► driver ─► network ─► lifecycle (adopts what runs) ─► API, gateway, metrics
@@ -15,7 +15,7 @@ mod vmm;
 pub use error::ServeError;
 
 use crate::config::{Config, with_loopback_twin};
-use crate::state::State;
+use crate::state::{Serving, State};
 use backends::Sandboxes;
 use error::{listen, system};
 use leapbox_api::ApiState;
@@ -37,16 +37,20 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// Requests an organisation may make are counted over this long.
+/// The window of the rate limit: the contract counts an organisation's requests per minute.
 const RATE_PERIOD: Duration = Duration::from_secs(60);
-/// Network slots made ahead of use.
+/// Network slots made ahead of use, so that a burst of creates does not wait for namespaces, links and rules. As many
+/// as the pool keeps clones of a shape by default.
 const PREPARED_SLOTS: usize = 16;
-/// How long open API requests may go on after shutdown was asked for.
+/// The time that open API requests have after a signal. Those that last longer are cut off; their sandboxes keep
+/// running.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// Runs the server until it is told to stop.
+/// Runs the server until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<(), ServeError> {
+    // First, because everything below may change what a server that runs already uses.
     let _lock = lock(&config)?;
+    // Before any VMM is started: launchers and jailers end before their VMM, which then becomes this process's child.
     leapbox_vmm::become_subreaper()?;
     raise_open_files();
     let runtime =
@@ -54,25 +58,28 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     runtime.block_on(serve(config))
 }
 
-/// One server per state folder. Held until the process ends, however it ends.
+/// Takes the lock of the state directory, of which only one server may be the owner.
 fn lock(config: &Config) -> Result<File, ServeError> {
     State::at(config.state_dir()).create()?;
-    let path = config.state_dir().join("lock");
-    let file = File::create(&path).map_err(system("opening the lock of the state folder"))?;
+    let file = File::create(State::at(config.state_dir()).lock())
+        .map_err(system("opening the lock of the state directory"))?;
+    // A lock of the kernel's and not the file's existence: it is released however the process ends.
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(ServeError::AlreadyServing { dir: config.state_dir() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(system("locking the state folder")(source)),
+        Err(std::fs::TryLockError::Error(source)) => Err(system("locking the state directory")(source)),
     }
 }
 
-/// A connection is a descriptor or two; the default soft limit of 1024 is for programs that use select.
+/// Raises the soft limit of open files to the hard one.
 fn raise_open_files() {
+    // A connection takes a descriptor or two. The usual soft limit of 1024 protects programs that use select(2), which
+    // this one does not.
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::warn!(error = %chain(&errno), "the limit of open files could not be raised");
+        tracing::warn!(error = %chain(&errno), "the limit of open files could not be raised: fewer connections fit");
     }
 }
 
@@ -81,7 +88,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let instance = state.instance()?;
     let db = Db::open(&state.database()).await?;
     // Before any machine is touched: a port in use or a bad certificate must not leave pooled clones behind.
-    let entrances = Entrances::open(&config).await?;
+    let listeners = Listeners::open(&config).await?;
     let auth = Arc::new(Auth::new(db.clone(), RateLimit { requests: config.rate_limit, period: RATE_PERIOD }));
     let vmm = vmm::open(&config, &config.state_dir(), &instance)?;
     let network = Network::start(network_config(&config, &instance)).await?;
@@ -94,8 +101,10 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         archives: archives(&config, &state, &key)?,
         key,
     };
+    // Returns after recovery: no request may meet a sandbox of the former server that is not adopted yet.
     let lifecycle = Lifecycle::start(lifecycle_config(&config, &instance), parts).await?;
-    let served = serve_all(&config, entrances, &lifecycle, auth, &network).await;
+    let served = serve_all(&config, listeners, &lifecycle, auth, &network).await;
+    // In this order: tasks of the lifecycle use network and database until they have stopped.
     lifecycle.stop().await;
     // Sandboxes keep their network: the table stays until the next server replaces it.
     network.stop(HostTable::Keep).await?;
@@ -103,22 +112,23 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     served
 }
 
-/// Where what is stored of sandboxes is kept.
+/// Opens the store of stored sandboxes.
 fn archives(config: &Config, state: &State, key: &ServerKey) -> Result<ArchiveStore, ServeError> {
     let remote = config.object_store.as_deref().map(RemoteConfig::from_env).transpose()?;
+    // Without an object store the directory is the only copy, so nothing may be evicted from it.
     let cache_bytes = remote.is_some().then_some(config.archive_cache_mib << 20);
     Ok(ArchiveStore::open(StoreConfig { dir: state.archives_dir(), key: key.clone(), remote, cache_bytes })?)
 }
 
-/// Everything that is listened on, and the gateway's certificate.
-struct Entrances {
+/// The sockets that the server listens on, and the gateway's certificate.
+struct Listeners {
     api: Vec<TcpListener>,
     gateway: Vec<TcpListener>,
     metrics: TcpListener,
     tls: Tls,
 }
 
-impl Entrances {
+impl Listeners {
     async fn open(config: &Config) -> Result<Self, ServeError> {
         Ok(Self {
             tls: tls::of(config)?,
@@ -134,6 +144,7 @@ fn network_config(config: &Config, instance: &str) -> NetworkConfig {
         instance: instance.to_owned(),
         link_block: config.link_block,
         base_uid: config.base_uid,
+        // The pool's clones have slots as well, and the prepared ones must not be missing at the limit of sandboxes.
         max_slots: config.max_sandboxes + config.pool_size + PREPARED_SLOTS as u32,
         prepared: PREPARED_SLOTS,
         dns_upstreams: config.dns_upstreams.clone(),
@@ -150,12 +161,12 @@ fn lifecycle_config(config: &Config, instance: &str) -> LifecycleConfig {
         capacity: CapacityLimits { sandboxes: config.max_sandboxes, memory_mib: config.memory_budget_mib },
         pool: PoolLimits { per_shape: config.pool_size as usize, memory_mib: config.pool_memory_mib },
         io_limits: io_limits(config),
-        // One waits for the disk or the guest while another computes.
+        // One more than there are CPUs, because one launch waits for the disk or the guest while the others compute.
         launches_at_once: cpus + 1,
     }
 }
 
-/// Of one sandbox; 0 in the configuration is no limit.
+/// Makes the limits of one sandbox; 0 in the configuration is no limit.
 fn io_limits(config: &Config) -> IoLimits {
     let limit = |value: u64, unit: u64| (value > 0).then(|| value.saturating_mul(unit));
     IoLimits {
@@ -165,10 +176,10 @@ fn io_limits(config: &Config) -> IoLimits {
     }
 }
 
-/// Serves API, gateway and metrics until a signal, then until open requests are done.
+/// Serves API, gateway and metrics until a signal, and then until open requests are done or [`DRAIN`] has passed.
 async fn serve_all(
     config: &Config,
-    entrances: Entrances,
+    listeners: Listeners,
     lifecycle: &Lifecycle,
     auth: Arc<Auth>,
     network: &Arc<Network>,
@@ -181,35 +192,39 @@ async fn serve_all(
     let backends = Sandboxes::new(auth, lifecycle.clone());
     let gateway = Gateway::new(backends, api.clone(), leapbox_gateway::Config::new(&config.domain));
     let metrics = metrics::router(lifecycle.clone(), gateway.clone(), Arc::clone(network));
+    // For `leapbox env`, which may be called with other flags than this server was.
+    State::at(config.state_dir()).write_serving(&Serving::as_configured(config))?;
     tracing::info!(api = %config.api, gateway = %config.gateway, domain = %config.domain, "serving");
 
     let (stop, stopped) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
-    for listener in entrances.api {
+    for listener in listeners.api {
         servers.spawn(http::serve(listener, api.clone(), stopped.clone()));
     }
-    servers.spawn(http::serve(entrances.metrics, metrics, stopped.clone()));
+    servers.spawn(http::serve(listeners.metrics, metrics, stopped.clone()));
     servers.spawn(close_ended(lifecycle.clone(), gateway.clone(), stopped.clone()));
     let until = stopped.clone();
     servers.spawn(async move {
-        if let Err(error) = gateway.serve(entrances.gateway, entrances.tls, when(until)).await {
+        if let Err(error) = gateway.serve(listeners.gateway, listeners.tls, when(until)).await {
             tracing::error!(error = %chain(&error), "the gateway ended");
         }
     });
     terminated().await?;
     tracing::info!("stopping; sandboxes keep running");
+    // `send` would fail, and change nothing, if every receiver were gone already.
     stop.send_replace(true);
     let _ = tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
+/// Listens on an address and, for IPv4 loopback, on its IPv6 twin.
 async fn bind(address: SocketAddr) -> Result<Vec<TcpListener>, ServeError> {
     let mut listeners = vec![bind_one(address).await?];
     for twin in with_loopback_twin(address).into_iter().skip(1) {
-        // A host without IPv6 serves on IPv4 alone.
+        // Only a warning, because a host may have IPv6 turned off.
         match TcpListener::bind(twin).await {
             Ok(listener) => listeners.push(listener),
-            Err(error) => tracing::warn!(address = %twin, error = %chain(&error), "not listening there"),
+            Err(error) => tracing::warn!(address = %twin, error = %chain(&error), "cannot listen on the IPv6 twin"),
         }
     }
     Ok(listeners)
@@ -219,31 +234,35 @@ async fn bind_one(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(listen(address))
 }
 
+/// Resolves once the server stops.
 async fn when(mut stopped: watch::Receiver<bool>) {
-    // The sender lives as long as the server; without it there is nothing to wait for either.
+    // An error means that the sender is gone, and with it the server.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Closes the gateway's connections into sandboxes that end.
+/// Closes the gateway's connections into sandboxes whose machine ends: each keeps a network namespace alive.
 async fn close_ended(lifecycle: Lifecycle, gateway: Gateway<Sandboxes>, stopped: watch::Receiver<bool>) {
     use tokio::sync::broadcast::error::RecvError;
     let mut ending = lifecycle.ending();
     let stopped = when(stopped);
     tokio::pin!(stopped);
     loop {
-        let told = tokio::select! {
-            told = ending.recv() => told,
+        let ended = tokio::select! {
+            ended = ending.recv() => ended,
             () = &mut stopped => return,
         };
-        match told {
+        match ended {
             Ok(id) => gateway.forget(&id),
-            // Those that were missed end with their connections' own errors.
-            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "too many sandboxes ended at once"),
+            // Connections into the missed ones end later, by their own errors and time-outs.
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "sandboxes ended faster than the gateway could close connections into them");
+            }
             Err(RecvError::Closed) => return,
         }
     }
 }
 
+/// Waits for SIGTERM or SIGINT.
 async fn terminated() -> Result<(), ServeError> {
     let mut term = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;

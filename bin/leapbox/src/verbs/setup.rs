@@ -1,5 +1,5 @@
-//! `leapbox setup`: prepares a host, step by step. Each step looks first, works aside, and puts its result in place
-//! in one move; so it can be interrupted anywhere and run again.
+//! `leapbox setup`: prepares a host, step by step. Each step first looks whether its result is there, makes it beside
+//! its place, and renames it there; so set-up can be interrupted anywhere and run again.
 //!
 //! ```text
 //! Firecracker (only looked at) ─► packages ─► kernel ─► initramfs ─► system template ─► local CA ─► first key
@@ -17,7 +17,8 @@ use first_key::FirstKeyError;
 use leapbox_errors::FileError;
 use leapbox_templates::host_packages::{self, HostPackagesError, QemuVersion, Soundness};
 use leapbox_templates::{
-    ArtifactError, KernelRefresh, Progress, Workshop, ensure_initramfs, ensure_kernel, ensure_rootfs, system_debian,
+    ArtifactBuilder, ArtifactError, KernelRefresh, Progress, ensure_initramfs, ensure_kernel, ensure_rootfs,
+    system_debian,
 };
 use local_ca::LocalCaError;
 use std::path::{Path, PathBuf};
@@ -26,66 +27,61 @@ use time::OffsetDateTime;
 /// Flags of `leapbox setup`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also look for a newer guest kernel.
+    /// Also look for a newer guest kernel, and build with it.
     #[arg(long)]
     upgrade: bool,
 }
 
-/// Why set-up stopped. Running it again goes on from there.
+/// The reason why set-up stopped. When it is run again, steps that were finished are only looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// It installs packages and makes device nodes.
     #[error("`leapbox setup` installs packages and builds file systems: run it as root")]
     NotRoot,
-    /// The configured driver cannot run here.
+    /// Firecracker is configured and cannot be used on this host.
     #[error(transparent)]
     Driver(#[from] DriverRefused),
-    /// The host lacks something.
-    #[error("prepare the host")]
+    #[error("installing the host's packages")]
     HostPackages {
         #[source]
         source: HostPackagesError,
     },
-    /// The installed QEMU crashes guests.
+    /// The installed QEMU is known to crash guests under emulation.
     #[error(
         "QEMU {version} is installed, which crashes the guest kernel under emulation; \
          install Debian bookworm's 7.2: apt-get install --allow-downgrades 'qemu-system-x86=1:7.2*'"
     )]
     UnsoundQemu { version: QemuVersion },
-    /// The guest agent has not been built.
+    /// The guest agent, which set-up puts into the initramfs, has not been built.
     #[error("no leapbox-agent beside {beside} or in PATH: run `make build`")]
     NoAgent { beside: PathBuf },
-    /// Kernel, initramfs or template.
-    #[error("build the guest's parts")]
+    #[error("building guest kernel, initramfs or template")]
     Artifact {
         #[source]
         source: ArtifactError,
     },
-    /// Local CA and certificates.
-    #[error("make the local CA and certificate")]
+    #[error("making the local CA or its certificate")]
     LocalCa {
         #[source]
         source: LocalCaError,
     },
-    /// First organisation and key.
-    #[error("make the first API key")]
+    #[error("making the first API key")]
     FirstKey {
         #[source]
         source: FirstKeyError,
     },
-    /// The state folder.
-    #[error("prepare the state folder")]
+    #[error("preparing the state directory")]
     State {
         #[source]
         source: FileError,
     },
 }
 
-/// Runs every step.
+/// Runs every step, and says what to do next.
 pub fn run(config: &Config, args: &Args) -> Result<(), SetupError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(SetupError::NotRoot);
     }
+    // Looked for first, because the steps before the one that needs it take minutes.
     let agent = find_agent()?;
     let progress = Progress::on_stderr();
     eprintln!("Preparing Leapbox in {}", config.data_dir.display());
@@ -96,7 +92,7 @@ pub fn run(config: &Config, args: &Args) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// The agent that goes into every guest: beside this executable, else in PATH.
+/// Finds the agent that runs in every guest: beside this executable, else in PATH.
 pub fn find_agent() -> Result<PathBuf, SetupError> {
     let own = std::env::current_exe().unwrap_or_default();
     let beside = own.parent().unwrap_or(Path::new(".")).to_owned();
@@ -109,7 +105,8 @@ pub fn find_agent() -> Result<PathBuf, SetupError> {
 
 fn host(config: &Config, progress: &Progress) -> Result<(), SetupError> {
     let facts = DriverFacts::read(Path::new("/"));
-    firecracker::tell(config.driver, &facts, progress);
+    // Before a driver is chosen, which may fail: the advice is then what the operator needs.
+    firecracker::report(config.driver, &facts, progress);
     let needs_qemu = driver::choose(config.driver, &facts)?.driver == Driver::Qemu;
     host_packages::ensure(needs_qemu, progress.step("host packages"))
         .map_err(|source| SetupError::HostPackages { source })?;
@@ -122,14 +119,14 @@ fn host(config: &Config, progress: &Progress) -> Result<(), SetupError> {
 }
 
 fn artifacts(config: &Config, args: &Args, agent: &Path, progress: &Progress) -> Result<(), ArtifactError> {
-    let mut workshop = Workshop::open(&config.artifacts_dir, || {
+    let mut builder = ArtifactBuilder::open(&config.artifacts_dir, || {
         eprintln!("  … another `leapbox setup` is building in {}; waiting", config.artifacts_dir.display());
     })?;
     let refresh = if args.upgrade { KernelRefresh::Newest } else { KernelRefresh::Keep };
-    let kernel = ensure_kernel(&mut workshop, progress.step("guest kernel"), refresh)?;
-    ensure_initramfs(&mut workshop, progress.step("initramfs"), agent, &kernel)?;
+    let kernel = ensure_kernel(&mut builder, progress.step("guest kernel"), refresh)?;
+    ensure_initramfs(&mut builder, progress.step("initramfs"), agent, &kernel)?;
     let recipe = system_debian();
-    ensure_rootfs(&mut workshop, progress.step(&format!("template {}", recipe.name)), &recipe)?;
+    ensure_rootfs(&mut builder, progress.step(&format!("template {}", recipe.name)), &recipe)?;
     Ok(())
 }
 
@@ -163,7 +160,7 @@ fn next_steps(config: &Config) {
         Some(dir) => format!(" --data-dir {dir}"),
     };
     eprintln!("\nReady. Next:");
-    eprintln!("  {own} serve{data}            # the server");
-    eprintln!("  eval \"$({own} env{data})\"    # in another shell: SDK, curl and browser find it");
-    eprintln!("  {own} doctor{data}           # what is used, and what could be better");
+    eprintln!("  {own} serve{data}            # run the server");
+    eprintln!("  eval \"$({own} env{data})\"    # in another shell: point SDK, curl and browser at it");
+    eprintln!("  {own} doctor{data}           # see what is used, and what could be better");
 }

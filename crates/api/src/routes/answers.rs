@@ -1,37 +1,37 @@
-//! What routes answer with besides their own bodies, as the OpenAPI document describes it.
+//! Answers that many routes share, as the OpenAPI document describes them.
 
 use leapbox_api_types::error::ErrorBody;
 use utoipa::{IntoResponses, ToSchema};
 
-/// What any of the paths may answer besides its own.
+/// The errors that any path may answer.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "describes answers; the error table makes them")]
 pub(crate) enum Errors {
     /// The request is not valid; `errors` names every bad field.
     #[response(status = 400)]
     BadRequest(ErrorBody),
-    /// No key, or not a key of ours.
+    /// The request has no API key, or one that is not valid.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// The image's user may not do that.
+    /// The image's user does not have the permission for it.
     #[response(status = 403)]
     Forbidden(ErrorBody),
-    /// No such sandbox or snapshot, or no such path in it.
+    /// There is no such sandbox or snapshot in this organisation, or no such path in the sandbox.
     #[response(status = 404)]
     NotFound(ErrorBody),
     /// The sandbox's state does not allow it now, or the path or the snapshot's name exists already.
     #[response(status = 409)]
     Conflict(ErrorBody),
-    /// More than 10 MiB.
+    /// The request or its answer would have more than 10 MiB.
     #[response(status = 413)]
     PayloadTooLarge(ErrorBody),
-    /// Too many requests; `Retry-After` has the seconds to wait.
+    /// The organisation has sent too many requests; `Retry-After` has the seconds to wait.
     #[response(status = 429)]
     RateLimited(ErrorBody),
-    /// What the sandbox answered cannot be passed on.
+    /// The sandbox could not be reached, or its answer could not be understood.
     #[response(status = 502)]
     BadGateway(ErrorBody),
-    /// The host cannot take it now; `Retry-After` has the seconds to wait.
+    /// The host has no capacity for it now; `Retry-After` has the seconds to wait.
     #[response(status = 503)]
     Unavailable(ErrorBody),
     /// The sandbox did not answer in time.
@@ -42,7 +42,7 @@ pub(crate) enum Errors {
     InsufficientStorage(ErrorBody),
 }
 
-/// A body that is just bytes.
+/// A body of any bytes.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
 #[allow(dead_code, reason = "describes bodies; handlers take `Bytes`")]

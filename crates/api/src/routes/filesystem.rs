@@ -1,4 +1,4 @@
-//! Files in a sandbox.
+//! Routes for files in a sandbox: each validates, wakes the sandbox if need be, and asks its agent.
 
 use super::Described;
 use crate::ApiState;
@@ -40,7 +40,7 @@ pub(super) fn routes() -> Vec<Described> {
     tag = "Filesystem",
     params(InPath),
     request_body = LsRequest,
-    responses((status = 200, description = "The entries.", body = LsResponse), Errors),
+    responses((status = 200, description = "The directory's entries, ordered by path.", body = LsResponse), Errors),
 )]
 async fn ls(
     State(api): State<ApiState>,
@@ -48,6 +48,8 @@ async fn ls(
     InPath(id): InPath,
     JsonObject(body): JsonObject,
 ) -> Result<Json<LsResponse>, Failure> {
+    // Here as in every handler: validated before `ensure_running`, so that a bad request wakes nothing. Not detached,
+    // because it changes nothing and may end with its client.
     let request = validate::filesystem::list(&body)?;
     let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
     let entries = sandbox.call(sandbox.guest.list(request)).await?.map_err(refused)?;
@@ -61,7 +63,7 @@ async fn ls(
     tag = "Filesystem",
     params(InPath),
     request_body = PathRequest,
-    responses((status = 200, description = "The path.", body = FileInfo), Errors),
+    responses((status = 200, description = "The file, directory or link at the path.", body = FileInfo), Errors),
 )]
 async fn stat(
     State(api): State<ApiState>,
@@ -81,7 +83,7 @@ async fn stat(
     tag = "Filesystem",
     params(InPath),
     request_body = MkdirRequest,
-    responses((status = 204, description = "It is there."), Errors),
+    responses((status = 204, description = "The directory exists."), Errors),
 )]
 async fn mkdir(
     State(api): State<ApiState>,
@@ -105,11 +107,19 @@ async fn mkdir(
     tag = "Filesystem",
     params(
         InPath,
-        ("path" = String, Query, description = "The file; missing parent directories are made"),
-        ("permissions" = Option<String>, Query, description = "Octal permissions, for example `0755`")
+        ("path" = String, Query, description = "The file to write; missing parent directories are made"),
+        (
+            "permissions" = Option<String>,
+            Query,
+            description = "Octal permissions, for example `0755`; `644` for a new file when absent"
+        )
     ),
-    request_body(content = RawBytes, content_type = "application/octet-stream", description = "The content, at most 10 MiB"),
-    responses((status = 204, description = "It is written."), Errors),
+    request_body(
+        content = RawBytes,
+        content_type = "application/octet-stream",
+        description = "The content, at most 10 MiB"
+    ),
+    responses((status = 204, description = "The file is written."), Errors),
 )]
 async fn write_file(
     State(api): State<ApiState>,
@@ -134,7 +144,15 @@ async fn write_file(
     tag = "Filesystem",
     params(InPath),
     request_body = ReadFileRequest,
-    responses((status = 200, description = "The bytes.", body = RawBytes, content_type = "application/octet-stream"), Errors),
+    responses(
+        (
+            status = 200,
+            description = "The file's bytes, or the part that was asked for.",
+            body = RawBytes,
+            content_type = "application/octet-stream"
+        ),
+        Errors
+    ),
 )]
 async fn read_file(
     State(api): State<ApiState>,
@@ -155,7 +173,7 @@ async fn read_file(
     tag = "Filesystem",
     params(InPath),
     request_body = PathRequest,
-    responses((status = 200, description = "Whether it is there.", body = ExistsResponse), Errors),
+    responses((status = 200, description = "Whether the path exists.", body = ExistsResponse), Errors),
 )]
 async fn exists(
     State(api): State<ApiState>,
@@ -175,7 +193,7 @@ async fn exists(
     tag = "Filesystem",
     params(InPath),
     request_body = DeleteRequest,
-    responses((status = 204, description = "It is gone."), Errors),
+    responses((status = 204, description = "The path is deleted."), Errors),
 )]
 async fn delete(
     State(api): State<ApiState>,

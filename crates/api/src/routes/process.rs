@@ -1,4 +1,4 @@
-//! Running commands.
+//! The route that runs a command in a sandbox.
 
 use super::Described;
 use crate::answer::Failure;
@@ -25,7 +25,14 @@ pub(super) fn routes() -> Vec<Described> {
     tag = "Process",
     params(InPath),
     request_body = ExecuteRequest,
-    responses((status = 200, description = "The command has ended.", body = ExecuteResponse), Errors),
+    responses(
+        (
+            status = 200,
+            description = "The command has ended, or was killed because its time was up.",
+            body = ExecuteResponse
+        ),
+        Errors
+    ),
 )]
 async fn execute(
     State(api): State<ApiState>,
@@ -35,6 +42,7 @@ async fn execute(
 ) -> Result<Json<ExecuteResponse>, Failure> {
     let request = validate::process::execute(&body)?;
     let timeout_s = request.timeout_ms / 1000;
+    // Detached, so that a command whose client hangs up while its sandbox is woken runs, as one does that has begun.
     let output = detached(async move {
         let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
         sandbox.call(sandbox.guest.exec(request)).await?.map_err(guest_errors::refused)
@@ -43,8 +51,8 @@ async fn execute(
     Ok(Json(answer(output, timeout_s)))
 }
 
-/// The contract has no field for a time-out or cut-off output, so each is a line on standard error; a time-out has
-/// the exit code that `timeout(1)` gives it besides.
+/// The answer for a command's output. The contract has no field for a time-out or for output that was cut off, so each
+/// is a line of its own at the end of standard error.
 fn answer(output: ExecOutput, timeout_s: u32) -> ExecuteResponse {
     let mut notes = Vec::new();
     for (name, bytes, truncated) in [
@@ -65,12 +73,14 @@ fn answer(output: ExecOutput, timeout_s: u32) -> ExecuteResponse {
         }
         stderr.push_str(&format!("leapbox: {note}\n"));
     }
+    // As `timeout(1)` has it: without this, the code would be that of the signal that ended the command.
     let exit_code = if output.timed_out { TIMED_OUT_EXIT_CODE } else { output.exit_code };
     ExecuteResponse { exit_code, stdout: text(output.stdout), stderr }
 }
 
-/// Bytes that are not UTF-8 become U+FFFD.
+/// The bytes as JSON can carry them: what is not UTF-8 becomes U+FFFD.
 fn text(bytes: Vec<u8>) -> String {
+    // Output that is valid, up to 5 MiB of it, is moved and not copied.
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
@@ -103,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_off_output_is_told() {
+    fn truncated_output_is_noted() {
         let cut = ExecOutput { stdout_truncated: true, stderr_truncated: true, ..output(b"abc", b"de\n") };
         assert_eq!(
             answer(cut, 30).stderr,

@@ -1,4 +1,4 @@
-//! Create, get, list, pause, stop, start, delete.
+//! Routes for sandboxes: create, get, list, pause, stop, start, delete.
 
 use super::Described;
 use crate::ApiState;
@@ -25,7 +25,7 @@ pub(super) fn routes() -> Vec<Described> {
     operation_id = "createSandbox",
     tag = "Sandbox",
     request_body = CreateSandbox,
-    responses((status = 201, description = "It can be used.", body = SandboxDetails), Errors),
+    responses((status = 201, description = "The sandbox runs and can be used.", body = SandboxDetails), Errors),
 )]
 async fn create(
     State(api): State<ApiState>,
@@ -43,7 +43,7 @@ async fn create(
     operation_id = "getSandbox",
     tag = "Sandbox",
     params(InPath),
-    responses((status = 200, description = "The sandbox.", body = SandboxDetails), Errors),
+    responses((status = 200, description = "The sandbox as it is now.", body = SandboxDetails), Errors),
 )]
 async fn read(
     State(api): State<ApiState>,
@@ -59,7 +59,13 @@ async fn read(
     operation_id = "deleteSandbox",
     tag = "Sandbox",
     params(InPath),
-    responses((status = 204, description = "Nothing is left of it."), Errors),
+    responses(
+        (
+            status = 204,
+            description = "The sandbox is deleted, with everything that was stored of it but its snapshots."
+        ),
+        Errors
+    ),
 )]
 async fn delete(
     State(api): State<ApiState>,
@@ -76,13 +82,19 @@ async fn delete(
     operation_id = "listSandboxes",
     tag = "Sandbox",
     params(
-        ("state" = Option<String>, Query, description = "Only sandboxes in this state; not `deleted`"),
-        ("sort" = Option<String>, Query, description = "`created_at` (default) or `state`"),
-        ("order-by" = Option<String>, Query, description = "`asc` or `desc` (default)"),
-        ("page" = Option<u64>, Query, description = "From 1", minimum = 1),
-        ("page-size" = Option<u64>, Query, description = "20 when absent", minimum = 1, maximum = 100)
+        ("state" = Option<String>, Query, description = "Lists only sandboxes in this state; `deleted` is refused"),
+        ("sort" = Option<String>, Query, description = "The field to sort by: `created_at` (default) or `state`"),
+        ("order-by" = Option<String>, Query, description = "The direction: `asc` or `desc` (default)"),
+        ("page" = Option<u64>, Query, description = "The page's number, from 1; 1 when absent", minimum = 1),
+        (
+            "page-size" = Option<u64>,
+            Query,
+            description = "Sandboxes on a page; 20 when absent",
+            minimum = 1,
+            maximum = 100
+        )
     ),
-    responses((status = 200, description = "A page.", body = SandboxList), Errors),
+    responses((status = 200, description = "A page of the organisation's sandboxes.", body = SandboxList), Errors),
 )]
 async fn list(
     State(api): State<ApiState>,
@@ -99,13 +111,21 @@ async fn list(
     operation_id = "pauseSandbox",
     tag = "Sandbox",
     params(InPath),
-    responses((status = 201, description = "Its memory and disk are stored; a request wakes it.", body = SandboxDetails), Errors),
+    responses(
+        (
+            status = 201,
+            description = "Memory and disk are stored; the next request wakes the sandbox.",
+            body = SandboxDetails
+        ),
+        Errors
+    ),
 )]
 async fn pause(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
 ) -> Result<(StatusCode, Json<SandboxDetails>), Failure> {
+    // No extractor for a body: the contract has none for pause, stop and start, so whatever a client sends is ignored.
     let paused = detached(async move { api.lifecycle.pause(&caller.organisation, &id).await }).await?;
     Ok((StatusCode::CREATED, Json(paused)))
 }
@@ -116,7 +136,14 @@ async fn pause(
     operation_id = "stopSandbox",
     tag = "Sandbox",
     params(InPath),
-    responses((status = 200, description = "Its disk is stored; only a start brings it back.", body = SandboxDetails), Errors),
+    responses(
+        (
+            status = 200,
+            description = "The disk is stored, memory and processes are not; only a start runs the sandbox again.",
+            body = SandboxDetails
+        ),
+        Errors
+    ),
 )]
 async fn stop(
     State(api): State<ApiState>,
@@ -133,7 +160,14 @@ async fn stop(
     operation_id = "startSandbox",
     tag = "Sandbox",
     params(InPath),
-    responses((status = 200, description = "It has booted afresh over its disk and can be used.", body = SandboxDetails), Errors),
+    responses(
+        (
+            status = 200,
+            description = "The sandbox has booted anew over its disk and can be used.",
+            body = SandboxDetails
+        ),
+        Errors
+    ),
 )]
 async fn start(
     State(api): State<ApiState>,

@@ -1,4 +1,4 @@
-//! Snapshots: create, list, restore, delete.
+//! Routes for snapshots: create, list, restore, delete.
 
 use super::Described;
 use crate::ApiState;
@@ -26,10 +26,10 @@ pub(super) fn routes() -> Vec<Described> {
     operation_id = "createSnapshot",
     tag = "Snapshot",
     params(
-        ("id" = String, Path, description = "The sandbox's id; it runs or is paused")
+        ("id" = String, Path, description = "The id of a sandbox that runs or is paused")
     ),
     request_body = Option<CreateSnapshot>,
-    responses((status = 201, description = "It is stored.", body = SnapshotDetails), Errors),
+    responses((status = 201, description = "The snapshot is stored.", body = SnapshotDetails), Errors),
 )]
 async fn create(
     State(api): State<ApiState>,
@@ -48,7 +48,10 @@ async fn create(
     operation_id = "restoreSnapshot",
     tag = "Sandbox",
     request_body = RestoreSnapshotRequest,
-    responses((status = 201, description = "A new sandbox that can be used.", body = SandboxDetails), Errors),
+    responses(
+        (status = 201, description = "A new sandbox, which runs and can be used.", body = SandboxDetails),
+        Errors
+    ),
 )]
 async fn restore(
     State(api): State<ApiState>,
@@ -66,7 +69,10 @@ async fn restore(
     operation_id = "deleteSnapshot",
     tag = "Snapshot",
     params(SnapshotInPath),
-    responses((status = 204, description = "It is gone; sandboxes restored from it live on."), Errors),
+    responses(
+        (status = 204, description = "The snapshot is deleted; sandboxes that were restored from it live on."),
+        Errors
+    ),
 )]
 async fn remove(
     State(api): State<ApiState>,
@@ -83,13 +89,24 @@ async fn remove(
     operation_id = "listSnapshots",
     tag = "Snapshot",
     params(
-        ("query" = Option<String>, Query, description = "Only snapshots whose name contains this", max_length = 64),
-        ("sort" = Option<String>, Query, description = "`created_at` (default) or `template_id`"),
-        ("order-by" = Option<String>, Query, description = "`asc` or `desc` (default)"),
-        ("page" = Option<u64>, Query, description = "From 1", minimum = 1),
-        ("page-size" = Option<u64>, Query, description = "20 when absent", minimum = 1, maximum = 100)
+        (
+            "query" = Option<String>,
+            Query,
+            description = "Lists only snapshots whose name contains this text",
+            max_length = 64
+        ),
+        ("sort" = Option<String>, Query, description = "The field to sort by: `created_at` (default) or `template_id`"),
+        ("order-by" = Option<String>, Query, description = "The direction: `asc` or `desc` (default)"),
+        ("page" = Option<u64>, Query, description = "The page's number, from 1; 1 when absent", minimum = 1),
+        (
+            "page-size" = Option<u64>,
+            Query,
+            description = "Snapshots on a page; 20 when absent",
+            minimum = 1,
+            maximum = 100
+        )
     ),
-    responses((status = 200, description = "A page.", body = SnapshotList), Errors),
+    responses((status = 200, description = "A page of the organisation's snapshots.", body = SnapshotList), Errors),
 )]
 async fn list(
     State(api): State<ApiState>,

@@ -1,4 +1,4 @@
-//! What a sandbox's image says about itself.
+//! Routes for facts about a sandbox's image.
 
 use super::Described;
 use crate::ApiState;
@@ -21,13 +21,14 @@ pub(super) fn routes() -> Vec<Described> {
     operation_id = "getSandboxUserHomeDir",
     tag = "Sandbox",
     params(InPath),
-    responses((status = 200, description = "Home of the image's user.", body = UserHomeDir), Errors),
+    responses((status = 200, description = "The home directory of the image's user.", body = UserHomeDir), Errors),
 )]
 async fn user_home_dir(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath,
 ) -> Result<Json<UserHomeDir>, Failure> {
+    // The image alone has the answer, but the contract has every tool's request wake a paused sandbox.
     let sandbox = api.lifecycle.ensure_running(&caller.organisation, &id).await?;
     Ok(Json(UserHomeDir { user_home_dir: sandbox.image.home.clone() }))
 }

@@ -1,4 +1,5 @@
-//! Files. Relative paths are below the image's working directory: the guest resolves them.
+//! Checks requests about files. Paths are not resolved here: a relative one is below the image's working directory, and
+//! links are the guest's, so only the agent can do it.
 
 use crate::fields::Fields;
 use leapbox_api_types::ApiError;
@@ -6,16 +7,15 @@ use leapbox_api_types::filesystem::EXCLUDE_MAX;
 use leapbox_guest_protocol::{Delete, List, Mkdir, ReadFile};
 use serde_json::{Map, Value};
 
-/// What a write says besides the content.
+/// The parameters of write-file, whose body is the content.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct WriteQuery {
-    /// The file.
     pub path: String,
-    /// Mode bits it has afterwards.
+    /// Mode bits that the file has afterwards.
     pub permissions: Option<u32>,
 }
 
-/// Of stat and exists: nothing but a path.
+/// Checks the body of stat and exists, which is a path alone.
 pub(crate) fn path(body: &Map<String, Value>) -> Result<String, ApiError> {
     let mut fields = Fields::new(body);
     let path = fields.path("path");
@@ -66,7 +66,7 @@ pub(crate) fn read_file(body: &Map<String, Value>) -> Result<ReadFile, ApiError>
     fields.done(read)
 }
 
-/// The query of write-file: its parameters are texts.
+/// Checks the query of write-file.
 pub(crate) fn write_file(query: &Map<String, Value>) -> Result<WriteQuery, ApiError> {
     let mut fields = Fields::new(query);
     let write = WriteQuery { path: fields.path("path"), permissions: fields.permissions("permissions") };

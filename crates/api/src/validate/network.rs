@@ -1,11 +1,12 @@
-//! The network policy of a create or a restore. What it may say is the business of `leapbox-egress-policy`.
+//! The network policy of a create or a restore. `leapbox-egress-policy` parses it and knows its rules.
 
 use crate::fields::Fields;
 use leapbox_egress_policy::{Cidr, Policy};
 
 const FIELD: &str = "network_policy";
 
-/// The policy, if one is given. Every bad entry is noted under its own name: `network_policy.allow_cidrs[2]`.
+/// Reads the policy, if one is given. Each bad entry is noted under a name of its own: `network_policy.allow_cidrs[2]`.
+/// `private` are the private networks that policies may open on this installation.
 pub(super) fn policy(fields: &mut Fields<'_>, private: &[Cidr]) -> Option<Policy> {
     let value = fields.value(FIELD)?;
     match Policy::parse(value, private) {

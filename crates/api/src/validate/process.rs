@@ -1,4 +1,4 @@
-//! Running commands.
+//! Checks requests to run a command.
 
 use crate::fields::Fields;
 use leapbox_api_types::ApiError;
@@ -6,10 +6,11 @@ use leapbox_api_types::process::{COMMAND_MAX, DEFAULT_EXEC_TIMEOUT_S, EXEC_TIMEO
 use leapbox_guest_protocol::{ExecRequest, MAX_STREAM_OUTPUT};
 use serde_json::{Map, Value};
 
-/// A command. Its `envs` come on top of the sandbox's own.
+/// Checks a command. Its `envs` are added to the sandbox's own, and win over them.
 pub(crate) fn execute(body: &Map<String, Value>) -> Result<ExecRequest, ApiError> {
     let mut fields = Fields::new(body);
     let command = fields.required_text("command", COMMAND_MAX);
+    // `path` notes an absent field as missing, and this one may be absent.
     let cwd = fields.value("cwd").map(|_| fields.path("cwd"));
     let env = fields.environment("envs");
     let timeout_s = fields.integer("timeout", EXEC_TIMEOUT_S_RANGE).unwrap_or(DEFAULT_EXEC_TIMEOUT_S);

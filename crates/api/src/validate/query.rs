@@ -1,4 +1,4 @@
-//! A query string as named parameters.
+//! The extractor for query strings.
 
 use crate::answer::Failure;
 use axum::extract::FromRequestParts;
@@ -8,7 +8,8 @@ use leapbox_api_types::ApiError;
 use leapbox_errors::chain;
 use serde_json::{Map, Value};
 
-/// The parameters as a JSON object of texts, so that one set of checks serves bodies and queries.
+/// The query's parameters as a JSON object of strings, so that one set of checks serves bodies and queries. Of a
+/// parameter that is given twice, the last value counts.
 pub(crate) struct Query(pub Map<String, Value>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -21,6 +22,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 }
 
 fn unreadable(error: QueryRejection) -> Failure {
-    tracing::debug!(error = %chain(&error), "a query string cannot be read");
-    Failure(ApiError::BadRequest("the query string cannot be read".to_owned()))
+    tracing::debug!(error = %chain(&error), "a request's query string cannot be decoded");
+    Failure(ApiError::BadRequest("the query string cannot be decoded; percent-encode its values as UTF-8".to_owned()))
 }

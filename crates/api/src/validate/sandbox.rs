@@ -1,4 +1,4 @@
-//! Creating and listing sandboxes.
+//! Checks requests to create and to list sandboxes.
 
 use super::{network, paging};
 use crate::fields::Fields;
@@ -10,7 +10,7 @@ use leapbox_api_types::sandbox::{
 use leapbox_egress_policy::Cidr;
 use serde_json::{Map, Value};
 
-/// A create. `private` are the networks that a policy may open on this installation.
+/// Checks a create. `private` are the private networks that policies may open on this installation.
 pub(crate) fn create(body: &Map<String, Value>, private: &[Cidr]) -> Result<NewSandbox, ApiError> {
     let mut fields = Fields::new(body);
     let new = NewSandbox {
@@ -27,6 +27,7 @@ pub(crate) fn create(body: &Map<String, Value>, private: &[Cidr]) -> Result<NewS
 }
 
 fn memory(fields: &mut Fields<'_>) -> u64 {
+    // The published schema's rule.
     let memory = fields.integer("memory", MEMORY_MIB_RANGE).unwrap_or(DEFAULT_MEMORY_MIB);
     if !memory.is_multiple_of(2) {
         fields.refuse("memory", "must be an even number of MiB");
@@ -35,6 +36,7 @@ fn memory(fields: &mut Fields<'_>) -> u64 {
 }
 
 fn refuse_mounts(fields: &mut Fields<'_>) {
+    // Refused and not ignored: a sandbox that silently lacks its mount would lose what is written there.
     match fields.value("mounts") {
         None => {}
         Some(Value::Array(mounts)) if mounts.is_empty() => {}
@@ -56,8 +58,9 @@ pub(crate) fn list(query: &Map<String, Value>) -> Result<SandboxListQuery, ApiEr
     fields.done(checked)
 }
 
-/// Deleted sandboxes are never listed, so `deleted` is no filter.
+/// Reads the state to filter by.
 fn state(fields: &mut Fields<'_>) -> Option<SandboxState> {
+    // Deleted sandboxes are never listed, so a filter for them could only answer an empty list.
     let words: Vec<(&str, SandboxState)> = SandboxState::ALL
         .into_iter()
         .filter(|state| *state != SandboxState::Deleted)

@@ -1,4 +1,4 @@
-//! Creating, restoring and listing snapshots.
+//! Checks requests to create, restore and list snapshots.
 
 use super::{network, paging};
 use crate::fields::Fields;
@@ -17,8 +17,7 @@ pub(crate) fn create(body: &Map<String, Value>) -> Result<NewSnapshot, ApiError>
     fields.done(new)
 }
 
-/// A restore. The timeout is not the snapshot's: the contract has a default for it. `private` are the networks that a
-/// policy may open on this installation.
+/// Checks a restore. `private` are the private networks that policies may open on this installation.
 pub(crate) fn restore(body: &Map<String, Value>, private: &[Cidr]) -> Result<RestoreSnapshot, ApiError> {
     let mut fields = Fields::new(body);
     if fields.value("snapshot_name").is_none() {
@@ -26,6 +25,7 @@ pub(crate) fn restore(body: &Map<String, Value>, private: &[Cidr]) -> Result<Res
     }
     let restore = RestoreSnapshot {
         snapshot_name: fields.name("snapshot_name", SNAPSHOT_NAME_MAX).unwrap_or_default().to_owned(),
+        // The contract's default, and not the timeout of the sandbox that the snapshot was taken of.
         timeout_s: fields.integer("timeout", TIMEOUT_S_RANGE).unwrap_or(DEFAULT_TIMEOUT_S),
         auto_pause: fields.flag("auto_pause"),
         network_policy: network::policy(&mut fields, private),
@@ -47,8 +47,9 @@ pub(crate) fn list(query: &Map<String, Value>) -> Result<SnapshotListQuery, ApiE
     fields.done(checked)
 }
 
-/// The SDK sends an empty one where nothing is looked for.
+/// Reads the text to look for in names.
 fn text_in_name(fields: &mut Fields<'_>) -> Option<String> {
+    // The SDK sends an empty one when it looks for nothing.
     let text = fields.text("query").filter(|text| !text.is_empty())?;
     if text.chars().count() > SNAPSHOT_NAME_MAX {
         fields.refuse("query", format!("must be at most {SNAPSHOT_NAME_MAX} characters long"));

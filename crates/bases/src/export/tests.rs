@@ -47,7 +47,7 @@ fn header() -> Header {
     let (memory, state, disk) = (name("memory"), name("state"), name("disk"));
     let (image, compatibility_key) = (ImageDigest::from([0; 32]), name("key"));
     let shape = Shape { vcpus: 1, memory_mib: 64 };
-    Header { kind: BaseKind::Bare, image, taken_at_ms: 7, shape, compatibility_key, memory, state, disk }
+    Header { kind: BaseKind::Diskless, image, taken_at_ms: 7, shape, compatibility_key, memory, state, disk }
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_base_comes_back_from_its_archive_with_its_id_and_its_holes() {
     let unfinished = place.dir("lost").join(".import");
     std::fs::create_dir(&unfinished).expect("made");
     let back = unpack(&archive, &unfinished, &place.dir("lost")).expect("unpacked");
-    assert_eq!((&back.id, back.kind, back.taken_at_ms), (&base.id, BaseKind::Bare, 7));
+    assert_eq!((&back.id, back.kind, back.taken_at_ms), (&base.id, BaseKind::Diskless, 7));
     folder::verify(&place.dir("lost").join(back.id.as_str())).expect("sound");
     let disk = std::fs::metadata(&back.snapshot.disk).expect("there");
     assert_eq!((disk.len(), disk.mode() & 0o777), (1 << 30, 0o444));

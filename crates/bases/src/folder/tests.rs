@@ -52,7 +52,7 @@ fn the_same_contents_have_the_same_id_and_any_other_another() {
     assert_ne!(other.id, base.id, "taken at another time");
     remove(&dir);
     assert_eq!(sealed(bases.path(), &header(1)).id, base.id);
-    let bare = Header { kind: BaseKind::Bare, ..header(1) };
+    let bare = Header { kind: BaseKind::Diskless, ..header(1) };
     assert_ne!(sealed(bases.path(), &bare).id, base.id);
 }
 

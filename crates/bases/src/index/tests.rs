@@ -1,4 +1,4 @@
-//! What goes and what stays.
+//! Which bases are current, and which are evicted.
 
 use super::*;
 use leapbox_ids::ImageDigest;
@@ -43,12 +43,12 @@ fn the_newest_of_a_key_and_kind_is_current() {
     let mut index = index_with([
         base("old", "key", BaseKind::Ready, 1),
         base("new", "key", BaseKind::Ready, 2),
-        base("bare", "key", BaseKind::Bare, 3),
+        base("bare", "key", BaseKind::Diskless, 3),
         base("other", "another key", BaseKind::Ready, 4),
     ]);
     assert_eq!(index.newest("key", BaseKind::Ready).expect("there").base.id, id("new"));
-    assert_eq!(index.newest("key", BaseKind::Bare).expect("there").base.id, id("bare"));
-    assert!(index.newest("a third key", BaseKind::Bare).is_none());
+    assert_eq!(index.newest("key", BaseKind::Diskless).expect("there").base.id, id("bare"));
+    assert!(index.newest("a third key", BaseKind::Diskless).is_none());
     assert_eq!(index.by_id(&id("old")).expect("there as well").base.taken_at_ms, 1);
 }
 
@@ -59,7 +59,7 @@ fn what_is_outdated_or_superseded_goes_unless_it_is_referenced() {
             base("outdated", "gone", BaseKind::Ready, 9),
             base("superseded", "key", BaseKind::Ready, 1),
             base("current", "key", BaseKind::Ready, 2),
-            base("bare", "key", BaseKind::Bare, 1),
+            base("bare", "key", BaseKind::Diskless, 1),
         ])
     };
     let fits = |base: &Base| base.snapshot.compatibility_key == "key";

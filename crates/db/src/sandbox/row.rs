@@ -1,5 +1,5 @@
-//! A sandbox's row, and the way between it and [`Sandbox`]. A row that is no sandbox (a paused one without a checkpoint)
-//! is an error when it is read: nothing is done about a sandbox that is not understood.
+//! The conversion between a sandbox's row and [`Sandbox`], in both directions. A row that lacks what its state needs (a
+//! paused sandbox without a checkpoint) is an error when it is read, before anything can be done with the sandbox.
 
 use super::status::{Live, Origin, Sandbox, Sealed, Spec, Status, Stored, StoredDisk, StoredMemory, VmRecord};
 use crate::DbError;
@@ -21,7 +21,7 @@ impl Column for Sealed {
     }
 }
 
-/// As JSON.
+/// Stored as JSON: only this program reads it, and the VMM drivers decide what is in it.
 impl Column for VmRecord {
     type Stored = String;
 
@@ -35,7 +35,7 @@ impl Column for VmRecord {
 }
 
 row! {
-    /// The columns that depend on the state.
+    /// The columns that depend on the state. [`Spec`] has the others.
     struct StateColumns of "sandbox" {
         state: SandboxState,
         state_reason: Option<String>,
@@ -66,7 +66,7 @@ impl Row for Sandbox {
 
     fn bind<'q>(&self, statement: Statement<'q>) -> Statement<'q> {
         let statement = match self.status {
-            // What is secret ends with the sandbox.
+            // The row of a failed sandbox is kept for a day, but nobody needs its secrets any more.
             Status::Deleted => {
                 let spec = (*self.spec).clone();
                 Spec { environment: None, network_secrets: None, egress_ca: None, ..spec }.bind(statement)
@@ -89,6 +89,7 @@ impl From<&Sandbox> for StateColumns {
             Status::Starting(stored) | Status::Stopped(stored) => (None, Some(Stored::Disk(stored.clone())), None),
             Status::Deleting(Some(stored)) => (None, Some(stored.clone()), None),
         };
+        // Both are kept in columns of their own, because the garbage collection asks for them with SQL.
         let of_origin = |origin: Origin| (Some(origin.base), Some(origin.image));
         let of_stored = |stored: &Stored| (stored.base().cloned(), Some(stored.image().clone()));
         let (base, image) = origin.map(of_origin).or(stored.as_ref().map(of_stored)).unwrap_or_default();
@@ -109,11 +110,15 @@ impl From<&Sandbox> for StateColumns {
 impl StateColumns {
     fn status(self, id: &SandboxId) -> Result<Status, DbError> {
         let state = self.state;
-        self.understood().map_err(|Lacking(column)| DbError::Impossible { id: id.clone(), state, column })
+        self.into_status().map_err(|MissingColumn(column)| DbError::Impossible { id: id.clone(), state, column })
     }
 
-    fn understood(self) -> Result<Status, Lacking> {
+    fn into_status(self) -> Result<Status, MissingColumn> {
+        // Columns that the state does not need are ignored: earlier servers left the base of a stopped sandbox's last
+        // VM in its row.
         Ok(match self.state {
+            // The API has one state `starting` for a create and for the start of a stopped sandbox. Only the latter has
+            // a checkpoint, and must not be lost if the server dies.
             SandboxState::Starting if self.checkpoint.is_none() => Status::Creating(self.origin()),
             SandboxState::Starting => Status::Starting(self.disk()?),
             SandboxState::Running => Status::Running(self.live()?),
@@ -129,21 +134,20 @@ impl StateColumns {
         })
     }
 
-    fn live(self) -> Result<Live, Lacking> {
-        let origin = self.origin().ok_or(Lacking("base or image"))?;
-        let timeout_at_ms = self.timeout_at_ms.ok_or(Lacking("timeout_at_ms"))?;
-        Ok(Live { vm: self.machine.ok_or(Lacking("machine"))?, origin, timeout_at_ms })
+    fn live(self) -> Result<Live, MissingColumn> {
+        let origin = self.origin().ok_or(MissingColumn("base or image"))?;
+        let timeout_at_ms = self.timeout_at_ms.ok_or(MissingColumn("timeout_at_ms"))?;
+        Ok(Live { vm: self.machine.ok_or(MissingColumn("machine"))?, origin, timeout_at_ms })
     }
 
-    fn memory(self) -> Result<StoredMemory, Lacking> {
-        let origin = self.origin().ok_or(Lacking("base or image"))?;
-        Ok(StoredMemory { checkpoint: self.checkpoint.ok_or(Lacking("checkpoint"))?, origin })
+    fn memory(self) -> Result<StoredMemory, MissingColumn> {
+        let origin = self.origin().ok_or(MissingColumn("base or image"))?;
+        Ok(StoredMemory { checkpoint: self.checkpoint.ok_or(MissingColumn("checkpoint"))?, origin })
     }
 
-    /// Earlier servers kept the base of a stopped sandbox's last VM in its row, too.
-    fn disk(self) -> Result<StoredDisk, Lacking> {
-        let checkpoint = self.checkpoint.ok_or(Lacking("checkpoint"))?;
-        Ok(StoredDisk { checkpoint, image: self.image.ok_or(Lacking("image"))? })
+    fn disk(self) -> Result<StoredDisk, MissingColumn> {
+        let checkpoint = self.checkpoint.ok_or(MissingColumn("checkpoint"))?;
+        Ok(StoredDisk { checkpoint, image: self.image.ok_or(MissingColumn("image"))? })
     }
 
     fn origin(&self) -> Option<Origin> {
@@ -151,5 +155,5 @@ impl StateColumns {
     }
 }
 
-/// The column that a state needs and that is NULL.
-struct Lacking(&'static str);
+/// A column that is NULL although the state needs it.
+struct MissingColumn(&'static str);

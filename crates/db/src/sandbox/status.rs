@@ -1,17 +1,18 @@
-//! A sandbox as the rest of the server knows it: what it was made with, and the state it is in.
+//! The type of a sandbox: a [`Spec`], which never changes, and a [`Status`].
 //!
-//! A state carries what exists of the sandbox in it, so that nobody has to ask whether a paused one has a checkpoint:
+//! A status carries everything that exists of the sandbox in that state, so that the compiler, and not each caller,
+//! makes sure that a paused sandbox has a checkpoint:
 //!
 //! ```text
 //! Creating(origin)     nothing of its own yet
 //! Starting(disk)       a stored disk; a VM is being booted over it
 //! Running(live)        a VM
 //! Snapshotting(live)   a VM, suspended while it is stored
-//! Stopping(live)       a VM's disk, which is being stored; the VM may be gone
+//! Stopping(live)       a VM's disk, which is being stored; the VM may have ended
 //! Paused(memory)       stored memory, devices and disk
 //! Unpausing(memory)    the same; a VM is being restored from it
 //! Stopped(disk)        a stored disk
-//! Deleting(stored)     what is to be removed
+//! Deleting(stored)     a checkpoint that is to be removed, if there is one
 //! Deleted              nothing
 //! ```
 
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// A text that only the server's key opens. Its debug output does not show it.
+/// A text that is encrypted with the server's key. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sealed(pub String);
 
@@ -33,142 +34,124 @@ impl fmt::Debug for Sealed {
     }
 }
 
-/// One sandbox. Times are Unix ms.
+/// A sandbox. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
-    /// What never changes.
     pub spec: Arc<Spec>,
-    /// Its state, and what exists of it.
     pub status: Status,
-    /// When its state last changed.
+    /// When it entered this state. A failed wake does not change it.
     pub since_ms: i64,
-    /// When its VM was last launched.
+    /// When it last began to run in a new VM.
     pub launched_at_ms: Option<i64>,
-    /// Why it is in this state, if nobody asked for that.
+    /// The `state_reason` of the API: why it is in this state, if its owner did not ask for it.
     pub reason: Option<String>,
 }
 
 row! {
-    /// What a sandbox was made with.
+    /// The parameters that a sandbox was created with.
     pub struct Spec of "sandbox" {
         id: SandboxId,
-        /// Whose it is.
         organisation: OrganisationId,
-        /// What it was made from.
         template: TemplateId,
-        /// The runner that has it.
+        /// Name of the runner (this server) that its VM runs on.
         pod_id: String,
-        /// Virtual CPUs.
         vcpu: u8,
-        /// Memory in MiB.
         memory_mib: u32,
-        /// Writable disk in MiB.
+        /// Size of the writable disk, which is sparse.
         disk_mib: u64,
-        /// Seconds until it times out, from each time that it begins to run.
+        /// Seconds until it times out, counted from each time that it begins to run in a new VM.
         timeout_s: u64,
         /// Whether the timeout pauses it instead of deleting it.
         auto_pause: bool,
-        /// When it was asked for, in Unix ms.
         created_at_ms: i64,
-        /// Its environment variables.
+        /// Its environment variables; `None` if it has none.
         environment: Option<Sealed>,
-        /// What it may reach, as the API shows it (JSON); `None` is every public address.
+        /// Its network policy as the API shows it (JSON, without secrets); `None` is `allow-all`.
         network_policy: Option<String>,
-        /// The whole policy, if it has secrets.
+        /// The whole policy; `None` if it has no secrets.
         network_secrets: Option<Sealed>,
-        /// Certificate and key of its own authority, if its policy has transforms.
+        /// Certificate and key of its own authority; `None` if its policy has no transforms.
         egress_ca: Option<Sealed>,
     }
 }
 
 impl Spec {
-    /// Virtual CPUs and memory.
     pub fn shape(&self) -> Shape {
         Shape { vcpus: self.vcpu, memory_mib: self.memory_mib }
     }
 }
 
-/// A state, with what exists of the sandbox in it.
+/// A state, with everything that exists of the sandbox in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Being made. What it is restored from is kept for it, if it is.
+    /// A create or restore that has not ended. The origin of a restore is in the row, so that the garbage collection
+    /// keeps base and image for it.
     Creating(Option<Origin>),
-    /// A stopped one that boots.
+    /// A stopped sandbox that is booting.
     Starting(StoredDisk),
-    /// In use.
     Running(Live),
-    /// Being stored, to be paused or for a snapshot.
+    /// Suspended while it is stored, for a pause or a snapshot.
     Snapshotting(Live),
-    /// Stored whole.
     Paused(StoredMemory),
-    /// Being restored because somebody needs it.
+    /// A request is waking it.
     Unpausing(StoredMemory),
     /// Its processes have ended, and its disk is being stored.
     Stopping(Live),
-    /// Its disk is stored.
     Stopped(StoredDisk),
-    /// Going. What was stored of it stays until that is certain.
+    /// The checkpoint stays in the row until `Deleted`, so that a crash in between does not lose track of it.
     Deleting(Option<Stored>),
-    /// Gone; it is shown for a while if it failed.
+    /// Deleted, or failed if there is a reason; a failed sandbox is shown for a day.
     Deleted,
 }
 
-/// A living VM.
+/// A VM that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
-    /// What finds it again.
     pub vm: VmRecord,
-    /// What it was started from.
     pub origin: Origin,
-    /// When the sandbox times out, in Unix ms.
+    /// When the sandbox times out, in Unix milliseconds.
     pub timeout_at_ms: i64,
 }
 
-/// What a later server finds a living VM again by.
+/// The record by which the next server finds a VM again. A stored format (JSON).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
-    /// Its process.
     pub machine: MachineRecord,
-    /// Number of its network slot.
+    /// Index of its network slot.
     pub slot: u32,
 }
 
-/// What a VM was started from: its memory is a difference to the base.
+/// The base and image that a VM was started from. Its memory is a difference to the base's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub base: BaseId,
-    /// The guest image under the base.
+    /// The guest image that the base was booted from.
     pub image: ImageDigest,
 }
 
-/// Memory, devices and disk of a paused sandbox.
+/// A checkpoint of memory, devices and disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMemory {
-    /// The archive.
     pub checkpoint: CheckpointId,
-    /// What the archive is a difference to.
     pub origin: Origin,
 }
 
-/// The disk of a stopped sandbox.
+/// A checkpoint of a disk alone. It is no difference to a base: a stopped sandbox boots with whatever base is current.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDisk {
-    /// The archive.
     pub checkpoint: CheckpointId,
-    /// The guest image it boots.
+    /// The guest image whose root file system is under the disk.
     pub image: ImageDigest,
 }
 
-/// What can be stored of a sandbox.
+/// The checkpoint of a paused or of a stopped sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
-    /// All of it.
     Memory(StoredMemory),
     Disk(StoredDisk),
 }
 
 impl Stored {
-    /// The archive.
     pub fn checkpoint(&self) -> &CheckpointId {
         match self {
             Stored::Memory(stored) => &stored.checkpoint,
@@ -176,7 +159,6 @@ impl Stored {
         }
     }
 
-    /// The guest image.
     pub fn image(&self) -> &ImageDigest {
         match self {
             Stored::Memory(stored) => &stored.origin.image,
@@ -184,7 +166,7 @@ impl Stored {
         }
     }
 
-    /// The base that its memory is a difference to.
+    /// The base that its memory is a difference to; `None` if there is only a disk.
     pub fn base(&self) -> Option<&BaseId> {
         match self {
             Stored::Memory(stored) => Some(&stored.origin.base),
@@ -198,12 +180,11 @@ impl Sandbox {
         &self.spec.id
     }
 
-    /// Its state as the API shows it.
     pub fn state(&self) -> SandboxState {
         self.status.state()
     }
 
-    /// The same sandbox in another state since `now_ms`.
+    /// The same sandbox in another status since `now_ms`, without a reason.
     pub fn in_status(&self, status: Status, now_ms: i64) -> Self {
         Self {
             spec: Arc::clone(&self.spec),
@@ -231,7 +212,7 @@ impl Status {
         }
     }
 
-    /// The VM, if there is one or was one whose disk is still to be stored.
+    /// The VM, if there is one, or was one whose disk is still to be stored.
     pub fn live(&self) -> Option<&Live> {
         match self {
             Status::Running(live) | Status::Snapshotting(live) | Status::Stopping(live) => Some(live),

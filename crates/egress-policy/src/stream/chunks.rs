@@ -1,4 +1,5 @@
-//! Finds the end of a chunked body (RFC 9112, 7.1) while it streams by.
+//! Finds the end of a chunked body (RFC 9112, 7.1) while it passes. Whatever two implementations could read differently
+//! is an error: a body that ends earlier for the server than for the proxy would hide a request in its rest.
 //!
 //! ```text
 //! Size ──;──► Extension ──CR──► SizeLf ──► Data ──► DataCr ──► DataLf ──► Size …
@@ -8,19 +9,21 @@
 use crate::denial::Denial;
 use crate::header::is_token;
 
-/// Most bytes of one chunk's extensions, and of all trailers.
+// Without bounds, extensions and trailers would be traffic without end that is neither body nor request.
+/// Bytes of one chunk's extensions.
 const MAX_EXTENSION: usize = 1024;
+/// Bytes of all trailers together.
 const MAX_TRAILERS: usize = 8 * 1024;
-/// More hexadecimal digits than this don't fit 64 bits.
+// More hexadecimal digits do not fit 64 bits. A parser that let the size overflow would see another end of the chunk.
 const MAX_DIGITS: usize = 16;
-/// As trailers they would say again, and maybe otherwise, what the head has said.
+// As trailers these would contradict the head, and some servers merge trailers into the headers (RFC 9110, 6.5.1).
 const NOT_TRAILERS: [&[u8]; 3] = [b"content-length", b"host", b"transfer-encoding"];
 
-/// Where in a chunked body one is.
+/// The position within one chunked body, across reads.
 #[derive(Debug)]
 pub struct Chunks {
     state: State,
-    /// Of the trailer's line that has begun.
+    /// The trailer line that has begun, bounded by `MAX_TRAILERS`.
     line: Vec<u8>,
     trailers: usize,
 }
@@ -44,17 +47,18 @@ impl Default for Chunks {
 }
 
 impl Chunks {
-    /// At a body's beginning.
+    /// Starts at a body's first byte.
     pub fn new() -> Self {
         Self { state: State::Size { size: 0, digits: 0 }, line: Vec::new(), trailers: 0 }
     }
 
-    /// Takes the body's next bytes. Answers how many of them belong to it, and whether it ends there.
+    /// Takes the body's next bytes. Returns how many of them belong to the body, and whether it ends there.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, bool), Denial> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
             self.state = match self.state {
                 State::Done => break,
+                // A chunk's data is skipped in one step: only its framing is read byte by byte.
                 State::Data { left } => {
                     let here = (bytes.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
                     at += here;
@@ -120,7 +124,7 @@ fn expect(byte: u8, wanted: u8, next: State) -> Result<State, Denial> {
     if byte == wanted { Ok(next) } else { Err(malformed("a chunk's end")) }
 }
 
-/// A line of the form `name: value`, neither folded nor with control characters.
+/// Checks that a line has the form `name: value`, is not folded and holds no control character.
 fn check_trailer(line: &[u8]) -> Result<(), Denial> {
     let colon = line.iter().position(|b| *b == b':').ok_or(malformed("a trailer without a colon"))?;
     let (name, value) = line.split_at(colon);

@@ -1,6 +1,7 @@
-//! The TLS client's first message (RFC 8446, 4.1.2; server_name: RFC 6066, 3), put together from its records.
+//! Reads the TLS client's first message (RFC 8446, 4.1.2; server_name: RFC 6066, 3) and puts it together from its
+//! records.
 //!
-//! Only what a server could read in one way alone is read: what contradicts itself, or says a thing twice, is refused.
+//! A hello that contradicts itself, or says something twice, is refused: two servers could read different names in it.
 
 use super::{MAX_FIRST_BYTES, Progress};
 use crate::denial::Denial;
@@ -8,35 +9,40 @@ use crate::name::{DomainName, NameError};
 use std::borrow::Cow;
 
 const HANDSHAKE: u8 = 22;
-/// Content types of TLS: change_cipher_spec to heartbeat. A connection begins with `HANDSHAKE` only.
+/// Content types of TLS, from change_cipher_spec to heartbeat. A connection begins with `HANDSHAKE` only.
 const CONTENT_TYPES: std::ops::RangeInclusive<u8> = 20..=24;
 const CLIENT_HELLO: u8 = 1;
 const MAX_RECORD: usize = 16 * 1024;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
-/// encrypted_client_hello (RFC 9849) and its drafts, and encrypted_server_name before them.
+// encrypted_client_hello (RFC 9849) and its drafts, and encrypted_server_name before them: to a server that knows one
+// of them, the visible name is not the real one.
 const ENCRYPTED: [u16; 7] = [0xfe0d, 0xfe0c, 0xfe0b, 0xfe0a, 0xfe09, 0xfe08, 0xffce];
 
-/// What a hello says.
+/// The parts of a hello that the policy is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHello {
-    /// SNI, if it is there.
+    /// The SNI, if the hello has one.
     pub server_name: Option<DomainName>,
-    /// Whether the real name may be another, hidden one. Browsers send the extension at random too, and nobody can
-    /// tell the difference: that is its purpose.
+    /// Whether the real name may be another one, hidden by encryption. Browsers also send the extension with random
+    /// content (GREASE), which by design cannot be told from a real one.
     pub encrypted: bool,
-    /// Application protocols in the client's order, such as `h2`.
+    /// The application protocols that the client offers (RFC 7301), in its order, such as `h2`.
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// Reads the hello out of all bytes so far. An IP address in place of a name is [`Denial::NoName`].
+/// Reads the hello out of all bytes so far.
+///
+/// # Errors
+/// [`Denial::NoName`] for an IP address in place of a name, [`Denial::Malformed`] for everything that begins like TLS
+/// and is not one well-formed hello.
 pub fn read(bytes: &[u8]) -> Result<Progress<ClientHello>, Denial> {
     let bytes = bytes.get(..MAX_FIRST_BYTES).unwrap_or(bytes);
     match bytes {
         [] => return Ok(Progress::More),
         [first, ..] if !CONTENT_TYPES.contains(first) => return Ok(Progress::Other),
         [HANDSHAKE] | [HANDSHAKE, 3, ..] => {}
-        // A binary protocol of its own may begin so; TLS would go on with its version.
+        // Another binary protocol may begin with such a byte; in TLS, the version's 3 would follow.
         [first] if *first != HANDSHAKE => return Ok(Progress::More),
         [first, second, ..] if *first != HANDSHAKE && *second != 3 => return Ok(Progress::Other),
         _ => return Err(malformed("TLS that does not begin with a hello")),
@@ -48,20 +54,22 @@ pub fn read(bytes: &[u8]) -> Result<Progress<ClientHello>, Denial> {
     progress.within(bytes.len(), "a TLS hello longer than 16 KiB")
 }
 
-/// The hello's body, put together from as many records as it takes; `None` if there are more to come.
+/// Returns the hello's body, put together from its records, or `None` while some of it is missing.
 fn message(mut bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Denial> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     loop {
         let Some((record, rest)) = record(bytes)? else { return Ok(None) };
         let fragment = rest.get(..record).unwrap_or(rest);
         let seen = message.len() + record;
+        // Nearly every hello is one record, which needs no copy.
         if message.is_empty() {
             message = Cow::Borrowed(fragment);
         } else {
             message.to_mut().extend_from_slice(fragment);
         }
         let length = message_length(&message)?;
-        // In one record with the hello there is nothing else: keys change right after it (RFC 8446, 5.1).
+        // The hello's last record holds nothing else, because keys change right after it (RFC 8446, 5.1). The length
+        // that the record announces counts, so that the verdict does not wait for its bytes.
         if length.is_some_and(|length| seen > length) {
             return Err(malformed("a TLS hello with something after it"));
         }
@@ -75,7 +83,7 @@ fn message(mut bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Denial> {
     }
 }
 
-/// A record's length and what follows its header, if the header is there.
+/// Returns a record's length and the bytes behind its header, or `None` while the header is incomplete.
 fn record(bytes: &[u8]) -> Result<Option<(usize, &[u8])>, Denial> {
     let [kind, major, _, high, low, rest @ ..] = bytes else {
         return match bytes {
@@ -87,13 +95,14 @@ fn record(bytes: &[u8]) -> Result<Option<(usize, &[u8])>, Denial> {
     if *kind != HANDSHAKE || *major != 3 {
         return Err(malformed("a TLS hello that another message interrupts"));
     }
+    // Empty handshake records are forbidden (RFC 8446, 5.1), and would be a hello without progress.
     if length == 0 || length > MAX_RECORD {
         return Err(malformed("a TLS record of an impossible length"));
     }
     Ok(Some((length, rest)))
 }
 
-/// The message's length with its header, if the header is there.
+/// Returns the message's length with its header of 4 bytes, or `None` while the header is incomplete.
 fn message_length(message: &[u8]) -> Result<Option<usize>, Denial> {
     if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
         return Err(malformed("TLS that does not begin with a hello"));
@@ -117,6 +126,7 @@ fn without_header(message: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
 }
 
 fn hello(reader: &mut Reader<'_>) -> Result<ClientHello, Denial> {
+    // Any 3.x: TLS 1.3 writes 3.3 here, and names itself in an extension.
     let version = reader.take(2)?;
     if version.first() != Some(&3) {
         return Err(malformed("a TLS hello of an unknown version"));
@@ -129,7 +139,7 @@ fn hello(reader: &mut Reader<'_>) -> Result<ClientHello, Denial> {
         return Err(malformed("a TLS hello of impossible lengths"));
     }
     let mut hello = ClientHello { server_name: None, encrypted: false, alpn: Vec::new() };
-    // Before TLS 1.2 there need not be any.
+    // Before TLS 1.2 the list of extensions may be missing altogether.
     if !reader.is_empty() {
         let all = reader.vector()?;
         reader.end()?;
@@ -151,6 +161,7 @@ fn extensions(reader: &mut Reader<'_>, hello: &mut ClientHello) -> Result<(), De
             _ => {}
         }
     }
+    // A server may take the first or the last of two names (RFC 8446, 4.2 forbids the repetition).
     let count = seen.len();
     seen.sort_unstable();
     seen.dedup();
@@ -160,6 +171,7 @@ fn extensions(reader: &mut Reader<'_>, hello: &mut ClientHello) -> Result<(), De
 fn server_name(body: &mut Reader<'_>) -> Result<DomainName, Denial> {
     let mut list = Reader(body.vector()?);
     body.end()?;
+    // host_name is the only type there is (RFC 6066, 3).
     if list.take(1)? != [0] {
         return Err(malformed("a server name of an unknown type"));
     }
@@ -190,7 +202,7 @@ fn malformed(what: &'static str) -> Denial {
     Denial::Malformed { what }
 }
 
-/// What of the message is still to be read.
+/// The part of the message that is still to be read.
 struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {
@@ -212,13 +224,13 @@ impl<'b> Reader<'b> {
         Ok(self.take(2)?.iter().fold(0, |number, byte| number << 8 | u16::from(*byte)))
     }
 
-    /// What a length of one byte announces.
+    /// Reads a vector with a length of one byte.
     fn short_vector(&mut self) -> Result<&'b [u8], Denial> {
         let length = self.take(1)?.iter().map(|byte| usize::from(*byte)).sum();
         self.take(length)
     }
 
-    /// What a length of two bytes announces.
+    /// Reads a vector with a length of two bytes.
     fn vector(&mut self) -> Result<&'b [u8], Denial> {
         let length = self.number()?;
         self.take(length.into())

@@ -1,4 +1,4 @@
-//! The head of an HTTP/1 request (RFC 9112), read so strictly that no server can read another host or another length
+//! Reads the head of an HTTP/1 request (RFC 9112) so strictly that no server can read another host or another length
 //! out of it: whatever two implementations are known to disagree about is refused.
 
 pub use super::chunks::Chunks;
@@ -9,22 +9,22 @@ use crate::name::{DomainName, NameError};
 use std::ops::Range;
 use std::str::Utf8Error;
 
-/// Longest word that could be a method. Registered ones have at most 17 characters.
+// Registered methods have at most 17 characters. Without a bound, letters without end would never be classified.
 const MAX_METHOD: usize = 32;
+// Servers accept about 100 (Apache, hyper); the array is on the stack.
 const MAX_HEADERS: usize = 128;
-/// Longest first line of SSH (RFC 4253, 4.2).
+/// Longest identification line of SSH in bytes (RFC 4253, 4.2).
 const MAX_SSH_LINE: usize = 255;
 
-/// A request's head.
+/// The head of one request that was read completely and is unambiguous.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// Bytes it takes; the body begins behind them.
+    /// Length in bytes, with the empty line; the body begins behind it.
     pub length: usize,
-    /// As the guest has written it: methods are case-sensitive.
+    /// The method as the guest has written it: methods are case-sensitive.
     pub method: String,
-    /// The one `Host`.
     pub host: DomainName,
-    /// The port in `Host`, if one is given.
+    /// The port in `Host`, if one is given. It decides nothing: the port that the guest has dialled counts.
     pub port: Option<u16>,
     pub framing: Framing,
     pub upgrade: Upgrade,
@@ -32,29 +32,33 @@ pub struct Head {
     headers: Vec<(String, Range<usize>)>,
 }
 
-/// How long the body is.
+/// How the end of the body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// The request has no body.
     None,
-    /// That many bytes.
+    /// The body has that many bytes.
     Length(u64),
-    /// In chunks: see [`Chunks`].
+    /// The body consists of chunks, whose end [`Chunks`] finds.
     Chunked,
 }
 
-/// What the guest would like to speak afterwards on the same connection.
+/// The protocol to which the guest asks to switch the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upgrade {
     None,
-    /// A WebSocket and nothing else: its bytes belong to this one request.
+    /// A WebSocket and nothing else. Its bytes belong to this one request, so they may pass unread.
     WebSocket,
-    /// Anything else. In HTTP/2 or TLS each request would name a host of its own behind the proxy's back, so the header
-    /// `upgrade` must be withheld from the server, which then answers as if it had not been there.
+    /// Anything else. Within HTTP/2 or TLS each request could name another host, unseen by the proxy. The header
+    /// `upgrade` must therefore be removed; the server then answers as if it had not been sent.
     Other,
 }
 
 /// Reads the head out of all bytes so far, from the beginning of a request.
+///
+/// # Errors
+/// [`Denial::NoName`] for an IP address in `Host`, [`Denial::Malformed`] for what a server could take for HTTP and is
+/// not one unambiguous request.
 pub fn read(bytes: &[u8]) -> Result<Progress<Head>, Denial> {
     let bytes = bytes.get(..MAX_FIRST_BYTES).unwrap_or(bytes);
     let progress = match kind(bytes)? {
@@ -66,7 +70,8 @@ pub fn read(bytes: &[u8]) -> Result<Progress<Head>, Denial> {
 }
 
 impl Head {
-    /// The head without the headers of those names (given in lower case) that are to be removed, if it has any.
+    /// Returns the head without the headers for whose lower-case name `removed` is true, or `None` if it has none of
+    /// them. All other bytes stay as the guest has sent them.
     pub fn without(&self, removed: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
         let mut kept = Vec::with_capacity(self.bytes.len());
         let mut at = 0;
@@ -78,7 +83,7 @@ impl Head {
         (kept.len() < self.bytes.len()).then_some(kept)
     }
 
-    /// The head as it came.
+    /// Returns the head as the guest has sent it.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -90,18 +95,19 @@ enum Kind {
     Other,
 }
 
-/// Whether it begins as a request does: a word and a blank. Line breaks and blanks before it, and other blanks behind
-/// it, are tolerated by some servers and therefore HTTP, too.
+/// Tells whether the bytes begin as a request does: with a word and a blank.
 fn kind(bytes: &[u8]) -> Result<Kind, Denial> {
+    // Some servers skip these before a request line, so the bytes are HTTP to them.
     if let [b'\r' | b'\n' | b' ' | b'\t', ..] = bytes {
         return Err(malformed("a blank or a line break before the request"));
     }
     if bytes.starts_with(b"SSH-") {
         return ssh(bytes);
     }
-    // Not later than the length alone says it: what a verdict is must not depend on how the bytes were split.
+    // One byte more than a method may have: the verdict must not depend on how the guest has split its bytes.
     match bytes.iter().take(MAX_METHOD + 1).position(|b| !is_token(*b)) {
         Some(end) if end > 0 => match bytes.get(end) {
+            // Some servers take these other blanks for a space.
             Some(b' ' | b'\t' | 0x0b | 0x0c) => Ok(Kind::Http),
             Some(_) | None => Ok(Kind::Other),
         },
@@ -111,8 +117,9 @@ fn kind(bytes: &[u8]) -> Result<Kind, Denial> {
     }
 }
 
-/// The first line of an SSH client may look like the beginning of a request with a strange method.
 fn ssh(bytes: &[u8]) -> Result<Kind, Denial> {
+    // `SSH-2.0-x / HTTP/1.1` is an identification line and a request with an odd method at once. Only the whole line
+    // tells which it is.
     let line = match bytes.iter().take(MAX_SSH_LINE).position(|b| *b == b'\n') {
         Some(end) => bytes.get(..end).unwrap_or(bytes),
         None if bytes.len() < MAX_SSH_LINE => return Ok(Kind::Unclear),
@@ -128,6 +135,7 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, Denial> {
     let end = end_of_head(bytes)?;
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
+    // httparse alone is too lenient (a bare LF ends a line for it). Only where both find the same end is it the end.
     let parsed = request.parse(end.and_then(|end| bytes.get(..end)).unwrap_or(bytes)).map_err(unreadable)?;
     let (Some(end), httparse::Status::Complete(length)) = (end, parsed) else {
         return if end.is_none() && parsed.is_partial() { Ok(None) } else { Err(malformed("a head with two ends")) };
@@ -148,8 +156,8 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, Denial> {
     }))
 }
 
-/// Where the first empty line ends. Until there each line must end in CR LF and none may be a folded one: here
-/// lenient servers differ from strict ones.
+/// Returns where the first empty line ends. Up to there each line must end in CR LF and none may be folded, because
+/// lenient servers and strict ones read such lines differently.
 fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Denial> {
     let mut start = 0;
     for (at, byte) in bytes.iter().enumerate() {
@@ -166,7 +174,7 @@ fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Denial> {
     Ok(None)
 }
 
-/// Where each header's line is, with its CR LF.
+/// Returns each header's name in lower case and the range of its line, CR LF included.
 fn lines(head: &[u8]) -> Vec<(String, Range<usize>)> {
     let mut lines = Vec::new();
     let mut start = 0;
@@ -184,23 +192,24 @@ fn lines(head: &[u8]) -> Vec<(String, Range<usize>)> {
 
 fn check_target(method: &str, target: &str) -> Result<(), Denial> {
     if method.eq_ignore_ascii_case("CONNECT") {
-        return Err(malformed("CONNECT: connect to the server itself"));
+        return Err(malformed("a CONNECT request: connect to the server directly"));
     }
+    // The preface of HTTP/2 (RFC 9113, 3.4): its requests would follow in frames that are not read here.
     if method == "PRI" {
         return Err(malformed("HTTP/2 without TLS"));
     }
+    // In a target of the absolute form the host stands twice, and servers differ in which of the two they take.
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(());
     }
     Err(malformed("a request's target that is not a path"))
 }
 
-/// The values of a header.
 fn values<'h>(headers: &'h [httparse::Header<'_>], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
     headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// A header's only value.
+/// Returns a header's only value; `twice` is the error's text for a second one.
 fn only<'h>(
     headers: &'h [httparse::Header<'_>],
     name: &'h str,
@@ -214,6 +223,7 @@ fn only<'h>(
 fn host(headers: &[httparse::Header<'_>]) -> Result<(DomainName, Option<u16>), Denial> {
     let value = only(headers, "host", "two Host headers")?.ok_or(malformed("a request without Host"))?;
     let value = std::str::from_utf8(value).map_err(|_: Utf8Error| malformed("a Host that is no domain name"))?;
+    // An IPv6 address, which has colons and would look like a name with a bad port.
     if value.starts_with('[') {
         return Err(Denial::NoName);
     }
@@ -236,20 +246,22 @@ fn framing(headers: &[httparse::Header<'_>], chunks_known: bool) -> Result<Frami
         (Some(length), None) => {
             Ok(Framing::Length(decimal(length).ok_or(malformed("a Content-Length that is no number"))?))
         }
+        // HTTP/1.0 has no chunks: a server that ignores the coding would read the body as further requests.
         (None, Some(coding)) if chunks_known && coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (None, Some(_)) => Err(malformed("a Transfer-Encoding that is not chunked alone")),
+        // The classic of request smuggling (RFC 9112, 6.3): one reader takes the length, the other the chunks.
         (Some(_), Some(_)) => Err(malformed("both Content-Length and Transfer-Encoding")),
     }
 }
 
-/// Digits and nothing else; `u64::from_str` would take a sign.
 fn decimal<N: std::str::FromStr>(digits: &[u8]) -> Option<N> {
+    // `u64::from_str` alone would accept a sign.
     let digits = std::str::from_utf8(digits).ok()?;
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
-/// Servers differ in whether `Connection` must name it, too: the header alone counts.
 fn upgrade(headers: &[httparse::Header<'_>]) -> Upgrade {
+    // Some servers switch without `Connection: upgrade`, so the header `upgrade` alone counts.
     let mut values = values(headers, "upgrade");
     match (values.next(), values.next()) {
         (None, _) => Upgrade::None,

@@ -1,8 +1,8 @@
-//! A plain connection's requests on their way to the server.
+//! Reads a plain connection's requests one by one and passes them on to the server.
 
 use super::Stop;
-use crate::buffer::{Buffer, ROOM};
-use crate::first::fill;
+use crate::buffer::{Buffer, CAPACITY};
+use crate::sniff::fill;
 use crate::tunnel::Pump;
 use leapbox_egress_policy::Denial;
 use leapbox_egress_policy::stream::{Chunks, Framing, Head, MAX_FIRST_BYTES, Progress, Upgrade, http};
@@ -18,12 +18,12 @@ pub(super) struct Requests<'a> {
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     held: Buffer,
-    /// Header fields that are taken out of every head, in lower case.
+    /// Names of the headers that are removed from every request, in lower case.
     removed: Vec<String>,
     moved: &'a AtomicU64,
 }
 
-/// What is still to come of a body.
+/// The part of a body that is still to come.
 enum Rest {
     Length(u64),
     Chunked(Chunks),
@@ -41,10 +41,12 @@ impl<'a> Requests<'a> {
         Self { from, to, held, removed, moved }
     }
 
-    /// Passes on the first request, whose head was read and allowed, and all that follow. With `switched`, the first one
-    /// asks for another protocol: nothing more is read before the server has answered that.
+    /// Passes on the first request, whose head was read and allowed, and all that follow. `switched` is set if the
+    /// first one asks for a WebSocket; it resolves to whether the server has agreed.
     pub(super) async fn run(mut self, first: Head, switched: Option<oneshot::Receiver<bool>>) -> Result<(), Stop> {
         self.pass(&first, switched.is_some()).await?;
+        // Nothing is read before the server has answered: only then is it known whether the guest's next bytes are
+        // frames of a WebSocket or a request.
         if let Some(switched) = switched
             && switched.await == Ok(true)
         {
@@ -60,12 +62,13 @@ impl<'a> Requests<'a> {
         self.to.shutdown().await.map_err(Stop::Broken)
     }
 
-    /// Reads the next head; none if the guest has ended between two requests.
+    /// Reads the next head, or `None` if the guest has closed its side between two requests.
     async fn next(&mut self) -> Result<Option<Head>, Stop> {
         loop {
             match http::read(self.held.filled()).map_err(Stop::Denied)? {
                 Progress::Done(head) => return Ok(Some(head)),
-                // The reader refuses what is not complete within its limit, so there is room for more.
+                // The reader refuses a head that is not complete within MAX_FIRST_BYTES, so the buffer has space left
+                // and a `fill` of 0 bytes is the end of the stream.
                 Progress::More => {}
                 Progress::Other => {
                     let what = "something that is no HTTP/1 request after one";
@@ -78,7 +81,7 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// Passes on one request, whose head lies at the beginning of what is held.
+    /// Passes on one request, whose head is at the beginning of `held`.
     async fn pass(&mut self, head: &Head, keeps_upgrade: bool) -> Result<(), Stop> {
         let mut cleared = head.length;
         if let Some(text) = self.rewritten(head, keeps_upgrade) {
@@ -89,7 +92,7 @@ impl<'a> Requests<'a> {
         }
         let mut rest = Rest::of(&head.framing);
         loop {
-            // Head and the body's beginning in one system call.
+            // `cleared` counts what may pass: the head goes out with the body's beginning in one system call.
             cleared += rest.take(&self.held.filled()[cleared..]).map_err(Stop::Denied)?;
             while cleared > 0 {
                 let n = poll_fn(|cx| self.held.poll_drain(cx, &mut self.to, cleared)).await.map_err(Stop::Broken)?;
@@ -99,7 +102,7 @@ impl<'a> Requests<'a> {
             if matches!(rest, Rest::Nothing) {
                 return Ok(());
             }
-            if self.fill(ROOM).await? == 0 {
+            if self.fill(CAPACITY).await? == 0 {
                 return Err(truncated());
             }
         }
@@ -109,9 +112,9 @@ impl<'a> Requests<'a> {
         fill(&mut self.held, &mut self.from, most).await.map_err(Stop::Broken)
     }
 
-    /// The head without what the server may not have, if there is anything of that in it. An `Upgrade` other than the
-    /// one that is waited for would make the connection opaque behind our back (`h2c`, `TLS/1.0`).
+    /// Returns the head without the headers that are to be removed, or `None` if it has none of them.
     fn rewritten(&self, head: &Head, keeps_upgrade: bool) -> Option<Vec<u8>> {
+        // A server that agreed to `h2c` or `TLS/1.0` would make the connection opaque while it is still read as HTTP/1.
         let drops_upgrade = head.upgrade != Upgrade::None && !keeps_upgrade;
         if self.removed.is_empty() && !drops_upgrade {
             return None;
@@ -130,7 +133,7 @@ impl Rest {
         }
     }
 
-    /// How many of these bytes, which come next, belong to the body.
+    /// Takes the connection's next bytes and returns how many of them belong to the body.
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Denial> {
         let (taken, done) = match self {
             Self::Nothing => (0, true),
@@ -148,7 +151,8 @@ impl Rest {
     }
 }
 
-/// Whether a request asks to become a WebSocket, and nothing else: the one protocol that may follow in a plain connection.
+/// Whether a request asks to switch to a WebSocket and to nothing else. It is the one protocol that may follow on a
+/// plain connection, because its bytes belong to this one request.
 pub(super) fn asks_for_websocket(head: &Head) -> bool {
     let lines = head.bytes().split(|byte| *byte == b'\n').skip(1);
     let mut asked = lines.filter_map(|line| {
@@ -160,10 +164,12 @@ pub(super) fn asks_for_websocket(head: &Head) -> bool {
     is_websocket && asked.next().is_none() && head.method == "GET" && head.framing == Framing::None
 }
 
-/// Whether two names are one to an application: CGI and WSGI make `_` of `-`.
+/// Whether applications take two header names for the same one.
 fn same_field(removed: &str, name: &str) -> bool {
-    let spelt = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    removed.bytes().map(spelt).eq(name.bytes().map(spelt))
+    // CGI and WSGI make `_` of `-`, and some servers of other characters too, so that `x_token` would stand for
+    // `x-token`.
+    let normal = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    removed.bytes().map(normal).eq(name.bytes().map(normal))
 }
 
 fn truncated() -> Stop {

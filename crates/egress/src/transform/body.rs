@@ -1,4 +1,4 @@
-//! Bodies, streamed frame by frame both ways.
+//! The bodies of requests and answers, streamed frame by frame.
 
 use super::rules::Rules;
 use bytes::Bytes;
@@ -11,20 +11,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What the guest gets: the upstream's answer as it comes, or a sentence of ours.
+/// The body of an answer to the guest: the upstream's, as it comes, or the proxy's own sentence.
 pub(crate) struct Answer {
     body: Either<Incoming, Full<Bytes>>,
-    /// The request's place among the sandbox's, until the last byte.
-    place: Option<OwnedSemaphorePermit>,
+    /// The HTTP/2 request's permit of the sandbox, held until the last byte.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
-    pub(crate) fn upstreams(body: Incoming, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { body: Either::Left(body), place }
+    pub(crate) fn from_upstream(body: Incoming, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { body: Either::Left(body), permit }
     }
 
-    pub(crate) fn ours(text: String) -> Self {
-        Self { body: Either::Right(Full::new(Bytes::from(text))), place: None }
+    pub(crate) fn from_text(text: String) -> Self {
+        Self { body: Either::Right(Full::new(Bytes::from(text))), permit: None }
     }
 }
 
@@ -35,7 +35,7 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() {
-            self.place = None;
+            self.permit = None;
         }
         Poll::Ready(frame)
     }
@@ -49,9 +49,9 @@ impl Body for Answer {
     }
 }
 
-/// What the upstream gets: the guest's body as it comes; trailers without what headers may not have either.
+/// The body of a request to the upstream: the guest's as it comes, except for trailers that may not be sent.
 pub(crate) struct Upload {
-    /// `None`: empty.
+    /// `None` for an empty body.
     body: Option<Incoming>,
     rules: Arc<Rules>,
 }
@@ -61,7 +61,7 @@ impl Upload {
         Self { body: (!body.is_end_stream()).then_some(body), rules }
     }
 
-    /// A second empty body.
+    /// An empty body, for sending a request without a body a second time.
     pub(crate) fn empty(&self) -> Self {
         Self { body: None, rules: Arc::clone(&self.rules) }
     }
@@ -70,7 +70,7 @@ impl Upload {
         self.body.is_none()
     }
 
-    /// Whether the length is not known beforehand.
+    /// Whether the body's length is not known beforehand.
     pub(crate) fn is_endless(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.size_hint().exact().is_none())
     }

@@ -1,10 +1,10 @@
-//! A new connection with an upstream: TCP to a checked address, TLS verified against the host's trust anchors, HTTP.
+//! Opens connections to upstreams: TCP to a checked address, TLS verified against the host's trust anchors, HTTP.
 
 use super::body::Upload;
 use super::target::Target;
 use super::tasks::Spawner;
+use crate::context::EgressContext;
 use crate::dial::{dial, resolve};
-use crate::gate::Gate;
 use crate::proxy::Proxy;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
@@ -24,34 +24,36 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// For TLS with an upstream, once TCP is connected.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Bytes TLS takes from HTTP before they must go to the socket.
+// For TLS once TCP is connected: a server that accepts and then says nothing must not hold the guest's connection. The
+// error's text names the ten seconds.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that TLS takes from HTTP before it writes to the socket.
 const TLS_BUFFER: usize = 64 * 1024;
+// The upstream is not trusted more than the guest: these bound what its answers can make the proxy hold.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
 /// Bytes of one HTTP/1.1 connection that wait to be taken, each way.
 const BUFFER: usize = 128 * 1024;
-/// Bytes HTTP/2 may have under way to us, per stream and per connection.
+/// Bytes that HTTP/2 may have under way to the proxy, per stream and per connection.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Bytes of one stream that wait for the upstream to take them.
 const SEND_BUFFER: usize = 64 * 1024;
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_DEADLINE: Duration = Duration::from_secs(20);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const NOT_HTTP: &str = "it answered with something that is not HTTP";
 
-/// What both sides speak.
+/// The version of HTTP that both sides speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// HTTP/1.1, and whether ALPN said so.
+    /// HTTP/1.1. `agreed` tells whether ALPN has chosen it, or none was negotiated.
     Http1 { agreed: bool },
-    /// HTTP/2.
+    /// HTTP/2, in which concurrent requests share one connection.
     Http2,
 }
 
 impl Protocol {
-    /// What ALPN calls it; nothing if it was not asked.
+    /// The ALPN list with this protocol alone; empty if ALPN was not negotiated.
     pub(crate) fn alpn(self) -> Vec<Vec<u8>> {
         match self {
             Protocol::Http1 { agreed: true } => vec![b"http/1.1".to_vec()],
@@ -61,18 +63,18 @@ impl Protocol {
     }
 }
 
-/// Takes requests for a connection.
+/// Sends requests over one connection.
 pub(crate) enum Sender {
     Http1(http1::SendRequest<Upload>),
     Http2(http2::SendRequest<Upload>),
 }
 
-/// Makes connections for one guest connection.
+/// Opens upstream connections for one guest connection.
 pub(crate) struct Connector {
     pub(crate) proxy: Arc<Proxy>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) context: Arc<EgressContext>,
     pub(crate) target: Arc<Target>,
-    /// Drives them.
+    /// Runs the tasks that drive the connections.
     pub(crate) spawner: Spawner,
 }
 
@@ -85,14 +87,14 @@ impl Connector {
         Denial::Upstream { name: self.target.name.clone(), what: what.into() }
     }
 
-    /// One that should speak what an earlier one spoke.
+    /// Opens another connection, offering only the protocol that an earlier one has agreed on.
     pub(crate) async fn open_again(&self, protocol: Protocol) -> Result<(Sender, Protocol), Denial> {
-        // Names move while a connection stands; an answer that is remembered costs nothing.
-        let addresses = resolve(&self.gate, &self.target.name).await?;
+        // The name may lead elsewhere by now; a cached answer costs nothing.
+        let addresses = resolve(&self.context, &self.target.name).await?;
         self.open(&addresses, protocol.alpn()).await
     }
 
-    /// `alpn` is what to offer, in this order.
+    /// Opens a connection. `alpn` lists the protocols to offer, in this order.
     pub(crate) async fn open(&self, addresses: &[Ipv4Addr], alpn: Vec<Vec<u8>>) -> Result<(Sender, Protocol), Denial> {
         let stream = self.tls(addresses, alpn).await?;
         let protocol = match stream.get_ref().1.alpn_protocol() {
@@ -118,7 +120,7 @@ impl Connector {
     }
 
     fn not_http(&self, error: &hyper::Error) -> Denial {
-        tracing::debug!(upstream = %self.target.name, error = %chain(error), "no HTTP with an upstream");
+        tracing::debug!(upstream = %self.target.name, error = %chain(error), "an upstream does not speak HTTP");
         self.failed(NOT_HTTP)
     }
 
@@ -127,16 +129,17 @@ impl Connector {
             .map_err(|_: InvalidDnsNameError| self.failed("its name can't be in a certificate"))?;
         let mut config = rustls::ClientConfig::clone(&self.proxy.upstream);
         config.alpn_protocols = alpn;
-        // The upstream's certificate is looked at each time; and it can't tell by a ticket which sandboxes are one's.
+        // Without resumption the certificate is verified on every connection, and the server cannot link sandboxes of
+        // one host by a session ticket.
         config.resumption = Resumption::disabled();
         let (port, prefer) = (self.target.destination.port(), *self.target.destination.ip());
-        let socket = dial(&self.gate, &self.target.name, addresses, port, prefer).await?;
+        let socket = dial(&self.context, &self.target.name, addresses, port, prefer).await?;
         let connector = TlsConnector::from(Arc::new(config));
         let handshake = connector.connect_with(name, socket, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
-        match timeout(HANDSHAKE, handshake).await {
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                tracing::debug!(upstream = %self.target.name, error = %chain(&error), "no TLS with an upstream");
+                tracing::debug!(upstream = %self.target.name, error = %chain(&error), "TLS with an upstream failed");
                 Err(self.failed(tls_failure(&error)))
             }
             Err(_) => Err(self.failed("it did not complete the TLS handshake in 10 s")),
@@ -146,7 +149,7 @@ impl Connector {
 
 async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
     if let Err(error) = connection.await {
-        tracing::debug!(error = %chain(&error), "a connection to an upstream ended badly");
+        tracing::debug!(error = %chain(&error), "a connection to an upstream broke off");
     }
 }
 
@@ -160,8 +163,8 @@ fn http2_builder(spawner: Spawner) -> http2::Builder<Spawner> {
     let mut builder = http2::Builder::new(spawner);
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_DEADLINE)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -169,7 +172,7 @@ fn http2_builder(spawner: Spawner) -> http2::Builder<Spawner> {
     builder
 }
 
-/// What the guest and the operator read about a handshake that failed.
+/// Returns the text that the guest and the operator read about a failed handshake, as the end of `Denial::Upstream`.
 fn tls_failure(error: &io::Error) -> &'static str {
     use CertificateError as Bad;
     let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
@@ -180,7 +183,7 @@ fn tls_failure(error: &io::Error) -> &'static str {
             Bad::Expired | Bad::ExpiredContext { .. } => "its certificate has expired",
             Bad::NotValidYet | Bad::NotValidYetContext { .. } => "its certificate is not valid yet",
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => "its certificate is for another name",
-            Bad::UnknownIssuer => "its certificate is of an issuer that this host does not trust",
+            Bad::UnknownIssuer => "its certificate has an issuer that this host does not trust",
             Bad::Revoked => "its certificate was revoked",
             _ => "its certificate can't be verified",
         },

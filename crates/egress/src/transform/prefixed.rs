@@ -1,4 +1,5 @@
-//! The guest's connection as TLS reads it: what was read to decide comes first. Counts the bytes both ways.
+//! The guest's connection as TLS reads it: the bytes that were read to decide come first. It counts the bytes both
+//! ways.
 
 use crate::guest::GuestStream;
 use crate::journal::Journal;
@@ -9,9 +10,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// A guest's stream with the bytes that were read from it already.
 pub(crate) struct Prefixed {
     already_read: Vec<u8>,
-    /// How many of them were read again.
+    /// The number of those bytes that TLS has read.
     passed: usize,
     stream: GuestStream,
     journal: Arc<Journal>,

@@ -1,10 +1,11 @@
-//! What a transform does to header fields, and what every proxy does to them.
+//! Rewrites header fields: what a transform does to them, and what every proxy does.
 //!
-//! Towards the upstream: fields of the connection go first (RFC 9110 §7.6.1), those named in `Connection` included;
-//! then what the transform strips or injects, however the guest spelt it; then the injected ones come in. In this order
-//! no field of the guest's can drop, replace or add to an injected one. Trailers may bring none of them either.
+//! Towards the upstream, the fields of the connection are removed first (RFC 9110 §7.6.1), those named in `Connection`
+//! included; then what the transform strips or injects, however the guest has spelt it; then the injected fields are
+//! added. In this order no field of the guest's can drop, replace or add to an injected one. Trailers may carry none of
+//! them either.
 //!
-//! Towards the guest: the fields of the connection go, the rest is the upstream's.
+//! Towards the guest, only the fields of the connection are removed.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
@@ -13,7 +14,7 @@ use http::header::{
 use http::{HeaderMap, Version};
 use leapbox_egress_policy::Transform;
 
-/// Fields that belong to one connection, whether `Connection` names them or not.
+/// Fields that belong to one connection, whether or not `Connection` names them.
 const CONNECTION_FIELDS: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -25,22 +26,24 @@ const CONNECTION_FIELDS: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// A transform's headers, ready for use. Injected values are marked sensitive: `Debug` does not show them, and HPACK does
-/// not index them. Has no `Debug` all the same.
+/// A transform's headers in the types of `http`. It has no `Debug`, so that no log can show a value.
 pub(crate) struct Rules {
     inject: Vec<(HeaderName, HeaderValue)>,
-    /// Names of the guest's fields that go; those of `inject` among them.
+    /// Names of the guest's fields that are removed, including those of `inject`.
     remove: Vec<HeaderName>,
 }
 
 impl Rules {
-    /// `None` if a name or value is none: then nothing may be sent, for the policy can't be kept.
+    /// Returns `None` if a name or value cannot be sent. The connection must then be refused, because the policy cannot
+    /// be kept.
     pub(crate) fn new(transform: &Transform) -> Option<Self> {
         let mut inject = Vec::with_capacity(transform.inject.len());
         let mut remove = Vec::with_capacity(transform.inject.len() + transform.strip.len());
         for (name, secret) in &transform.inject {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             let mut value = HeaderValue::from_bytes(secret.expose().as_bytes()).ok()?;
+            // Not indexed by HPACK, where the size of later requests could tell a guess from the value; not shown by
+            // `Debug`.
             value.set_sensitive(true);
             remove.push(name.clone());
             inject.push((name, value));
@@ -51,12 +54,12 @@ impl Rules {
         Some(Self { inject, remove })
     }
 
-    /// Turns the guest's headers into those the upstream gets. `host` is the authority the policy allows; HTTP/2 says it
-    /// in `:authority` instead.
+    /// Turns the guest's headers into the upstream's. `host` is the authority that the policy allows; in HTTP/2 it
+    /// stands in `:authority` instead.
     pub(crate) fn towards_upstream(&self, headers: &mut HeaderMap, version: Version, host: &HeaderValue) {
         let takes_trailers = lists(headers, &TE, "trailers");
         remove_connection_fields(headers);
-        // What to do about a body that waits is settled between the guest and us, and between us and the upstream.
+        // hyper answers the guest's `Expect` itself, and the body is streamed on without one.
         headers.remove(EXPECT);
         headers.remove(TE);
         self.clean(headers);
@@ -76,7 +79,7 @@ impl Rules {
         }
     }
 
-    /// Takes out of trailers what the headers may not have either, and what RFC 9110 §6.5.1 does not want there.
+    /// Removes from trailers what headers may not carry either, and what RFC 9110 §6.5.1 forbids there.
     pub(crate) fn trailers(&self, trailers: &mut HeaderMap) {
         remove_connection_fields(trailers);
         for name in [HOST, CONTENT_LENGTH, TE] {
@@ -86,26 +89,26 @@ impl Rules {
     }
 
     fn clean(&self, headers: &mut HeaderMap) {
-        let goes = |name: &&HeaderName| {
+        let is_removed = |name: &&HeaderName| {
             name.as_str().starts_with("proxy-") || self.remove.iter().any(|rule| same_field(rule, name))
         };
-        let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
-        for name in gone {
+        let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
+        for name in removed {
             headers.remove(name);
         }
     }
 }
 
-/// Turns the upstream's headers into those the guest gets.
+/// Turns the upstream's headers into the guest's.
 pub(crate) fn towards_guest(headers: &mut HeaderMap) {
-    // With a transfer coding the length is meaningless (RFC 9112 §6.3) and must not reach anyone who believes it.
+    // Beside a transfer coding the length is meaningless (RFC 9112 §6.3), and the guest must not believe it.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     remove_connection_fields(headers);
 }
 
-/// Whether a header, over all its lines, lists a token.
+/// Whether a header lists a token, over all its lines.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
@@ -114,11 +117,12 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether two names are one to an application: CGI and WSGI make `_` of `-`, so that `x_token` would stand for
-/// `x-token`.
+/// Whether applications take two header names for the same one.
 fn same_field(one: &HeaderName, other: &HeaderName) -> bool {
-    let spelt = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    one.as_str().bytes().map(spelt).eq(other.as_str().bytes().map(spelt))
+    // CGI and WSGI make `_` of `-`, and some servers of other characters too, so that `x_token` would stand for
+    // `x-token`.
+    let normal = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    one.as_str().bytes().map(normal).eq(other.as_str().bytes().map(normal))
 }
 
 /// Removes the fields that belong to one connection.

@@ -1,4 +1,4 @@
-//! One guest connection's requests: each is checked, rewritten, sent, and its answer streamed back.
+//! Handles the requests of one guest connection: each is checked, rewritten and sent, and its answer is streamed back.
 
 use super::body::{Answer, Upload};
 use super::refusal::Refusal;
@@ -6,7 +6,7 @@ use super::rules::{self, Rules};
 use super::target::Target;
 use super::upstream::Upstream;
 use super::websocket::{self, Switched};
-use crate::gate::Gate;
+use crate::context::EgressContext;
 use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 pub(crate) struct Session {
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) context: Arc<EgressContext>,
     pub(crate) target: Arc<Target>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) upstream: Upstream,
-    /// The guest should come again on a new connection.
+    /// Set once a refusal asks for a new connection; an HTTP/2 connection is then shut down.
     pub(crate) is_ending: AtomicBool,
     pub(crate) switched: Mutex<Option<Switched>>,
 }
@@ -35,14 +35,14 @@ impl Session {
             Ok(answer) => return answer,
             Err(refusal) => refusal,
         };
-        self.gate.journal.deny(&refusal.denial);
+        self.context.journal.deny(&refusal.denial);
         if refusal.closes {
             self.is_ending.store(true, Ordering::Relaxed);
         }
         refusal.answer(version)
     }
 
-    /// The WebSocket that the connection was switched to, if it was.
+    /// Takes the WebSocket that the connection has switched to, if it has.
     pub(crate) fn take_switched(&self) -> Option<Switched> {
         self.switched.lock().take()
     }
@@ -52,7 +52,7 @@ impl Session {
         let guest = websocket::is_wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
         self.target.check(&head)?;
-        let place = self.place(version)?;
+        let permit = self.permit(version)?;
         let answer = self.upstream.send(self.rewrite(head, body, guest.is_some())?).await?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(guest, answer);
@@ -60,27 +60,28 @@ impl Session {
         let (mut head, body) = answer.into_parts();
         rules::towards_guest(&mut head.headers);
         if version != Version::HTTP_2 {
-            // hyper says 1.0 to those who do; the upstream's own version is between it and us.
+            // The upstream's version says nothing about this connection. hyper answers 1.0 to a guest that speaks it.
             head.version = Version::HTTP_11;
         }
-        Ok(Response::from_parts(head, Answer::upstreams(body, place)))
+        Ok(Response::from_parts(head, Answer::from_upstream(body, permit)))
     }
 
-    /// HTTP/2: a place among the sandbox's connections, because what a request buffers is as much as a connection's. The
-    /// place of an HTTP/1.1 connection is its one request's, too.
-    fn place(&self, version: Version) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    /// Takes one of the sandbox's permits for an HTTP/2 request.
+    fn permit(&self, version: Version) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+        // An HTTP/1.1 connection has one request at a time, which its own permit covers. An HTTP/2 stream buffers as
+        // much as a connection does, so it counts as one.
         if version != Version::HTTP_2 {
             return Ok(None);
         }
-        let place = Arc::clone(&self.gate.connections).try_acquire_owned();
-        place.map(Some).map_err(|_: TryAcquireError| Refusal {
+        let permit = Arc::clone(&self.context.connections).try_acquire_owned();
+        permit.map(Some).map_err(|_: TryAcquireError| Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
             denial: Denial::TooMany { what: "connections and requests of this sandbox through the proxy" },
             closes: false,
         })
     }
 
-    /// The request as the upstream gets it.
+    /// Turns the guest's request into the upstream's.
     fn rewrite(&self, mut head: Parts, body: Incoming, is_websocket: bool) -> Result<Request<Upload>, Refusal> {
         head.uri = self.target.uri(&head.uri, head.version)?;
         let body = Upload::new(body, Arc::clone(&self.rules));
@@ -88,7 +89,7 @@ impl Session {
         if head.version != Version::HTTP_2 {
             head.version = Version::HTTP_11;
             if body.is_endless() {
-                // hyper would leave out the body of a GET whose length it does not know.
+                // Without the header, hyper leaves out the body of a GET whose length it does not know.
                 head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }

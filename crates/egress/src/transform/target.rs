@@ -1,7 +1,7 @@
-//! Whom a request is for: it must be the name that the TLS connection is for, in every request (SNI fronting).
+//! Checks that every request is for the name of its TLS connection (against SNI fronting).
 //!
-//! The upstream's own idea of a virtual host comes from `Host` or `:authority`. An injected secret, meant for one name,
-//! must not be sent to another one that is served at the same address.
+//! A server chooses the virtual host by `Host` or `:authority` and not by the SNI. An injected secret, meant for one
+//! name, must not reach another one that is served at the same address.
 
 use super::refusal::Refusal;
 use http::header::HOST;
@@ -11,18 +11,18 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use leapbox_egress_policy::{Denial, DomainName};
 use std::net::SocketAddrV4;
 
-/// What one guest connection is for.
+/// The name and port that one guest connection is for.
 pub(crate) struct Target {
     pub(crate) name: DomainName,
-    /// What the guest dialled.
+    /// The address and port that the guest has dialled.
     pub(crate) destination: SocketAddrV4,
-    /// As HTTP writes both: the port only if it is not 443.
+    /// Name and port as HTTP writes them: the port only if it is not 443.
     authority: Authority,
     host: HeaderValue,
 }
 
 impl Target {
-    /// `None` if a name can't be an authority, which a [`DomainName`] always can.
+    /// Returns `None` if the name cannot be an authority; every [`DomainName`] can.
     pub(crate) fn new(name: DomainName, destination: SocketAddrV4) -> Option<Self> {
         let port = destination.port();
         let text = if port == 443 { name.to_string() } else { format!("{name}:{port}") };
@@ -30,23 +30,24 @@ impl Target {
         Some(Self { name, destination, authority: Authority::try_from(text).ok()?, host })
     }
 
-    /// What the upstream gets as `Host`: what was checked, and not what the guest wrote.
+    /// The `Host` for the upstream, made from the checked name and not from what the guest has written.
     pub(crate) fn host(&self) -> &HeaderValue {
         &self.host
     }
 
-    /// Refuses a request for anybody else, and those that name more than one.
+    /// Refuses requests for another authority, and those that name more than one.
     pub(crate) fn check(&self, head: &Parts) -> Result<(), Refusal> {
         if head.method == Method::CONNECT {
             return Err(malformed("a CONNECT request inside of TLS"));
         }
         if head.method == Method::TRACE || head.method.as_str() == "TRACK" {
-            // Its answer is the request as it arrived, and would show the guest what was injected.
+            // The answer to TRACE is the request as it arrived (RFC 9110 §9.3.8), injected values included.
             let denial = Denial::Malformed { what: "a TRACE request to a domain with a transform" };
             return Err(Refusal { status: StatusCode::METHOD_NOT_ALLOWED, denial, closes: false });
         }
         let mut hosts = head.headers.get_all(HOST).iter();
         let host = hosts.next();
+        // A server may take either.
         if hosts.next().is_some() {
             return Err(malformed("two Host headers"));
         }
@@ -54,19 +55,21 @@ impl Target {
         if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS) {
             return Err(malformed("a request for another scheme than https"));
         }
+        // In HTTP/2 `:authority` counts, else `Host` (RFC 9113 §8.3.1). In HTTP/1.1 `Host` must be there, and a target
+        // in absolute form must agree with it.
         if head.version == Version::HTTP_2 {
-            self.must_be(stated.or(host.map(HeaderValue::as_bytes)))?;
-        } else if stated.is_some_and(|stated| !self.is(stated)) {
+            self.require(stated.or(host.map(HeaderValue::as_bytes)))?;
+        } else if stated.is_some_and(|stated| !self.matches(stated)) {
             return Err(malformed("a request line with another authority than Host"));
         } else if stated.is_some() && head.uri.scheme().is_none() {
             return Err(malformed("a request line without a path"));
         } else if host.is_none() {
             return Err(malformed("no Host header"));
         }
-        host.map_or(Ok(()), |host| self.must_be(Some(host.as_bytes())))
+        host.map_or(Ok(()), |host| self.require(Some(host.as_bytes())))
     }
 
-    /// The request's URI as the upstream gets it.
+    /// Turns the request's URI into the upstream's: the guest's path and query, and in HTTP/2 the checked authority.
     pub(crate) fn uri(&self, uri: &Uri, version: Version) -> Result<Uri, Refusal> {
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = uri.path_and_query().cloned();
@@ -77,10 +80,10 @@ impl Target {
         Uri::from_parts(parts).map_err(|_: InvalidUriParts| malformed("a request line without a path"))
     }
 
-    fn must_be(&self, authority: Option<&[u8]>) -> Result<(), Refusal> {
+    fn require(&self, authority: Option<&[u8]>) -> Result<(), Refusal> {
         match authority {
             None => Err(malformed("no :authority")),
-            Some(authority) if self.is(authority) => Ok(()),
+            Some(authority) if self.matches(authority) => Ok(()),
             Some(_) => {
                 let denial = Denial::Authority { name: self.name.clone() };
                 Err(Refusal { status: StatusCode::MISDIRECTED_REQUEST, denial, closes: false })
@@ -88,8 +91,8 @@ impl Target {
         }
     }
 
-    /// Whether an authority is the name, port and one trailing dot aside.
-    fn is(&self, authority: &[u8]) -> bool {
+    /// Whether an authority is the connection's name, with any port and with or without a trailing dot.
+    fn matches(&self, authority: &[u8]) -> bool {
         let host = match authority.iter().rposition(|byte| *byte == b':') {
             None => authority,
             Some(colon) => {

@@ -1,8 +1,8 @@
-//! Everything that one guest connection has running, in the one task that serves it.
+//! Runs everything that one guest connection needs within the one task that serves it.
 //!
-//! hyper hands its helpers (a connection's driver, an HTTP/2 stream's answer) to an executor. Spawned into the runtime
-//! they would outlive the connection, whose task the server ends when the sandbox goes. Here they are polled by that
-//! task and end with it, and nothing is handed between threads on the way from the guest to the upstream.
+//! hyper gives its helpers (a connection's driver, an HTTP/2 stream's answer) to an executor. Spawned into the runtime,
+//! they would outlive the connection, whose task ends when the sandbox does. Here that task polls them and they end
+//! with it, and nothing changes threads on the way from the guest to the upstream.
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -11,10 +11,11 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
-/// Adds tasks; hyper's executor.
+/// Adds futures to a connection's [`Tasks`]; hyper's executor.
 #[derive(Clone)]
 pub(crate) struct Spawner(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
 
+/// The futures that run beside a guest connection.
 pub(crate) struct Tasks {
     new: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
     running: FuturesUnordered<BoxFuture<'static, ()>>,
@@ -22,19 +23,20 @@ pub(crate) struct Tasks {
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner {
     fn execute(&self, task: F) {
-        // Fails only when the connection is over, and with it what the task was for.
+        // Fails only when the connection has ended, and the future would have nothing left to do.
         let _ = self.0.send(Box::pin(task));
     }
 }
 
 impl Tasks {
     pub(crate) fn new() -> (Spawner, Self) {
-        // Unbounded, but what is spawned is bounded: a connection's streams and a few drivers.
+        // Unbounded, but bounded by what is spawned: one future for each of at most MAX_STREAMS streams, and a few
+        // drivers.
         let (spawner, new) = mpsc::unbounded_channel();
         (Spawner(spawner), Self { new, running: FuturesUnordered::new() })
     }
 
-    /// Polls the tasks for as long as the future takes.
+    /// Runs `work` to its end and polls the other futures meanwhile.
     pub(crate) async fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|cx| {

@@ -1,4 +1,5 @@
-//! The guest's side of TLS: a certificate for exactly the name it asked for, signed by its sandbox's authority.
+//! Terminates the guest's TLS with a certificate for exactly the name that it asked for, signed by its sandbox's
+//! authority.
 
 use super::prefixed::Prefixed;
 use crate::authority::Authority;
@@ -16,13 +17,15 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Bytes TLS takes from HTTP before they must go to the socket.
+// The connection is decided and no longer counts as silent, so the handshake needs a limit of its own.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that TLS takes from HTTP before it writes to the socket.
 const TLS_BUFFER: usize = 64 * 1024;
-/// Versions of HTTP that can be looked into, by their ALPN names.
+/// The versions of HTTP that can be terminated, by their ALPN names.
 const KNOWN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// What the guest offers and we speak, in its order. Refused: other protocols only.
+/// Returns the versions of HTTP that the guest offers, in its order. A guest that offers other protocols only is
+/// refused.
 pub(crate) fn offered(hello: &ClientHello) -> Result<Vec<Vec<u8>>, Denial> {
     let known: Vec<Vec<u8>> = hello.alpn.iter().filter(|name| KNOWN.contains(&name.as_slice())).cloned().collect();
     if known.is_empty() && !hello.alpn.is_empty() {
@@ -31,7 +34,7 @@ pub(crate) fn offered(hello: &ClientHello) -> Result<Vec<Vec<u8>>, Denial> {
     Ok(known)
 }
 
-/// Completes the handshake. `alpn` is what may be agreed on, in our order; empty: nothing is.
+/// Completes the handshake. `alpn` lists what may be agreed on, in this order; if it is empty, ALPN is not negotiated.
 pub(crate) async fn terminate(
     provider: &Arc<CryptoProvider>,
     authority: &Authority,
@@ -43,10 +46,10 @@ pub(crate) async fn terminate(
         .ok_or_else(|| Denial::Upstream { name: name.clone(), what: "no certificate could be made for it".into() })?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let handshake = acceptor.accept_with(guest, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
-    match timeout(HANDSHAKE, handshake).await {
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
-            tracing::debug!(%name, error = %chain(&error), "no TLS with a guest");
+            tracing::debug!(%name, error = %chain(&error), "the TLS handshake with a guest failed");
             Err(Denial::Malformed { what: failure(&error) })
         }
         Err(_) => Err(Denial::Slow { what: "the TLS handshake" }),
@@ -61,28 +64,29 @@ fn config(
 ) -> Option<ServerConfig> {
     let leaf = authority
         .leaf(name)
-        .inspect_err(|error| tracing::error!(%name, error = %chain(error), "no certificate"))
+        .inspect_err(|error| tracing::error!(%name, error = %chain(error), "no certificate for a transform"))
         .ok()?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
-        .inspect_err(|error| tracing::error!(error = %chain(error), "no TLS settings"))
+        .inspect_err(|error| tracing::error!(error = %chain(error), "TLS towards a guest could not be set up"))
         .ok()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
     config.alpn_protocols = alpn;
-    // No resumption: every connection is decided on its own, and nothing of it is remembered.
+    // Without resumption every connection shows its SNI and is decided on its own.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Some(config)
 }
 
-/// What the operator reads about a handshake that the guest did not complete.
+/// Returns the text that the operator reads about a handshake that the guest has not completed.
 fn failure(error: &io::Error) -> &'static str {
     match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(_)) => {
-            "a TLS client that does not accept the sandbox's CA: does it use its own trust store, or pins?"
+            "the TLS client rejected the sandbox's CA: it pins certificates, or its own trust store lacks \
+             /run/leapbox/egress-ca.pem"
         }
-        Some(_) => "a TLS handshake that could not be completed",
-        None => "a TLS client that hung up before the handshake was complete",
+        Some(_) => "the TLS handshake could not be completed",
+        None => "the TLS client closed the connection before the handshake was complete",
     }
 }

@@ -1,13 +1,13 @@
-//! The upstream's side of one guest connection: one connection, made again when it has gone away.
+//! The upstream's side of one guest connection: one connection, opened again when it has ended.
 //!
 //! ```text
 //!   before the guest's handshake:  connect, ALPN out of the guest's list ─► kept
 //!   each request:                  kept and still open ─► send
-//!                                  gone, or died before a byte was sent ─► connect again, same protocol ─► send
+//!                                  ended, or broken before a byte was sent ─► connect again, same protocol ─► send
 //! ```
 //!
-//! A request goes a second time only if nothing of it was sent, or if it is safe (RFC 9110 §9.2.1), has no body, and
-//! went over a connection that had been used before.
+//! A request is sent a second time only if none of it was sent before, or if it is safe (RFC 9110 §9.2.1), has no body,
+//! and was sent on a connection that had been used before.
 
 use super::body::Upload;
 use super::connect::{Connector, NOT_HTTP, Protocol, Sender};
@@ -20,25 +20,27 @@ use leapbox_errors::chain;
 use std::net::Ipv4Addr;
 use tokio::sync::Mutex;
 
+/// The connection to the upstream of one guest connection, shared by its requests.
 pub(crate) struct Upstream {
     connector: Connector,
-    kept: Mutex<Kept>,
+    state: Mutex<State>,
 }
 
-/// The connection between two requests.
-enum Kept {
-    /// It was not asked for yet.
-    Nothing,
-    /// The first one could not be made, and the guest was promised no protocol of the upstream's.
+/// The state of the upstream's connection between two requests.
+enum State {
+    /// No connection was opened yet.
+    Unconnected,
+    /// The first connection failed. The guest has agreed on a protocol that the upstream never chose, so later attempts
+    /// could not use it.
     Failed(Denial),
-    /// The protocol is settled; the connection may be in use (HTTP/1.1), or have gone away.
-    Settled { link: Option<Link>, protocol: Protocol },
+    /// The protocol is agreed on. The connection is absent while a request of HTTP/1.1 uses it, or once it has broken.
+    Agreed { connection: Option<Connection>, protocol: Protocol },
 }
 
 /// A connection that can take a request.
-struct Link {
+struct Connection {
     sender: Sender,
-    /// It has had a request, and may have died unnoticed since.
+    /// Whether it has had a request, and may have been closed by the server unnoticed since.
     was_used: bool,
 }
 
@@ -46,20 +48,20 @@ type Unsent = TrySendError<Request<Upload>>;
 
 impl Upstream {
     pub(crate) fn new(connector: Connector) -> Self {
-        Self { connector, kept: Mutex::new(Kept::Nothing) }
+        Self { connector, state: Mutex::new(State::Unconnected) }
     }
 
-    /// Makes the first connection. `alpn` is what the guest speaks, in its order. `None`: it failed, and every request
-    /// will be refused with the reason.
+    /// Opens the first connection. `alpn` lists what the guest speaks, in its order. After a failure (`None`) every
+    /// request is refused with the reason.
     pub(crate) async fn connect(&self, addresses: &[Ipv4Addr], alpn: Vec<Vec<u8>>) -> Option<Protocol> {
-        let mut kept = self.kept.lock().await;
+        let mut state = self.state.lock().await;
         match self.connector.open(addresses, alpn).await {
             Ok((sender, protocol)) => {
-                *kept = Kept::Settled { link: Some(Link { sender, was_used: false }), protocol };
+                *state = State::Agreed { connection: Some(Connection { sender, was_used: false }), protocol };
                 Some(protocol)
             }
             Err(denial) => {
-                *kept = Kept::Failed(denial);
+                *state = State::Failed(denial);
                 None
             }
         }
@@ -67,75 +69,83 @@ impl Upstream {
 
     /// Sends a request and returns the answer, its body still to be streamed.
     pub(crate) async fn send(&self, request: Request<Upload>) -> Result<Response<Incoming>, Refusal> {
-        let again = replay(&request);
-        let mut link = self.take().await?;
-        let mut failed = match link.send(request).await {
+        let copy = repeatable(&request);
+        let mut connection = self.take().await?;
+        let mut failed = match connection.send(request).await {
             Ok(answer) => {
-                self.give_back(link).await;
+                self.keep(connection).await;
                 return Ok(answer);
             }
             Err(failed) => failed,
         };
         let request = match failed.take_message() {
             Some(unsent) => unsent,
-            None => again.filter(|_| link.was_used && is_death(failed.error())).ok_or_else(|| self.explain(&failed))?,
+            // A server may close a kept connection at any time. A first request on a new connection that breaks is the
+            // upstream's fault, and repeating it would only double its load.
+            None => copy
+                .filter(|_| connection.was_used && is_broken(failed.error()))
+                .ok_or_else(|| self.explain(&failed))?,
         };
-        tracing::debug!(upstream = %self.connector.name(), error = %chain(failed.error()), "a kept connection had died");
-        let mut link = self.replace(link).await?;
-        let answer = link.send(request).await.map_err(|failed| self.explain(&failed))?;
-        self.give_back(link).await;
+        let upstream = self.connector.name();
+        tracing::debug!(%upstream, error = %chain(failed.error()), "a kept connection broke; the request is repeated");
+        let mut connection = self.replace(connection).await?;
+        let answer = connection.send(request).await.map_err(|failed| self.explain(&failed))?;
+        self.keep(connection).await;
         Ok(answer)
     }
 
-    /// The kept connection, if it is still open, or a new one.
-    async fn take(&self) -> Result<Link, Refusal> {
-        let mut kept = self.kept.lock().await;
-        match &mut *kept {
-            Kept::Failed(denial) => Err(Refusal { closes: true, ..Refusal::upstream(denial.clone()) }),
-            Kept::Nothing => Err(Refusal::upstream(self.connector.failed("it was not connected to"))),
-            Kept::Settled { link, protocol } => {
-                if let Some(mut there) = link.take()
-                    && there.ready().await
+    /// Returns the kept connection if it is still open, else a new one.
+    async fn take(&self) -> Result<Connection, Refusal> {
+        // Held while connecting: of several HTTP/2 requests the first one connects and the others share its connection.
+        let mut state = self.state.lock().await;
+        match &mut *state {
+            // Closing lets the guest connect anew, which makes a new attempt with its whole ALPN list.
+            State::Failed(denial) => Err(Refusal { closes: true, ..Refusal::upstream(denial.clone()) }),
+            State::Unconnected => Err(Refusal::upstream(self.connector.failed("it was not connected to"))),
+            State::Agreed { connection, protocol } => {
+                if let Some(mut kept) = connection.take()
+                    && kept.ready().await
                 {
-                    *link = there.share();
-                    return Ok(there);
+                    *connection = kept.share();
+                    return Ok(kept);
                 }
-                let made = self.again(*protocol).await?;
-                *link = made.share();
-                Ok(made)
+                let opened = self.reconnect(*protocol).await?;
+                *connection = opened.share();
+                Ok(opened)
             }
         }
     }
 
-    /// A new connection for one that turned out to be dead. HTTP/2: whoever comes first makes it for all.
-    async fn replace(&self, dead: Link) -> Result<Link, Refusal> {
-        drop(dead);
+    /// Returns a connection in the place of a broken one. In HTTP/2 it may be one that another request has opened
+    /// meanwhile.
+    async fn replace(&self, broken: Connection) -> Result<Connection, Refusal> {
+        drop(broken);
         self.take().await
     }
 
-    /// Keeps an HTTP/1.1 connection for the next request; one of HTTP/2 is kept already.
-    async fn give_back(&self, mut used: Link) {
+    /// Keeps an HTTP/1.1 connection for the next request; an HTTP/2 connection is shared and kept already.
+    async fn keep(&self, mut used: Connection) {
         if matches!(used.sender, Sender::Http2(_)) {
             return;
         }
         used.was_used = true;
-        if let Kept::Settled { link, .. } = &mut *self.kept.lock().await {
-            *link = Some(used);
+        if let State::Agreed { connection, .. } = &mut *self.state.lock().await {
+            *connection = Some(used);
         }
     }
 
-    async fn again(&self, protocol: Protocol) -> Result<Link, Refusal> {
-        // Names move while a connection stands; an answer that is remembered costs nothing.
+    async fn reconnect(&self, protocol: Protocol) -> Result<Connection, Refusal> {
         let (sender, spoken) = self.connector.open_again(protocol).await.map_err(Refusal::upstream)?;
+        // The guest's side has one version of HTTP for its life, and requests are not translated.
         if (spoken == Protocol::Http2) != (protocol == Protocol::Http2) {
             return Err(Refusal::upstream(self.connector.failed("it now speaks another version of HTTP")));
         }
-        Ok(Link { sender, was_used: false })
+        Ok(Connection { sender, was_used: false })
     }
 
     fn explain(&self, failed: &Unsent) -> Refusal {
         let error = failed.error();
-        tracing::debug!(upstream = %self.connector.name(), error = %chain(error), "an upstream gave no answer");
+        tracing::debug!(upstream = %self.connector.name(), error = %chain(error), "an upstream did not answer");
         let what = if error.is_parse_too_large() {
             "its answer's headers are longer than 64 KiB"
         } else if error.is_parse() {
@@ -147,7 +157,7 @@ impl Upstream {
     }
 }
 
-impl Link {
+impl Connection {
     async fn ready(&mut self) -> bool {
         match &mut self.sender {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
@@ -155,7 +165,7 @@ impl Link {
         }
     }
 
-    /// The same connection for others at the same time, which HTTP/2 allows.
+    /// Returns a handle of the same connection for other requests at the same time, which HTTP/2 allows.
     fn share(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(_) => None,
@@ -171,22 +181,22 @@ impl Link {
     }
 }
 
-/// The request once more, if sending it twice does no harm.
-fn replay(request: &Request<Upload>) -> Option<Request<Upload>> {
+/// Returns a copy of the request if sending it twice does no harm: a safe method and no body.
+fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if !is_safe || !request.body().is_empty() {
         return None;
     }
-    let mut again = Request::new(request.body().empty());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = request.headers().clone();
-    *again.extensions_mut() = request.extensions().clone();
-    Some(again)
+    let mut copy = Request::new(request.body().empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
 }
 
-/// Whether a connection ended before any answer.
-fn is_death(error: &hyper::Error) -> bool {
+/// Whether the connection has broken, as opposed to an answer that could not be read.
+fn is_broken(error: &hyper::Error) -> bool {
     !error.is_parse() && !error.is_user() && !error.is_timeout()
 }

@@ -1,6 +1,7 @@
-//! WebSockets: the handshake is a request like any other, what follows is passed on unread.
+//! Passes WebSockets through. The handshake is a request like any other; the bytes that follow are passed on unread.
 //!
-//! No other protocol is upgraded to: `h2c` in particular would let requests past everything done to their headers.
+//! No other protocol may be switched to: requests in `h2c`, for one, would bypass the checks and the rewriting of
+//! headers.
 
 use super::body::Answer;
 use super::rules::lists;
@@ -22,7 +23,8 @@ pub(crate) struct Switched {
     pub(crate) upstream: OnUpgrade,
 }
 
-/// Whether a request asks for a WebSocket. Any other `Upgrade` is as if it were not there.
+/// Whether a request asks for a WebSocket. Any other `Upgrade` is removed, and the request is answered as if it had
+/// none.
 pub(crate) fn is_wanted(request: &Request<Incoming>) -> bool {
     request.method() == Method::GET
         && request.version() == Version::HTTP_11
@@ -31,33 +33,35 @@ pub(crate) fn is_wanted(request: &Request<Incoming>) -> bool {
         && request.body().is_end_stream()
 }
 
-/// Whether `Upgrade` says so.
+/// Whether `Upgrade` names a WebSocket and nothing else.
 pub(crate) fn is_agreed(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()))
 }
 
-/// Says it to the other side, in fields of that connection.
+/// Asks the upstream for a WebSocket, or confirms one to the guest.
 pub(crate) fn ask(headers: &mut HeaderMap) {
+    // `Connection` is written anew, without the `TE` that it may have named.
     headers.remove(TE);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
 }
 
-/// The guest's answer once the upstream has agreed.
+/// Returns the answer to the guest once the upstream has agreed.
 pub(crate) fn agree(mut head: response::Parts) -> Response<Answer> {
     super::rules::towards_guest(&mut head.headers);
+    // An answer 101 has no body (RFC 9110 §8.6).
     head.headers.remove(CONTENT_LENGTH);
     ask(&mut head.headers);
     head.status = StatusCode::SWITCHING_PROTOCOLS;
     head.version = Version::HTTP_11;
-    Response::from_parts(head, Answer::ours(String::new()))
+    Response::from_parts(head, Answer::from_text(String::new()))
 }
 
 /// Passes bytes both ways until both sides have ended.
 pub(crate) async fn tunnel(switched: Switched) {
     let (guest, upstream) = match tokio::try_join!(switched.guest, switched.upstream) {
         Ok(sides) => sides,
-        Err(error) => return tracing::debug!(error = %chain(&error), "an upgrade was not completed"),
+        Err(error) => return tracing::debug!(error = %chain(&error), "a switch to a WebSocket was not completed"),
     };
     let (mut guest, mut upstream) = (TokioIo::new(guest), TokioIo::new(upstream));
     if let Err(error) = copy_bidirectional_with_sizes(&mut guest, &mut upstream, BUFFER, BUFFER).await {

@@ -31,10 +31,10 @@ fn beyond_1024_connections_a_sandbox_is_refused_and_room_comes_back() {
         }
         assert!(is_reset(&mut world.connect(GOOD, 443).await).await);
         world.denied("too_many").await;
-        assert_eq!(world.gate.open_connections(), 1024);
+        assert_eq!(world.context.open_connections(), 1024);
 
         open.pop();
-        eventually("a place", || world.gate.open_connections(), |n| *n == 1023).await;
+        eventually("a place", || world.context.open_connections(), |n| *n == 1023).await;
         let mut stream = world.connect(GOOD, 443).await;
         stream.write_all(&hello).await.expect("write");
         assert_eq!(read_until(&mut stream, &hello).await, hello);
@@ -69,7 +69,7 @@ fn under_deny_all_everything_is_reset_and_counted() {
         assert!(is_reset(&mut world.connect(GOOD, 443).await).await);
         assert!(is_reset(&mut world.connect(NOBODY, 22).await).await);
         assert_eq!(world.denials("deny_all"), 2);
-        assert_eq!(world.gate.open_connections(), 0);
+        assert_eq!(world.context.open_connections(), 0);
     });
 }
 

@@ -77,7 +77,7 @@ fn a_side_that_has_finished_sending_still_receives() {
         drop(far);
         assert_eq!(read_all(&mut client).await, "late answer");
         drop(client);
-        eventually("places", || world.gate.open_connections(), |n| *n == 0).await;
+        eventually("places", || world.context.open_connections(), |n| *n == 0).await;
     });
 }
 
@@ -117,11 +117,11 @@ fn the_proxys_end_leaves_no_socket_of_the_guest_behind() {
             drop(silent);
             server.accept().await.expect("a connection")
         }));
-        eventually("accepted", || world.gate.open_connections(), |n| *n == 6).await;
+        eventually("accepted", || world.context.open_connections(), |n| *n == 6).await;
         assert_eq!(proxy_sockets().len(), 6);
         world.serving.abort();
         eventually("sockets", proxy_sockets, Vec::is_empty).await;
-        assert_eq!(world.gate.open_connections(), 0);
+        assert_eq!(world.context.open_connections(), 0);
         assert!(world.connect_to_proxy().await.is_err(), "somebody still listens");
     });
 }

@@ -1,7 +1,7 @@
 //! A world of its own for each test: a "host" namespace with the proxy and a fake internet on its loopback, and a guest's
 //! namespace whose TCP is redirected to the proxy as a slot's rules do. Nothing here touches the machine's own network.
 
-use leapbox_egress::{Gate, Journal, Names, Proxy, serve};
+use leapbox_egress::{EgressContext, Journal, NameResolver, Proxy, serve};
 use leapbox_egress_policy::{DomainName, Evaluator, Policy};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
@@ -48,7 +48,7 @@ impl Table {
 }
 
 #[async_trait::async_trait]
-impl Names for Table {
+impl NameResolver for Table {
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr> {
         self.names.lock().expect("lock").get(name.as_str()).cloned().unwrap_or_default()
     }
@@ -62,7 +62,7 @@ impl Names for Table {
 pub struct World {
     pub names: Arc<Table>,
     pub journal: Arc<Journal>,
-    pub gate: Arc<Gate>,
+    pub context: Arc<EgressContext>,
     /// The proxy's task of this sandbox.
     pub serving: JoinHandle<()>,
     guest: OwnedFd,
@@ -99,11 +99,12 @@ impl World {
         names.set("www.good.example", &[GOOD]);
         let journal = Arc::new(Journal::new("test".into()));
         let evaluator = Arc::new(Evaluator::new(Arc::new(policy), Vec::new()));
-        let gate = Gate::new(evaluator, Arc::clone(&names) as Arc<dyn Names>, Arc::clone(&journal), None);
+        let context =
+            EgressContext::new(evaluator, Arc::clone(&names) as Arc<dyn NameResolver>, Arc::clone(&journal), None);
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await.expect("the proxy's port");
         let proxy = Proxy::trusting(rustls::RootCertStore::empty()).expect("a proxy");
-        let serving = tokio::spawn(serve(proxy, Arc::clone(&gate), listener));
-        Self { names, journal, gate, serving, guest }
+        let serving = tokio::spawn(serve(proxy, Arc::clone(&context), listener));
+        Self { names, journal, context, serving, guest }
     }
 
     /// The guest connects, as it thinks, to an address.

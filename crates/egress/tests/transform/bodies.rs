@@ -228,11 +228,11 @@ fn each_http2_request_takes_one_of_the_sandboxs_places_while_it_is_answered() {
         for _ in 0..3 {
             bodies.push(guest.ask("/events", empty()).await.into_body());
         }
-        assert_eq!(sandbox.gate.open_connections(), 1 + 3);
+        assert_eq!(sandbox.context.open_connections(), 1 + 3);
         for mut body in bodies {
             server.go_on.notify_one();
             while body.frame().await.is_some() {}
         }
-        assert_eq!(sandbox.gate.open_connections(), 1);
+        assert_eq!(sandbox.context.open_connections(), 1);
     });
 }

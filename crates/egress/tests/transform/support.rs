@@ -8,7 +8,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use leapbox_egress::{Authority, Gate, Journal, Names, PROXY_MARK, Proxy, serve};
+use leapbox_egress::{Authority, EgressContext, Journal, NameResolver, PROXY_MARK, Proxy, serve};
 use leapbox_egress_policy::{DomainName, Evaluator, Policy};
 use nix::sched::{CloneFlags, unshare};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
@@ -131,7 +131,7 @@ impl PublicCa {
 struct Table(HashMap<String, Vec<Ipv4Addr>>);
 
 #[async_trait::async_trait]
-impl Names for Table {
+impl NameResolver for Table {
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr> {
         self.0.get(name.as_str()).cloned().unwrap_or_default()
     }
@@ -145,7 +145,7 @@ impl Names for Table {
 pub struct Sandbox {
     pub authority: Arc<Authority>,
     pub journal: Arc<Journal>,
-    pub gate: Arc<Gate>,
+    pub context: Arc<EgressContext>,
     serving: JoinHandle<()>,
 }
 
@@ -171,7 +171,7 @@ impl Sandbox {
         let table = names.iter().map(|(name, address)| ((*name).to_owned(), vec![*address])).collect();
         let authority = Arc::new(Authority::generate().expect("an authority"));
         let journal = Arc::new(Journal::new("test".into()));
-        let gate = Gate::new(
+        let context = EgressContext::new(
             Arc::new(Evaluator::new(Arc::new(policy), Vec::new())),
             Arc::new(Table(table)),
             Arc::clone(&journal),
@@ -180,8 +180,8 @@ impl Sandbox {
         let mut roots = RootCertStore::empty();
         roots.add(ca.der.clone()).expect("a trust anchor");
         let listener = TcpListener::bind(("0.0.0.0", PROXY_PORT)).await.expect("a port");
-        let serving = tokio::spawn(serve(Proxy::trusting(roots).expect("a proxy"), Arc::clone(&gate), listener));
-        Self { authority, journal, gate, serving }
+        let serving = tokio::spawn(serve(Proxy::trusting(roots).expect("a proxy"), Arc::clone(&context), listener));
+        Self { authority, journal, context, serving }
     }
 
     /// Refusals by one rule so far.

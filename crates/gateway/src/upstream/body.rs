@@ -1,8 +1,8 @@
-//! The body of an application's answer, and what becomes of the connection it came over.
+//! The body of an application's answer. With its last byte the connection is returned to the pool.
 
 use super::{AbortOnDrop, Upstream};
 use crate::client::Client;
-use crate::pool::Slot;
+use crate::pool::RequestPermit;
 use crate::stats::add;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -12,54 +12,54 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Who drives the connection an answer's body comes over.
-enum Driver {
-    /// The body's reader. Boxed, because it moves to the pool and back.
+/// Drives the connection over which an answer's body comes.
+enum ConnectionDriver {
+    /// The body's reader drives it. Boxed, because it moves to the pool and back.
     Reader(Box<Upstream>),
-    /// A task, ended with the body.
+    /// A task drives it, until the body is dropped.
     Task { _ends_with_this: AbortOnDrop },
-    /// Nobody: the answer is complete.
+    /// The answer is complete or has broken off, and nothing is left to drive.
     Nobody,
 }
 
 /// The body of an application's answer.
 pub(crate) struct UpstreamBody {
     incoming: Incoming,
-    driver: Driver,
-    slot: Slot,
+    driver: ConnectionDriver,
+    permit: RequestPermit,
     client: Arc<Client>,
-    /// How the answer broke off, until the client has had what came before.
+    /// The error with which the answer broke off, held back until the client has got what came before.
     broken: Option<hyper::Error>,
 }
 
 impl UpstreamBody {
-    /// A body whose reader drives the connection, or a task where the upload still goes on.
+    /// A body whose reader drives the connection, or a task if the upload still goes on.
     pub(crate) fn new(
         incoming: Incoming,
         upstream: Box<Upstream>,
         upload_goes_on: bool,
-        slot: Slot,
+        permit: RequestPermit,
         client: Arc<Client>,
     ) -> Self {
         let driver = match *upstream {
             Upstream { sender, connection: Some(connection) } if upload_goes_on => {
                 let task = AbortOnDrop::spawn(async move {
-                    // The sender must outlive the exchange: without one, hyper ends the connection when it next can.
+                    // Without a sender hyper ends the connection as soon as it can, also in the middle of the upload.
                     let _sender = sender;
                     if let Err(error) = connection.await {
-                        tracing::debug!(error = %chain(&error), "a connection to an application ended badly");
+                        tracing::debug!(error = %chain(&error), "a connection to an application ended with an error");
                     }
                 });
-                Driver::Task { _ends_with_this: task }
+                ConnectionDriver::Task { _ends_with_this: task }
             }
-            upstream => Driver::Reader(Box::new(upstream)),
+            upstream => ConnectionDriver::Reader(Box::new(upstream)),
         };
-        Self { incoming, driver, slot, client, broken: None }
+        Self { incoming, driver, permit, client, broken: None }
     }
 
-    /// A body over a connection some task drives already.
-    pub(crate) fn driven(incoming: Incoming, driver: AbortOnDrop, slot: Slot, client: Arc<Client>) -> Self {
-        Self { incoming, driver: Driver::Task { _ends_with_this: driver }, slot, client, broken: None }
+    /// A body over a connection that `driver` drives already: the answer to a handshake that was declined.
+    pub(crate) fn driven(incoming: Incoming, driver: AbortOnDrop, permit: RequestPermit, client: Arc<Client>) -> Self {
+        Self { incoming, driver: ConnectionDriver::Task { _ends_with_this: driver }, permit, client, broken: None }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
@@ -69,7 +69,9 @@ impl UpstreamBody {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             return self.passed(frame, cx);
         }
-        let Driver::Reader(upstream) = &mut self.driver else { return Poll::Pending };
+        // Only when nothing is left of the last read: the application is read no faster than the client takes its
+        // answer.
+        let ConnectionDriver::Reader(upstream) = &mut self.driver else { return Poll::Pending };
         upstream.drive(cx);
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => self.passed(frame, cx),
@@ -77,7 +79,7 @@ impl UpstreamBody {
         }
     }
 
-    /// Notes what a frame means for the connection it came over.
+    /// Passes a frame on, and does what it means for the connection: the last one frees it, an error ends it.
     fn passed(
         &mut self,
         frame: Option<hyper::Result<Frame<Bytes>>>,
@@ -85,7 +87,7 @@ impl UpstreamBody {
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         match &frame {
             Some(Ok(frame)) => {
-                self.client.moved();
+                self.client.note_activity();
                 if let Some(data) = frame.data_ref() {
                     add(&self.client.counters().bytes_from_sandboxes, data.len());
                 }
@@ -94,8 +96,9 @@ impl UpstreamBody {
                 }
             }
             Some(Err(_)) => {
-                self.driver = Driver::Nobody;
-                // An error makes hyper drop what it has not written yet. With a pause it writes that first.
+                self.driver = ConnectionDriver::Nobody;
+                // On an error hyper drops what it has not written to the client yet. Pending once lets it write that
+                // first.
                 self.broken = frame.and_then(Result::err);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -105,12 +108,12 @@ impl UpstreamBody {
         Poll::Ready(frame)
     }
 
-    /// The last byte is here: the connection is free for the next request.
+    /// Returns the connection to the pool once the answer's last byte was read. One that a task drives is closed.
     fn complete(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Reader(mut upstream) = std::mem::replace(&mut self.driver, Driver::Nobody)
+        if let ConnectionDriver::Reader(mut upstream) = std::mem::replace(&mut self.driver, ConnectionDriver::Nobody)
             && upstream.poll_reusable(cx)
         {
-            self.slot.give_back(upstream);
+            self.permit.return_idle(upstream);
         }
     }
 

@@ -23,7 +23,7 @@ async fn silent() -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn case_33_a_slow_loris_is_cut_off() {
+async fn case_33_a_slow_loris_is_disconnected() {
     let site = Site::with(|limits| limits.header_read = SHORT).await;
     let host = site.app(hello().await);
     // Before the connection: the gateway's clock starts when its side of the handshake ends, which may be before ours.
@@ -51,7 +51,7 @@ async fn case_33_a_slow_loris_is_cut_off() {
 }
 
 #[tokio::test]
-async fn case_33_a_tls_handshake_that_does_not_come_is_cut_off() {
+async fn case_33_a_tls_handshake_that_does_not_come_is_disconnected() {
     let site = Site::with(|limits| limits.tls_handshake = SHORT).await;
     let mut socket = TcpStream::connect(site.address).await.expect("connected");
     let mut rest = Vec::new();

@@ -1,4 +1,4 @@
-//! Why a sandbox could not be stored, or what is stored of it cannot be used.
+//! Errors of storing a sandbox as a checkpoint, and of using a stored one.
 
 use super::{FULL_RETRY_S, LaunchError, LifecycleError};
 use leapbox_api_types::ApiError;
@@ -8,75 +8,73 @@ use leapbox_storage::{ArchiveError, StorageError, StoreError};
 use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
 
-/// Why a sandbox could not be stored, or what is stored of it cannot be used. The texts are for its owner: what is the
-/// host's own (paths, programs) is in the causes.
+/// An error of storing a sandbox, or of making a machine from a checkpoint. The texts are for the sandbox's owner:
+/// paths and programs of the host are in the causes.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The machine could not be stopped or did not tell its state.
+    /// The machine could not be suspended, or its memory or device state not be read.
     #[error("the virtual machine could not be stored")]
     Vmm(#[source] VmmError),
-    /// It took too long.
-    #[error("the virtual machine could not be stored in {seconds} s")]
-    Late {
-        /// How long it was given.
-        seconds: u64,
-    },
-    /// The host has no room for it.
-    #[error("the host has no room to store the sandbox; free some space, or delete sandboxes and snapshots")]
-    NoRoom(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// There is nothing to store any more.
+    /// Storing it, or fetching it from the bucket, took longer than `seconds`.
+    #[error("the sandbox could not be stored or fetched within {seconds} s")]
+    TimedOut { seconds: u64 },
+    /// Answered 507: waiting does not help, deleting something does.
+    #[error("the host has no disk space to store the sandbox; free some space, or delete sandboxes and snapshots")]
+    DiskFull(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The disk of a sandbox that is being stopped is not there, so there is nothing left to store.
     #[error("its disk is lost")]
     DiskLost,
-    /// It could not be written.
     #[error("the sandbox could not be stored")]
     Write(#[source] StoreError),
-    /// What is stored is damaged, or is another's.
-    #[error("what is stored of it is damaged or missing ({part})")]
+    /// Its archive is missing, or is not what was sealed.
+    #[error("its checkpoint is damaged or missing ({part})")]
     Damaged {
+        /// The archive's file, without its directory; or "all of it".
         part: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It was stored as something else than its row says.
-    #[error("what is stored is not what was expected: another {what}")]
+    /// The archive's header contradicts the sandbox's row.
+    #[error("its checkpoint is not the one its row names: another {what}")]
     Mismatch { what: &'static str },
-    /// Stored by a machine this host cannot make any more.
+    /// This host cannot make machines of the stored kind (any more).
     #[error(
         "it was stored with another CPU model, VMM or kernel than this host has now (stored for {stored:.12}, here is \
          {here:.12}); it wakes where those are the same"
     )]
     Incompatible {
-        /// The compatibility key it was stored with.
+        /// Compatibility key in the archive's header.
         stored: String,
-        /// The one of this host.
+        /// Compatibility key of this host for the same shape and image.
         here: String,
     },
-    /// The warm snapshot it is a difference to is not there.
-    #[error("the base it was stored upon is missing or damaged")]
+    /// A checkpoint's memory is a difference to its base, so without the base nothing can be restored or stored.
+    #[error("its base snapshot is missing or damaged")]
     NoBase(#[source] Option<BaseError>),
-    /// The kernel and template it ran with are not there.
     #[error("the image it was made from is missing or damaged")]
     NoImage(#[source] ArtifactError),
-    /// Storage could not be reached.
-    #[error("what is stored of it cannot be fetched now")]
+    /// The directory or the bucket could not be read; nothing says that the archive is damaged.
+    #[error("its checkpoint cannot be fetched now")]
     Store(#[source] StoreError),
-    /// Its disk could not be written or read.
     #[error("its disk could not be copied")]
     Disk(#[source] StorageError),
-    /// A task of the runtime was lost.
     #[error("storing was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
 }
 
 impl CheckpointError {
-    /// What a client reads about it.
+    /// The answer to the client, whose message is this error's text. Logs the error with its causes.
     pub(super) fn answer(&self, message: String) -> ApiError {
-        tracing::warn!(event = "checkpoint_unusable", error = %chain(self), "a checkpoint could not be written or used");
+        tracing::warn!(
+            event = "checkpoint_unusable", error = %chain(self),
+            "a checkpoint could not be written or used"
+        );
         match self {
-            CheckpointError::NoRoom(_) => ApiError::InsufficientStorage(message),
-            CheckpointError::Store(_) | CheckpointError::Late { .. } => {
+            CheckpointError::DiskFull(_) => ApiError::InsufficientStorage(message),
+            CheckpointError::Store(_) | CheckpointError::TimedOut { .. } => {
                 ApiError::Unavailable { message, retry_after_s: FULL_RETRY_S }
             }
+            // The same request would fail again, so no `Retry-After`.
             CheckpointError::Damaged { .. }
             | CheckpointError::Mismatch { .. }
             | CheckpointError::Incompatible { .. }
@@ -90,7 +88,7 @@ impl CheckpointError {
         }
     }
 
-    /// Of what could not be opened.
+    /// Maps an error of opening or fetching an archive: damage that lasts, or a store that cannot be reached just now.
     pub(crate) fn of_store(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { .. } => Self::damaged(error),
@@ -100,18 +98,20 @@ impl CheckpointError {
         }
     }
 
-    /// Of what could not be written.
+    /// Maps an error of writing an archive.
     pub(crate) fn of_writing(error: StoreError) -> Self {
-        if is_no_space(&error) { Self::NoRoom(Box::new(error)) } else { Self::Write(error) }
+        if is_no_space(&error) { Self::DiskFull(Box::new(error)) } else { Self::Write(error) }
     }
 
-    /// Of disk space that is not there for what is to be written.
+    /// Maps the refusal of disk space for an archive.
     pub(crate) fn of_full_disk(error: LifecycleError) -> Self {
-        Self::NoRoom(Box::new(error))
+        Self::DiskFull(Box::new(error))
     }
 
-    /// Of a launch that reads what is stored while it runs: damage found then is told as such.
+    /// Maps an error of a launch from a checkpoint.
     pub(crate) fn of_launch(error: LaunchError) -> LifecycleError {
+        // The archive is read and authenticated while the VMM starts, so damage and a full disk come out of the launch
+        // as causes of a disk or VMM error.
         match find::<ArchiveError>(&error).is_some_and(ArchiveError::is_damage) {
             true => Self::damaged(error).into(),
             false if is_no_space(&error) => LifecycleError::HostFull { missing: "its disk is full".to_owned() },
@@ -119,8 +119,8 @@ impl CheckpointError {
         }
     }
 
-    /// Names the damaged file, and nothing else of the host.
     fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        // Only the file's name: its owner must not learn the host's paths (`test_stored.py` checks that).
         let file = find::<ArchiveError>(&error).and_then(ArchiveError::file);
         let part = file
             .and_then(|path| path.file_name())
@@ -129,22 +129,25 @@ impl CheckpointError {
     }
 }
 
-/// Whether what was fetched is not what was sealed; otherwise it could not be fetched just now.
+/// Whether the archive in the bucket is not the one that was sealed, as opposed to a bucket that cannot be read now.
 fn is_damage(error: &StoreError) -> bool {
     match error {
         StoreError::Archive(error) => error.is_damage(),
+        // The manifest is uploaded last, so an archive that has one and lacks a part, or has it in another length, was
+        // changed by somebody.
         StoreError::NotFound { .. } | StoreError::RemoteLength { .. } => true,
         _ => false,
     }
 }
 
-/// The error of type `E` among the causes of `error`. What an iterator gave is inside an I/O error, which hides it.
+/// Finds the error of type `E` among `error` and its causes.
 fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(found) = error.downcast_ref::<E>() {
             return Some(found);
         }
+        // An error that an iterator of runs returned is inside an I/O error, whose `source` skips it.
         let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         cause = match hidden {
             Some(hidden) => Some(hidden as &(dyn std::error::Error + 'static)),

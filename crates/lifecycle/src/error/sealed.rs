@@ -1,18 +1,16 @@
-//! Why what the database keeps sealed cannot be used.
+//! Errors of sealing secrets for the database, and of opening them.
 
 use leapbox_egress_policy::Problem;
 use leapbox_storage::KeyError;
 
-/// Why something could not be sealed, or what was sealed cannot be read.
+/// An error of sealing a value, or of opening a sealed one.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
-    /// The server's key is another one, or what is stored was changed.
-    #[error("the server's key does not fit")]
+    /// Also: the value was sealed for another organisation or sandbox, or was changed in the database.
+    #[error("it cannot be sealed or opened with the server's key")]
     Key(#[from] KeyError),
-    /// What was sealed is not the JSON that was expected.
     #[error("it is not the expected JSON")]
     Json(#[from] serde_json::Error),
-    /// It is JSON and no policy.
     #[error("it is not a network policy: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Policy(Vec<Problem>),
 }

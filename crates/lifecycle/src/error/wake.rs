@@ -1,12 +1,12 @@
-//! A wake that failed, told to all who waited for it.
+//! The failure of a wake, which is published to all requests that waited for it.
 
 use super::LifecycleError;
 use leapbox_ids::SandboxId;
 
-/// How waking failed, kept for all who wait.
+/// A failed wake. [`LifecycleError`] cannot be cloned, so this makes a new error for each of those who waited.
 #[derive(Debug)]
 pub struct WakeFailure {
-    /// How many wakes from this sleep have failed.
+    /// How many wakes from this pause have failed, this one included.
     pub count: u64,
     error: LifecycleError,
 }
@@ -16,9 +16,10 @@ impl WakeFailure {
         Self { count, error }
     }
 
-    /// Why, in words for its owner.
+    /// The reason, as the sandbox's owner reads it in `state_reason`.
     pub(crate) fn reason(&self) -> String {
         match &self.error {
+            // Their texts name programs, paths and queries of the host, which are not its owner's business.
             LifecycleError::Launch(_) | LifecycleError::Db(_) => {
                 "a fault of the host; its log has the cause".to_owned()
             }
@@ -26,9 +27,10 @@ impl WakeFailure {
         }
     }
 
-    /// The error of one of those who waited for the sandbox `id`.
+    /// The error for one of the requests that waited for the sandbox `id`.
     pub(crate) fn error(&self, id: &SandboxId) -> LifecycleError {
         match &self.error {
+            // Both are answered 503 with `Retry-After`, because a later try may succeed; the others are answered 409.
             LifecycleError::HostFull { missing } => LifecycleError::HostFull { missing: missing.clone() },
             LifecycleError::ShuttingDown => LifecycleError::ShuttingDown,
             _ => LifecycleError::NotWoken { id: id.clone(), reason: self.reason() },

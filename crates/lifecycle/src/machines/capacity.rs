@@ -1,4 +1,5 @@
-//! How much this host takes: a sandbox is admitted or refused before anything is made for it.
+//! Accounts for the host's capacity: a machine is admitted or refused before anything is made for it. Called by `host`
+//! and `pool`.
 
 use crate::config::CapacityLimits;
 use crate::error::LifecycleError;
@@ -9,21 +10,23 @@ use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Memory of the host that must stay available, in MiB: an out-of-memory host kills what it likes.
+/// Memory of the host that must stay available, in MiB. Guests may be promised more memory than the host has; below
+/// this no machine is added, because the kernel's OOM killer could choose any VMM, or this server.
 const AVAILABLE_RESERVE_MIB: u64 = 512;
-/// Disk that must stay free, in MiB.
+/// Disk that must stay free, in MiB. Running sandboxes write to sparse disks, and fail with I/O errors when there is no
+/// space; pauses and wakes are refused before that.
 const DISK_RESERVE_MIB: u64 = 1024;
 
-/// What is taken of it.
+/// The capacity in use.
 #[derive(Debug, Clone, Copy, Default)]
 struct Taken {
     machines: u32,
     memory_mib: u64,
-    /// What is being written to the disk.
+    /// Disk space reserved for files that are being written.
     writing_mib: u64,
 }
 
-/// The host's capacity. Cheap to clone.
+/// The host's capacity. Cheap to clone; clones share the account.
 #[derive(Debug, Clone)]
 pub(crate) struct Capacity {
     limits: CapacityLimits,
@@ -31,21 +34,22 @@ pub(crate) struct Capacity {
     taken: Arc<Mutex<Taken>>,
 }
 
-/// One machine's share; returned when dropped.
+/// One machine's share of the capacity; dropping it frees the share.
 #[derive(Debug)]
 pub(crate) struct Permit {
     taken: Arc<Mutex<Taken>>,
     memory_mib: u64,
 }
 
-/// Disk that is being written; counted until this is dropped, by when it shows as used.
+/// Disk space for a file that is being written. It is counted until this is dropped; by then the file system shows the
+/// space as used.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct DiskReservation {
     taken: Arc<Mutex<Taken>>,
     mib: u64,
 }
 
-impl Drop for Room {
+impl Drop for DiskReservation {
     fn drop(&mut self) {
         self.taken.lock().writing_mib -= self.mib;
     }
@@ -56,8 +60,9 @@ impl Capacity {
         Self { limits, disk_dir: disk_dir.to_path_buf(), taken: Arc::default() }
     }
 
-    /// A share for one more machine, or what there is not enough of.
+    /// Takes a share for one more machine. [`LifecycleError::HostFull`] names the resource that is short.
     pub fn admit(&self, shape: Shape) -> Result<Permit, LifecycleError> {
+        // What the host really has is checked beside what was promised: other programs run on it as well.
         let full = |missing| LifecycleError::HostFull { missing };
         if let Some(available) = available_memory_mib().filter(|mib| *mib < AVAILABLE_RESERVE_MIB) {
             return Err(full(format!(
@@ -77,9 +82,9 @@ impl Capacity {
         Ok(self.take(&mut taken, memory_mib))
     }
 
-    /// Room for `mib` that are about to be written to the disk: what running sandboxes still have to write comes first,
-    /// and what others are writing.
-    pub fn reserve_disk(&self, mib: u64) -> Result<Room, LifecycleError> {
+    /// Reserves `mib` of disk for a file that is about to be written; with 0, only checks that the reserve is free.
+    pub fn reserve_disk(&self, mib: u64) -> Result<DiskReservation, LifecycleError> {
+        // Under the lock, so that two who see the same free space cannot both take it.
         let mut taken = self.taken.lock();
         match free_mib(&self.disk_dir) {
             Ok(free) if free < DISK_RESERVE_MIB + taken.writing_mib + mib => {
@@ -88,20 +93,22 @@ impl Capacity {
                 return Err(LifecycleError::HostFull { missing });
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(error = %chain(&error), "the free disk space is not known"),
+            // No reason to refuse: a write that finds no space fails cleanly, while refusing would stop the service.
+            Err(error) => tracing::warn!(error = %chain(&error), "the free disk space could not be read"),
         }
         taken.writing_mib += mib;
-        Ok(Room { taken: Arc::clone(&self.taken), mib })
+        Ok(DiskReservation { taken: Arc::clone(&self.taken), mib })
     }
 
-    /// Whether a machine would find enough promised memory if `freed_mib` more were given back.
+    /// Whether a machine of this shape would be within the memory limit if `freed_mib` were freed.
     pub fn would_fit(&self, shape: Shape, freed_mib: u64) -> bool {
         let taken = self.taken.lock();
         taken.memory_mib.saturating_sub(freed_mib) + u64::from(shape.memory_mib) <= self.limits.memory_mib
     }
 
-    /// A share for a machine that lives already, whatever the limits are by now.
+    /// Takes a share for an adopted machine, also beyond the limits.
     pub fn adopt(&self, shape: Shape) -> Permit {
+        // The machine runs already. Limits that were lowered before the restart must not end it.
         let mut taken = self.taken.lock();
         self.take(&mut taken, u64::from(shape.memory_mib))
     }
@@ -121,7 +128,7 @@ impl Drop for Permit {
     }
 }
 
-/// `MemAvailable` of /proc/meminfo, in MiB.
+/// `MemAvailable` of /proc/meminfo (proc(5)), in MiB; `None` if it cannot be read.
 fn available_memory_mib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -1,4 +1,5 @@
-//! A machine as an archive: what is written of it, and what is checked before it is believed.
+//! The format of a checkpoint: which parts its archive has, and which claims of its header are checked before a machine
+//! is made of it. `storage` encrypts and authenticates the archive; this module knows what the parts mean.
 //!
 //! ```text
 //! header   organisation, template, shape, base, image, compatibility key, driver
@@ -25,7 +26,7 @@ const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
 
-/// What a checkpoint is of, and what it fits.
+/// The archive's header: of which sandbox the checkpoint is, and what it can be restored with. A stored format.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header {
@@ -33,10 +34,10 @@ pub(super) struct Header {
     organisation: OrganisationId,
     template: TemplateId,
     shape: Shape,
-    /// Whose difference the memory is; none if there is no memory.
+    /// The base that the memory is a difference to; `None` if there is no memory.
     pub base: Option<BaseId>,
     pub image: ImageDigest,
-    /// What VMM, kernel and CPU have to be; none if there is no memory.
+    /// The VMM's key of everything that the memory's restore depends on; `None` if there is no memory.
     pub compatibility_key: Option<String>,
     driver: String,
     taken_at_ms: i64,
@@ -57,7 +58,7 @@ impl Header {
         }
     }
 
-    /// Of a suspended machine, memory and disk.
+    /// The header of a suspended machine's memory, devices and disk.
     pub fn of_memory(spec: &Spec, origin: &Origin, compatibility_key: String, driver: String) -> Self {
         Self {
             base: Some(origin.base.clone()),
@@ -66,8 +67,10 @@ impl Header {
         }
     }
 
-    /// An error unless this is what the database says is stored.
+    /// [`CheckpointError::Mismatch`] unless this is the checkpoint that the sandbox's row describes.
     fn check(&self, spec: &Spec, stored: &Stored) -> Result<(), CheckpointError> {
+        // The store proves that the archive is the one of this id and unchanged, not that the row names the right id. A
+        // wrong row (a database that was damaged, or put together by hand) must not boot a stranger's memory.
         let differs = |what| Err(CheckpointError::Mismatch { what });
         if self.organisation != spec.organisation {
             return differs("organisation");
@@ -88,7 +91,7 @@ impl Header {
     }
 }
 
-/// Stores a disk alone.
+/// Stores the disk of a machine that has ended.
 pub(super) async fn store_disk(
     archives: &ArchiveStore,
     spec: &Spec,
@@ -100,8 +103,8 @@ pub(super) async fn store_disk(
     write(archives, checkpoint, header, None, disk.to_path_buf()).await
 }
 
-/// Writes it, sealed and pinned when this returns. `changes` are the memory and state of a machine that stays suspended
-/// meanwhile.
+/// Writes an archive, which is sealed, synced and pinned when this returns. `changes` are the memory and device state
+/// of a machine that must stay suspended until then.
 pub(super) async fn write(
     archives: &ArchiveStore,
     checkpoint: &CheckpointId,
@@ -110,22 +113,26 @@ pub(super) async fn write(
     disk: PathBuf,
 ) -> Result<CheckpointPin, CheckpointError> {
     let mut writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
-    // Given up when this future is dropped: the machine goes on then, and what is read of it is nonsense.
-    let given_up = GivenUp::default();
-    let flag = Arc::clone(&given_up.0);
+    // Dropping this future (at the store's deadline) does not stop a blocking task. The machine is resumed then, and
+    // what is read of its memory after that is not of one moment, so the task must end without sealing it.
+    let cancel_on_drop = CancelOnDrop::default();
+    let cancelled = Arc::clone(&cancel_on_drop.0);
     let writing = tokio::task::spawn_blocking(move || {
+        // Memory before the disk: it is read from the suspended VMM, while the disk's file would also be there later.
         if let Some(DiffSnapshot { memory, state }) = changes {
             writer.bytes(STATE, &state).map_err(|error| CheckpointError::of_writing(error.into()))?;
-            writer.runs(MEMORY, until(&flag, memory)).map_err(|error| CheckpointError::of_writing(error.into()))?;
+            writer
+                .runs(MEMORY, until_cancelled(&cancelled, memory))
+                .map_err(|error| CheckpointError::of_writing(error.into()))?;
         }
         let opened = File::open(&disk).map_err(FileError::of("opening", &disk));
         let opened = opened.map_err(|error| CheckpointError::Disk(error.into()))?;
         writer
-            .runs(DISK, until(&flag, disk_runs(opened)))
+            .runs(DISK, until_cancelled(&cancelled, disk_runs(opened)))
             .map_err(|error| CheckpointError::of_writing(error.into()))?;
-        if flag.load(Ordering::Relaxed) {
-            // Dropped unsealed, nothing of it stays; nobody hears this.
-            return Err(CheckpointError::Late { seconds: 0 });
+        if cancelled.load(Ordering::Relaxed) {
+            // A writer that is dropped unsealed removes what it has written. Nobody waits for this error.
+            return Err(CheckpointError::TimedOut { seconds: 0 });
         }
         let sealed = writer.seal(&header).map_err(CheckpointError::of_writing)?;
         tracing::debug!(plain = sealed.plain_bytes, stored = sealed.stored_bytes, "stored a checkpoint");
@@ -134,41 +141,39 @@ pub(super) async fn write(
     writing.await.map_err(CheckpointError::Interrupted)?
 }
 
-/// Set when nobody waits for what is being written any more.
+/// Sets its flag when the future that owns it is dropped.
 #[derive(Default)]
-struct GivenUp(Arc<AtomicBool>);
+struct CancelOnDrop(Arc<AtomicBool>);
 
-impl Drop for GivenUp {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// The runs, until they are given up.
-fn until(given_up: &Arc<AtomicBool>, runs: Runs) -> Runs {
-    let given_up = Arc::clone(given_up);
-    Box::new(runs.map(
-        move |run| {
-            if given_up.load(Ordering::Relaxed) { Err(std::io::ErrorKind::Interrupted.into()) } else { run }
-        },
-    ))
+/// The runs, ending with an error once `cancelled` is set.
+fn until_cancelled(cancelled: &Arc<AtomicBool>, runs: Runs) -> Runs {
+    let cancelled = Arc::clone(cancelled);
+    Box::new(runs.map(move |run| {
+        if cancelled.load(Ordering::Relaxed) { Err(std::io::ErrorKind::Interrupted.into()) } else { run }
+    }))
 }
 
-/// What there is to make a machine of, still to be read.
+/// The parts of a checkpoint. The runs are read and authenticated while they are consumed.
 pub(super) struct Contents {
-    /// None of a stopped sandbox.
+    /// `None` of a stopped sandbox.
     pub changes: Option<DiffSnapshot>,
     pub disk: Runs,
 }
 
-/// What `archive` is of; an error unless that is what is `stored` of the sandbox.
+/// The header of `archive`, checked against the row of the sandbox.
 pub(super) fn header_of(archive: &Archive, spec: &Spec, stored: &Stored) -> Result<Header, CheckpointError> {
     let header: Header = archive.header().map_err(damaged)?;
     header.check(spec, stored)?;
     Ok(header)
 }
 
-/// Begins to read it.
+/// Opens the parts of an archive.
 pub(super) async fn read(archive: Archive) -> Result<Contents, CheckpointError> {
     let reading = tokio::task::spawn_blocking(move || {
         let changes = match archive.has(MEMORY) {

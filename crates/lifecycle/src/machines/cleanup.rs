@@ -1,19 +1,21 @@
-//! Host resources taken, and how to give each back: last taken, first returned, once, and awaited.
+//! The clean-up stack of a machine: every host resource that is taken pushes the step that frees it. The steps run in
+//! reverse order, once, and are awaited, which `Drop` could not do.
 
 use std::future::Future;
 use std::pin::Pin;
 
-/// Makes the future when its turn comes: a future need not be `Sync`, what it is made from is.
+/// Makes the future of a step when the step runs.
+// A `Vm` is shared between tasks and must be `Sync`. Futures are not; closures over what they are made from are.
 type Step = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// What has to be undone. Must be run; dropping it with steps left is a fault and is logged.
+/// A stack of clean-up steps. It must be run or disowned; dropping it with steps left is a bug and is logged.
 #[derive(Default)]
 pub(crate) struct Cleanup {
     steps: Vec<(&'static str, Step)>,
 }
 
 impl Cleanup {
-    /// Adds what undoes the step that has just succeeded.
+    /// Pushes the step that frees a resource, named `what` in logs and for [`Cleanup::skip`].
     pub fn push<F>(&mut self, what: &'static str, step: impl FnOnce() -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -21,20 +23,21 @@ impl Cleanup {
         self.steps.push((what, Box::new(|| Box::pin(step()))));
     }
 
-    /// Undoes everything, in reverse.
+    /// Runs all steps, last pushed first.
     pub async fn run(mut self) {
+        // In reverse, because later resources use earlier ones: the VMM holds the disk open and sits in the namespace.
         while let Some((what, step)) = self.steps.pop() {
             tracing::trace!(what, "cleaning up");
             step().await;
         }
     }
 
-    /// Leaves one thing as it is.
+    /// Removes the steps named `what`: that resource is kept.
     pub fn skip(&mut self, what: &str) {
         self.steps.retain(|(name, _)| *name != what);
     }
 
-    /// Forgets everything: another process is to own it.
+    /// Removes all steps: the next server owns the resources.
     pub fn disown(mut self) {
         self.steps.clear();
     }
@@ -43,7 +46,7 @@ impl Cleanup {
 impl Drop for Cleanup {
     fn drop(&mut self) {
         for (what, _) in &self.steps {
-            tracing::warn!(what, "not cleaned up; the next start of the server will");
+            tracing::warn!(what, "a machine's resource was not freed; the next start of the server frees it");
         }
     }
 }

@@ -1,11 +1,16 @@
-//! The machines of this host: the driver, the pool, the bases and the archives behind one door.
+//! Implements [`Machines`] for this host, with the driver, the network, the pool, the bases and the archives.
+//!
+//! ```text
+//! fresh ────► pool ── none ready ──► base (booted at first use) ─► capacity ─► launch permit ─► Launcher::launch
+//! restored ─► fetch archive ─► check its header ─► image, base ─► capacity ─► launch permit ─► Launcher::launch
+//! ```
 
 use super::capacity::{Capacity, Permit};
 use super::checkpoint::{self, Contents};
 use super::launch::{Disk, Launcher};
 use super::pool::Pool;
-use super::storing::{Exports, Storing};
-use super::vm::{Vm, admission};
+use super::store_context::{Exports, StoreContext};
+use super::vm::{Vm, slot_policy};
 use super::{CheckpointPin, Egress, Machines, SandboxVm};
 use crate::catalog::{Catalog, Template};
 use crate::config::LifecycleConfig;
@@ -31,7 +36,7 @@ use tokio::sync::{AcquireError, Notify, Semaphore};
 use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 
-/// What it stands on.
+/// The parts of the server that the host's machines are made with.
 pub(crate) struct HostParts {
     pub vmm: Arc<dyn Vmm>,
     pub network: Arc<Network>,
@@ -39,120 +44,131 @@ pub(crate) struct HostParts {
     pub catalog: Arc<Catalog>,
 }
 
-/// What a checkpoint may take to come from the bucket.
+/// How long a checkpoint may take to be fetched from the bucket: the largest one (8 GiB of memory and 10 GiB of disk)
+/// at 30 MiB/s. A wake waits that long; the requests behind it have shorter limits of their own.
 const FETCH_DEADLINE: Duration = Duration::from_secs(600);
 
-/// All machines of this host.
+/// The machines of this host.
 pub(crate) struct Host {
     pub(super) launcher: Launcher,
-    pub(super) storing: Arc<Storing>,
+    pub(super) store_context: Arc<StoreContext>,
     pub(super) catalog: Arc<Catalog>,
     pool: Pool,
+    /// One permit for each launch; closed when the server stops.
     launches: Semaphore,
     from_pool: AtomicU64,
     launched: AtomicU64,
-    /// There are more bases than are kept.
-    crowded: Notify,
+    /// Notified when there are more bases than are kept without a reference.
+    base_pressure: Notify,
 }
 
 impl Host {
-    /// Prepares the folders; nothing is launched yet.
+    /// Opens the bases and prepares the directories; nothing is launched yet.
     pub fn open(config: LifecycleConfig, parts: HostParts) -> Result<Self, StartError> {
         let HostParts { vmm, network, archives, catalog } = parts;
         let state_dir = &config.state_dir;
         let bases = Bases::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
         let capacity = Capacity::new(config.capacity, state_dir);
-        let storing = Arc::new(Storing { archives, capacity, exports: Exports::default() });
-        let launcher = Launcher::new(vmm, network, bases, Arc::clone(&storing), config.io_limits, state_dir);
+        let store_context = Arc::new(StoreContext { archives, capacity, exports: Exports::default() });
+        let launcher = Launcher::new(vmm, network, bases, Arc::clone(&store_context), config.io_limits, state_dir);
         for dir in launcher.dirs() {
             leapbox_storage::private_dir(dir)?;
         }
         Ok(Self {
             launcher,
-            storing,
+            store_context,
             catalog,
             pool: Pool::new(config.pool),
             launches: Semaphore::new(config.launches_at_once),
             from_pool: AtomicU64::default(),
             launched: AtomicU64::default(),
-            crowded: Notify::new(),
+            base_pressure: Notify::new(),
         })
     }
 
-    /// Takes a share of the capacity back from the pool; the error if the pool has none.
-    async fn make_room(&self, shape: Shape, error: LifecycleError) -> Result<(), LifecycleError> {
-        // It is there now, or has given its share back.
-        if self.pool.being_filled().await {
+    /// Frees a share of the capacity by destroying a pooled clone, so that the caller can try again. Returns `error` if
+    /// the pool holds nothing that would help.
+    async fn free_capacity(&self, shape: Shape, error: LifecycleError) -> Result<(), LifecycleError> {
+        // A clone that is being made for the pool holds a share already. After this it is in the pool, where it can be
+        // taken or evicted, or it has failed and freed its share.
+        if self.pool.wait_for_fill().await {
             return Ok(());
         }
-        // What can never fit does not cost the others their pool.
-        if !self.storing.capacity.would_fit(shape, self.pool.promised_mib()) {
+        // A machine that would not even fit into an empty pool must not empty it.
+        if !self.store_context.capacity.would_fit(shape, self.pool.promised_mib()) {
             return Err(error);
         }
-        let vm = self.pool.give_up_one().ok_or(error)?;
+        let vm = self.pool.evict_one().ok_or(error)?;
         Box::new(vm).destroy().await;
         Ok(())
     }
 
-    /// A share of the host for one more machine.
+    /// Takes a share of the capacity for one more machine, at the pool's expense if need be.
     async fn admit(&self, shape: Shape) -> Result<Permit, LifecycleError> {
         loop {
-            match self.storing.capacity.admit(shape) {
+            match self.store_context.capacity.admit(shape) {
                 Ok(permit) => return Ok(permit),
-                Err(error) => self.make_room(shape, error).await?,
+                Err(error) => self.free_capacity(shape, error).await?,
             }
         }
     }
 
-    /// A machine, and where it is counted.
+    /// Gets a machine for a create that found none in the pool, and the counter that it belongs to.
     async fn launch_fresh(&self, template: &Template, shape: Shape) -> Result<(Vm, &AtomicU64), LifecycleError> {
-        // A base is some hundred MiB.
-        drop(self.storing.capacity.reserve_disk(0)?);
-        // Before anything is held: the first use of a shape boots it, which takes seconds.
+        // Checked before a base is created, which writes some hundred MiB and would fail half way on a full disk.
+        drop(self.store_context.capacity.reserve_disk(0)?);
+        // Before a share is taken: the first use of a shape boots it, which takes seconds, and a share that is held
+        // meanwhile would be missing to creates that could use it.
         let base = self.base_now(template, shape, BaseKind::Ready).await?;
-        let _first = self.pool.busy();
+        // The pool launches nothing meanwhile: its clones would take the CPU from a create that a client waits for.
+        let _busy = self.pool.busy();
         let permit = loop {
+            // Looked at in every round: waiting for the pool may just have put a clone there.
             if let Some(vm) = self.pool.take(template, shape) {
                 return Ok((vm, &self.from_pool));
             }
-            match self.storing.capacity.admit(shape) {
+            match self.store_context.capacity.admit(shape) {
                 Ok(permit) => break permit,
-                Err(error) => self.make_room(shape, error).await?,
+                Err(error) => self.free_capacity(shape, error).await?,
             }
         };
-        let _turn = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
+        let _permit = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
         Ok((self.launcher.launch(template, base, Disk::OfBase, None, permit).await?, &self.launched))
     }
 
+    /// The current base for new machines, created now if there is none.
     async fn base_now(&self, template: &Template, shape: Shape, kind: BaseKind) -> Result<Arc<Base>, LifecycleError> {
-        let base = self.launcher.bases.get(&template.image, shape, kind).await.map_err(LaunchError::Warm)?;
+        let base = self.launcher.bases.get(&template.image, shape, kind).await.map_err(LaunchError::Base)?;
         if self.launcher.bases.is_crowded() {
-            self.crowded.notify_one();
+            self.base_pressure.notify_one();
         }
         Ok(base)
     }
 
-    /// Launches what is stored, once it is known to fit this host.
+    /// Launches a machine from a checkpoint, after checking that the checkpoint is the row's and fits this host.
     async fn launch_stored(&self, spec: &Spec, stored: &Stored) -> Result<Vm, LifecycleError> {
-        // Before anything is held: it may have to be fetched first.
+        // Before a share is taken: the archive may have to be fetched from the bucket, which can take minutes.
         let archive = self.fetch(stored.checkpoint()).await?;
         let header = checkpoint::header_of(&archive, spec, stored)?;
         let template = self.image_of(&spec.template, &header.image).await?;
         let base = match &header.base {
             Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, spec.shape()).await?,
-            None => self.base_now(&template, spec.shape(), BaseKind::Bare).await?,
+            None => self.base_now(&template, spec.shape(), BaseKind::Diskless).await?,
         };
         let permit = self.admit(spec.shape()).await?;
-        let _room = self.storing.capacity.reserve_disk(archive.plain_bytes() >> 20)?;
-        let _first = self.pool.busy();
-        // Reading begins with the turn: frames that nobody takes yet would only fill the memory.
-        let _turn = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
+        // The unpacked disk and, under Firecracker, the overlaid memory are written in the clear before the guest runs.
+        let _reservation = self.store_context.capacity.reserve_disk(archive.plain_bytes() >> 20)?;
+        let _busy = self.pool.busy();
+        // Reading begins with the permit: frames are decoded ahead, and while nobody takes them they only fill memory.
+        let _permit = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
         let Contents { changes, disk } = checkpoint::read(archive).await?;
         let launched = self.launcher.launch(&template, base, Disk::Stored(disk), changes, permit).await;
         let vm = launched.map_err(CheckpointError::of_launch)?;
         if header.base.is_some() {
             return Ok(vm);
         }
+        // A diskless base has no disk mounted: the guest mounts the stored one now, which can fail on a damaged file
+        // system.
         let mounted = vm.guest.mount().await;
         match mounted.map_err(|source| LaunchError::Agent { stage: "mounting its disks", source }) {
             Ok(()) => Ok(vm),
@@ -163,14 +179,14 @@ impl Host {
         }
     }
 
-    /// What is stored as `checkpoint`, here or in the bucket.
+    /// Opens the archive of `checkpoint`, fetching it from the bucket if it is not in the directory.
     async fn fetch(&self, checkpoint: &CheckpointId) -> Result<Archive, CheckpointError> {
         let (id, seconds) = (checkpoint.into(), FETCH_DEADLINE.as_secs());
-        let fetched = tokio::time::timeout(FETCH_DEADLINE, self.storing.archives.get(&id)).await;
-        fetched.map_err(|_: Elapsed| CheckpointError::Late { seconds })?.map_err(CheckpointError::of_store)
+        let fetched = tokio::time::timeout(FETCH_DEADLINE, self.store_context.archives.get(&id)).await;
+        fetched.map_err(|_: Elapsed| CheckpointError::TimedOut { seconds })?.map_err(CheckpointError::of_store)
     }
 
-    /// The base of a checkpoint, if this host can still make machines of it.
+    /// The base of a checkpoint, if this host can restore it.
     async fn base_of(
         &self,
         id: &BaseId,
@@ -178,6 +194,8 @@ impl Host {
         template: &Template,
         shape: Shape,
     ) -> Result<Arc<Base>, LifecycleError> {
+        // A snapshot of another CPU model, kernel or VMM build may load without an error and hang or corrupt the guest
+        // afterwards, so it is refused before it is loaded (case 40).
         let here = self.launcher.vmm.compatibility_key(shape, &template.image);
         if let Some(stored) = stored_for.filter(|stored| *stored != here) {
             return Err(CheckpointError::Incompatible { stored: stored.to_owned(), here }.into());
@@ -197,7 +215,7 @@ impl Machines for Host {
             None => self.launch_fresh(template, shape).await?,
         };
         counter.fetch_add(1, Relaxed);
-        // Only what could be had is demand: creates that this host refuses must not fill its pool.
+        // Only creates that succeed count as demand: those that this host refuses must not make it fill its pool.
         self.pool.count(template, shape);
         Ok(Box::new(vm))
     }
@@ -208,8 +226,9 @@ impl Machines for Host {
 
     async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
         let base = self.base_of_adopted(&spec.id, &live.origin.base).await;
-        let permit = self.storing.capacity.adopt(spec.shape());
-        Ok(Box::new(self.launcher.adopt(live, base, admission(&spec.id, egress), permit).await?))
+        // Not refused on a host that is over its limits: the machine runs.
+        let permit = self.store_context.capacity.adopt(spec.shape());
+        Ok(Box::new(self.launcher.adopt(live, base, slot_policy(&spec.id, egress), permit).await?))
     }
 
     async fn store_disk(
@@ -221,14 +240,16 @@ impl Machines for Host {
         let record = &live.vm.machine;
         self.launcher.vmm.reap(&record.name, &record.dir).await.map_err(CheckpointError::Vmm)?;
         let disk = self.launcher.disk(&record.name);
+        // Blocks and not the length: the disk is sparse, 10 GiB long and mostly holes.
         let bytes = match std::fs::metadata(&disk) {
             Ok(meta) => meta.blocks() * 512,
+            // The only error that retrying cannot mend: the sandbox is then failed instead of being retried for ever.
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(CheckpointError::DiskLost),
-            // It is told when it is read.
+            // Any other error shows again when the disk is read, and is reported then.
             Err(_) => 0,
         };
-        let Storing { archives, capacity, exports } = self.storing.as_ref();
-        let _room = capacity.reserve_disk(bytes >> 20).map_err(CheckpointError::of_full_disk)?;
+        let StoreContext { archives, capacity, exports } = self.store_context.as_ref();
+        let _reservation = capacity.reserve_disk(bytes >> 20).map_err(CheckpointError::of_full_disk)?;
         exports.want([ArchiveId::from(&live.origin.image)]);
         checkpoint::store_disk(archives, spec, live, &disk, checkpoint).await
     }
@@ -238,14 +259,19 @@ impl Machines for Host {
     }
 
     async fn discard(&self, checkpoint: &CheckpointId) {
-        if let Err(error) = self.storing.archives.remove(&checkpoint.into()).await {
-            tracing::warn!(%checkpoint, error = %chain(&error), "a checkpoint could not be removed: it is garbage now");
+        if let Err(error) = self.store_context.archives.remove(&checkpoint.into()).await {
+            tracing::warn!(
+                %checkpoint, error = %chain(&error),
+                "a checkpoint could not be removed: the garbage collection tries again"
+            );
         }
     }
 
     async fn remove_leftovers(&self, owned: &BTreeSet<String>) -> Result<(), VmmError> {
         let launcher = &self.launcher;
         let [machines_dir, disks_dir] = launcher.dirs();
+        // From three sources, because a crash may have left any of them without the others: processes and control
+        // groups, directories, disks.
         let mut names: BTreeSet<String> = launcher.vmm.leftovers().await?.into_iter().collect();
         names.extend(entries(machines_dir));
         names.extend(entries(disks_dir).filter_map(|file| file.strip_suffix(".ext4").map(str::to_owned)));
@@ -258,25 +284,29 @@ impl Machines for Host {
     }
 
     async fn collect_garbage(&self, db: &Db) {
-        // First what there is, then what is named: what is stored and named in between is spared.
-        let sweep = self.storing.archives.sweep().await;
+        // First what there is, then what is named. In the other order, an archive that was stored and named after the
+        // question would be taken for garbage.
+        let sweep = self.store_context.archives.sweep().await;
         let named = match db.archives_referenced().await {
             Ok(named) => named,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "not known what is in use: nothing is collected");
+                tracing::warn!(
+                    error = %chain(&error),
+                    "the database could not say which archives are in use: nothing is collected"
+                );
                 return;
             }
         };
         self.launcher.bases.evict(&self.catalog.images(), &named).await;
         match sweep.keep_only(&named).await {
-            Ok(swept) => tracing::debug!(?swept, "collected garbage"),
+            Ok(swept) => tracing::debug!(?swept, "garbage was collected"),
             Err(error) => tracing::warn!(error = %chain(&error), "not all garbage could be collected"),
         }
-        self.storing.exports.want(named);
+        self.store_context.exports.want(named);
     }
 
-    async fn crowded(&self) {
-        self.crowded.notified().await;
+    async fn base_pressure(&self) {
+        self.base_pressure.notified().await;
     }
 
     async fn run(&self, stop: &CancellationToken) {
@@ -286,10 +316,11 @@ impl Machines for Host {
             self.pool.keep_one(&template, default);
         }
         tokio::join!(
-            self.pool.run(&self.launcher, &self.storing.capacity, stop),
-            self.storing.archives.run(stop.clone()),
+            self.pool.run(&self.launcher, &self.store_context.capacity, stop),
+            self.store_context.archives.run(stop.clone()),
             self.keep_exported(stop),
             async {
+                // Wakes and creates that wait for a launch permit would otherwise hold up the server's end.
                 stop.cancelled().await;
                 self.launches.close();
             }
@@ -301,20 +332,23 @@ impl Machines for Host {
             ready: self.pool.ready(),
             from_pool: self.from_pool.load(Relaxed),
             launched: self.launched.load(Relaxed),
-            archives: self.storing.archives.usage(),
+            archives: self.store_context.archives.usage(),
         }
     }
 }
 
 impl Host {
-    /// What an adopted machine's memory is a difference to. Without it the machine runs on, and cannot be stored.
+    /// The base of an adopted machine's memory. Without it (`None`) the machine runs on, but cannot be stored.
     async fn base_of_adopted(&self, sandbox: &SandboxId, id: &BaseId) -> Option<Arc<Base>> {
         let base = match self.launcher.bases.by_id(id).await {
             Ok(Some(base)) => return Some(base),
             Ok(None) => self.fetch_base(id).await,
             Err(error) => Err(CheckpointError::NoBase(Some(error))),
         };
-        base.map_err(|error| tracing::warn!(%sandbox, error = %chain(&error), "it cannot be paused")).ok()
+        let warn = |error: &CheckpointError| {
+            tracing::warn!(%sandbox, error = %chain(error), "an adopted sandbox's base is lost: it cannot be paused");
+        };
+        base.inspect_err(warn).ok()
     }
 }
 
@@ -326,7 +360,10 @@ fn entries(dir: &Path) -> impl Iterator<Item = String> {
 async fn remove_file(path: &Path) {
     match tokio::fs::remove_file(path).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), error = %chain(&error), "a file could not be removed: the next start will");
+            tracing::warn!(
+                path = %path.display(), error = %chain(&error),
+                "a file could not be removed; the next start removes it"
+            );
         }
         _ => {}
     }

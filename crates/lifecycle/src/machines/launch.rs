@@ -1,9 +1,10 @@
-//! Making a machine: slot, disk, restore. What fails leaves nothing behind.
+//! Launches a machine: takes a network slot, makes the disk, restores the base. Each step that succeeds pushes its
+//! clean-up, so a launch that fails frees everything again. Called by `host` and by `pool`.
 
 use super::capacity::Permit;
 use super::cleanup::Cleanup;
-use super::storing::Storing;
-use super::vm::{SlotOf, Vm};
+use super::store_context::StoreContext;
+use super::vm::{SlotHandle, Vm};
 use crate::catalog::Template;
 use crate::error::LaunchError;
 use leapbox_api_types::sandbox::DISK_MIB;
@@ -12,30 +13,30 @@ use leapbox_db::{Live, Origin};
 use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
 use leapbox_ids::SandboxId;
-use leapbox_network::{Admission, Network, Slot};
+use leapbox_network::{Network, Slot, SlotPolicy};
 use leapbox_storage::{Runs, copy_sparse, write_disk};
 use leapbox_vmm::{Confinement, DiffSnapshot, IoLimits, Machine, RestoreSpec, Vmm};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What an adopted machine's agent gets to answer.
+/// How long recovery waits for the agent of an adopted machine. The server serves nothing before.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a machine's disk is made of.
+/// The source of a machine's disk.
 pub(super) enum Disk {
-    /// The base's own.
+    /// A copy of the base's disk.
     OfBase,
-    /// What was stored.
+    /// The disk of a checkpoint.
     Stored(Runs),
 }
 
-/// What launching needs.
+/// The parts of the host that a launch needs.
 pub(crate) struct Launcher {
     pub vmm: Arc<dyn Vmm>,
     pub network: Arc<Network>,
     pub bases: Bases,
-    storing: Arc<Storing>,
+    store_context: Arc<StoreContext>,
     io_limits: IoLimits,
     machines_dir: PathBuf,
     disks_dir: PathBuf,
@@ -46,31 +47,33 @@ impl Launcher {
         vmm: Arc<dyn Vmm>,
         network: Arc<Network>,
         bases: Bases,
-        storing: Arc<Storing>,
+        store_context: Arc<StoreContext>,
         io_limits: IoLimits,
         state_dir: &Path,
     ) -> Self {
         let (machines_dir, disks_dir) = (state_dir.join("machines"), state_dir.join("disks"));
-        Self { vmm, network, bases, storing, io_limits, machines_dir, disks_dir }
+        Self { vmm, network, bases, store_context, io_limits, machines_dir, disks_dir }
     }
 
-    /// The folders machines and disks live in.
+    /// The directories of machines and of disks.
     pub fn dirs(&self) -> [&Path; 2] {
         [&self.machines_dir, &self.disks_dir]
     }
 
-    /// Where the disk of the machine `name` lies.
+    /// Path of the disk of the machine `name`.
     pub fn disk(&self, name: &str) -> PathBuf {
         self.disks_dir.join(format!("{name}.ext4"))
     }
 
-    /// Where the files of the machine `name` lie.
+    /// Directory of the other files of the machine `name`.
     pub fn machine_dir(&self, name: &str) -> PathBuf {
         self.machines_dir.join(name)
     }
 
-    /// Starts a clone of `base` with what has changed since. Its agent was ready when it was stored, so nothing is asked
-    /// of it before it is told who it is: under emulation every first exchange is slow.
+    /// Starts a clone of `base`, with the `changes` of a checkpoint if there are any. On failure nothing of it is left.
+    ///
+    /// Returns when the VMM runs. The agent was ready when the base was taken, so nothing is asked of it before it gets
+    /// its identity: under emulation the first exchange with a clone is several times slower than later ones.
     pub async fn launch(
         &self,
         template: &Template,
@@ -83,9 +86,10 @@ impl Launcher {
         let name = machine_name();
         match self.start(&name, template, &base, disk, changes, &mut cleanup).await {
             Ok((machine, guest, slot)) => {
+                // The template may have been rebuilt since; the row must name what this machine really runs.
                 let origin = Origin { base: base.id.clone(), image: template.image.digest.clone() };
-                let (disk, base, storing) = (self.disk(&name), Some(base), Arc::clone(&self.storing));
-                Ok(Vm { machine, guest, slot, disk, origin, base, storing, cleanup, permit })
+                let (disk, base, store_context) = (self.disk(&name), Some(base), Arc::clone(&self.store_context));
+                Ok(Vm { machine, guest, slot, disk, origin, base, store_context, cleanup, permit })
             }
             Err(error) => {
                 cleanup.run().await;
@@ -102,11 +106,12 @@ impl Launcher {
         disk: Disk,
         changes: Option<DiffSnapshot>,
         cleanup: &mut Cleanup,
-    ) -> Result<(Arc<Machine>, GuestClient, SlotOf), LaunchError> {
+    ) -> Result<(Arc<Machine>, GuestClient, SlotHandle), LaunchError> {
         let slot = self.network.take().await.map_err(LaunchError::Network)?;
-        let (held, uid) = (SlotOf::new(&slot), slot.uid());
+        let (held, uid) = (SlotHandle::new(&slot), slot.uid());
         let (network, guest) = (attachment(&slot), guest_of(&slot));
-        give_back_slot(cleanup, slot);
+        // Pushed before anything can fail: a slot that is only dropped would not be closed.
+        clean_up_slot(cleanup, slot);
 
         let disk = self.make_disk(name, base, disk, cleanup).await?;
         let spec = RestoreSpec {
@@ -119,7 +124,7 @@ impl Launcher {
             confinement: Confinement { name: name.to_owned(), uid, dir: self.machine_dir(name) },
         };
         let machine: Arc<Machine> = self.vmm.restore(spec).await.map_err(LaunchError::Vmm)?.into();
-        give_back_machine(cleanup, Arc::clone(&machine));
+        clean_up_machine(cleanup, Arc::clone(&machine));
         Ok((machine, guest, held))
     }
 
@@ -131,7 +136,8 @@ impl Launcher {
         cleanup: &mut Cleanup,
     ) -> Result<PathBuf, LaunchError> {
         let disk = self.disk(name);
-        give_back_disk(cleanup, disk.clone());
+        // Pushed first, because a copy that fails half way leaves a part of the file.
+        clean_up_disk(cleanup, disk.clone());
         let (pristine, to) = (base.snapshot.disk.clone(), disk.clone());
         let make = move || match from {
             Disk::OfBase => copy_sparse(&pristine, &to),
@@ -141,62 +147,73 @@ impl Launcher {
         Ok(disk)
     }
 
-    /// Takes over a machine that a former server left running. It may be suspended: its CPUs go on.
+    /// Takes over a machine that the previous server left running, and resumes its CPUs if it is suspended.
     pub async fn adopt(
         &self,
         live: &Live,
         base: Option<Arc<Base>>,
-        admission: Admission,
+        slot_policy: SlotPolicy,
         permit: Permit,
     ) -> Result<Vm, LaunchError> {
         let disk = self.disk(&live.vm.machine.name);
+        // The steps are pushed at the end: if a step of taking over fails, recovery removes the machine with all that
+        // the previous server took for it.
         let mut cleanup = Cleanup::default();
         let machine: Arc<Machine> = self.vmm.adopt(live.vm.machine.clone()).await.map_err(LaunchError::Vmm)?.into();
+        // Namespaces have no names that a killed server would leave behind. The VMM's process holds this one.
         let netns = machine.netns().map_err(LaunchError::Vmm)?;
         let slot = self.network.adopt(live.vm.slot, netns).await.map_err(LaunchError::Network)?;
-        let (guest, held) = (guest_of(&slot), SlotOf::new(&slot));
-        held.gatekeeper.admit_again(admission).await.map_err(LaunchError::Network)?;
+        let (guest, held) = (guest_of(&slot), SlotHandle::new(&slot));
+        held.policy_installer.install_again(slot_policy).await.map_err(LaunchError::Network)?;
+        // The policy is in force again, so the guest may run.
         let name = machine.record().name;
         if let Err(error) = machine.resume().await {
-            tracing::warn!(machine = name, error = %chain(&error), "an adopted machine does not go on yet");
+            tracing::warn!(machine = name, error = %chain(&error), "an adopted machine could not be resumed yet");
         }
         if let Err(error) = guest.clone().with_deadline(ADOPT_DEADLINE).ping().await {
-            // Slow is not lost: its task goes on asking.
-            tracing::warn!(machine = name, error = %chain(&error), "an adopted guest does not answer yet");
+            // Slow is not lost: a busy host after a restart is no reason to destroy a sandbox. Its task asks again.
+            tracing::warn!(
+                machine = name, error = %chain(&error),
+                "an adopted guest does not answer yet; it is asked again"
+            );
         }
-        give_back_slot(&mut cleanup, slot);
-        give_back_disk(&mut cleanup, disk.clone());
-        give_back_machine(&mut cleanup, Arc::clone(&machine));
-        let (origin, storing) = (live.origin.clone(), Arc::clone(&self.storing));
-        Ok(Vm { machine, guest, slot: held, disk, origin, base, storing, cleanup, permit })
+        clean_up_slot(&mut cleanup, slot);
+        clean_up_disk(&mut cleanup, disk.clone());
+        clean_up_machine(&mut cleanup, Arc::clone(&machine));
+        let (origin, store_context) = (live.origin.clone(), Arc::clone(&self.store_context));
+        Ok(Vm { machine, guest, slot: held, disk, origin, base, store_context, cleanup, permit })
     }
 }
 
-fn give_back_slot(cleanup: &mut Cleanup, slot: Slot) {
+fn clean_up_slot(cleanup: &mut Cleanup, slot: Slot) {
     cleanup.push("network slot", || slot.close());
 }
 
-fn give_back_disk(cleanup: &mut Cleanup, disk: PathBuf) {
+fn clean_up_disk(cleanup: &mut Cleanup, disk: PathBuf) {
     cleanup.push(super::vm::DISK, || async move {
         match tokio::fs::remove_file(&disk).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(disk = %disk.display(), error = %chain(&error), "a disk could not be removed");
+                tracing::warn!(
+                    disk = %disk.display(), error = %chain(&error),
+                    "a machine's disk could not be removed; the next start removes it"
+                );
             }
             _ => {}
         }
     });
 }
 
-fn give_back_machine(cleanup: &mut Cleanup, machine: Arc<Machine>) {
+fn clean_up_machine(cleanup: &mut Cleanup, machine: Arc<Machine>) {
     cleanup.push("machine", || async move {
         if let Err(error) = machine.destroy().await {
-            tracing::warn!(error = %chain(&error), "a machine could not be removed");
+            tracing::warn!(error = %chain(&error), "a machine could not be removed; the next start removes it");
         }
     });
 }
 
-/// A machine's name is not its sandbox's: a pooled machine lives before its sandbox has an id.
+/// A new machine's name. It is not its sandbox's id, because a pooled machine exists before its sandbox has one.
 fn machine_name() -> String {
+    // It is the name of a control group, of a jail and of files, for all of which a sandbox's id has the right form.
     let id = SandboxId::generate();
     id.as_str().replace(SandboxId::PREFIX, "vm")
 }

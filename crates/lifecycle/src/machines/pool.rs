@@ -1,13 +1,13 @@
-//! Clones kept ready for the shapes in use.
+//! The pool of clones that are kept ready for creates.
 //!
-//! A pooled clone runs, has executed once what a first command executes, and is nobody's. How many are kept follows
-//! demand: every create counts, and a count fades by half in a minute; of the default shape one is always kept. A pooled clone holds a share of the host's
-//! capacity like any other and is given up when a create needs that share.
+//! A pooled clone runs, has executed once what a first command executes, and belongs to no sandbox yet. How many are
+//! kept follows demand: every create counts, and a count halves in a minute. Of the default shape one is always kept. A
+//! pooled clone holds a share of the host's capacity like any machine, and is destroyed when a create needs that share.
 
 use super::capacity::Capacity;
 use super::launch::{Disk, Launcher};
 use super::vm::Vm;
-use super::{Identity, SandboxVm};
+use super::{Activation, SandboxVm};
 use crate::catalog::Template;
 use crate::config::PoolLimits;
 use crate::error::LaunchError;
@@ -25,53 +25,57 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// After this long half of a shape's demand is forgotten.
+/// Time in which the counted demand of a shape halves: bursts of creates come within seconds of each other, and a pool
+/// that is not used any more should be gone after a few minutes.
 const HALF_LIFE: Duration = Duration::from_secs(60);
-/// Demand below this is none.
-const FADED: f64 = 0.05;
-/// How often the pool looks after itself without being told to.
+/// Demand below this counts as none. One create falls below it after 4.3 minutes.
+const NEGLIGIBLE_DEMAND: f64 = 0.05;
+/// How often the pool is looked through although nothing has changed: demand decays, and clones die, without an event.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long the pool leaves a shape alone after it could not be launched.
+/// How long no clone of a shape is launched after one could not be. Launching fails for reasons that last (a full host,
+/// a base that does not boot), and trying without a pause would keep a core busy.
 const BACKOFF: Duration = Duration::from_secs(10);
 
 type Key = (TemplateId, Shape);
 
-/// What is known of one template and shape.
-struct Shelf {
+/// The ready clones of one template and shape, and the demand for them.
+struct DemandEntry {
     template: Arc<Template>,
     ready: Vec<Vm>,
+    /// Creates so far, halved for every [`HALF_LIFE`] since; as of `counted_at`.
     demand: f64,
-    /// At least so many are kept, whatever the demand.
-    least: usize,
+    /// The least number that is kept ready, whatever the demand.
+    min_ready: usize,
     counted_at: Instant,
     not_before: Option<Instant>,
 }
 
-impl Shelf {
-    fn fade(&mut self, now: Instant) {
+impl DemandEntry {
+    fn decay(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.counted_at).as_secs_f64();
         self.demand *= 0.5_f64.powf(elapsed / HALF_LIFE.as_secs_f64());
         self.counted_at = now;
     }
 
-    /// How many to keep: one more than the recent creates, within the bound; the least once they have faded.
+    /// How many clones to keep ready.
     fn wanted(&self, per_shape: usize) -> usize {
-        let recent = if self.demand < FADED { 0 } else { 1 + self.demand.round() as usize };
-        per_shape.min(recent.max(self.least))
+        // One more than the recent creates, so that a burst that repeats finds a clone for each of its creates.
+        let recent = if self.demand < NEGLIGIBLE_DEMAND { 0 } else { 1 + self.demand.round() as usize };
+        per_shape.min(recent.max(self.min_ready))
     }
 }
 
 pub(crate) struct Pool {
     limits: PoolLimits,
-    shelves: Mutex<HashMap<Key, Shelf>>,
+    entries: Mutex<HashMap<Key, DemandEntry>>,
     changed: Notify,
-    /// Creates that are launching a clone of their own right now: they go first.
+    /// Number of creates and wakes that are launching a machine of their own. The pool launches nothing meanwhile.
     busy: AtomicUsize,
-    /// A clone is being made for the pool, and holds a share of the capacity.
+    /// Whether a clone is being made for the pool; it holds a share of the capacity.
     filling: watch::Sender<bool>,
 }
 
-/// Holds the pool's refilling back while a create launches.
+/// Keeps the pool from launching clones until it is dropped.
 pub(crate) struct Busy<'a>(&'a Pool);
 
 impl Drop for Busy<'_> {
@@ -85,7 +89,7 @@ impl Pool {
     pub fn new(limits: PoolLimits) -> Self {
         Self {
             limits,
-            shelves: Mutex::default(),
+            entries: Mutex::default(),
             changed: Notify::new(),
             busy: AtomicUsize::new(0),
             filling: watch::Sender::new(false),
@@ -94,59 +98,59 @@ impl Pool {
 
     /// Keeps one clone of this shape ready whatever the demand.
     pub fn keep_one(&self, template: &Arc<Template>, shape: Shape) {
-        let now = Instant::now();
-        self.shelves.lock().entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now)).least = 1;
+        let (key, now) = ((template.id.clone(), shape), Instant::now());
+        self.entries.lock().entry(key).or_insert_with(|| new_entry(template, now)).min_ready = 1;
         self.changed.notify_one();
     }
 
-    /// Counts a create.
+    /// Counts a create as demand.
     pub fn count(&self, template: &Arc<Template>, shape: Shape) {
         let now = Instant::now();
-        let mut shelves = self.shelves.lock();
-        let shelf = shelves.entry((template.id.clone(), shape)).or_insert_with(|| new_shelf(template, now));
-        shelf.fade(now);
-        shelf.demand += 1.0;
-        drop(shelves);
+        let mut entries = self.entries.lock();
+        let entry = entries.entry((template.id.clone(), shape)).or_insert_with(|| new_entry(template, now));
+        entry.decay(now);
+        entry.demand += 1.0;
+        drop(entries);
         self.changed.notify_one();
     }
 
-    /// A ready clone, if there is one.
+    /// Takes a ready clone that is alive, if there is one. Dead ones are left for [`Pool::run`] to clean up.
     pub fn take(&self, template: &Template, shape: Shape) -> Option<Vm> {
-        let mut shelves = self.shelves.lock();
-        let shelf = shelves.get_mut(&(template.id.clone(), shape))?;
-        let index = shelf.ready.iter().position(is_alive)?;
-        Some(shelf.ready.remove(index))
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(&(template.id.clone(), shape))?;
+        let index = entry.ready.iter().position(is_alive)?;
+        Some(entry.ready.remove(index))
     }
 
-    /// If a clone is being made for the pool right now, waits until it is there; false if none is.
-    pub async fn being_filled(&self) -> bool {
+    /// If a clone is being made for the pool now, waits until that has ended; false if none is.
+    pub async fn wait_for_fill(&self) -> bool {
         let mut filling = self.filling.subscribe();
         let was_filling = *filling.borrow();
-        // The sender is our own.
+        // Cannot fail: `self` owns the sender.
         let _ = filling.wait_for(|filling| !filling).await;
         was_filling
     }
 
-    /// Gives up one ready clone, if there is any, so that a create has its share.
-    pub fn give_up_one(&self) -> Option<Vm> {
-        self.shelves.lock().values_mut().find_map(|shelf| shelf.ready.pop())
+    /// Takes any ready clone out of the pool, to be destroyed for its share of the capacity.
+    pub fn evict_one(&self) -> Option<Vm> {
+        self.entries.lock().values_mut().find_map(|entry| entry.ready.pop())
     }
 
-    /// Memory promised to the clones ready now, in MiB.
+    /// Sum of the memory sizes of the ready clones, in MiB.
     pub fn promised_mib(&self) -> u64 {
-        self.shelves
+        self.entries
             .lock()
             .iter()
-            .map(|((_, shape), shelf)| shelf.ready.len() as u64 * u64::from(shape.memory_mib))
+            .map(|((_, shape), entry)| entry.ready.len() as u64 * u64::from(shape.memory_mib))
             .sum()
     }
 
-    /// Clones ready now.
+    /// Number of ready clones.
     pub fn ready(&self) -> usize {
-        self.shelves.lock().values().map(|shelf| shelf.ready.len()).sum()
+        self.entries.lock().values().map(|entry| entry.ready.len()).sum()
     }
 
-    /// Refilling waits while the guard lives.
+    /// Keeps the pool from launching clones while the guard lives.
     pub fn busy(&self) -> Busy<'_> {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self)
@@ -158,6 +162,8 @@ impl Pool {
             for vm in self.surplus() {
                 Box::new(vm).destroy().await;
             }
+            // One at a time, and only when no client waits for a launch: a clone for the pool takes as much CPU time as
+            // the launch that the client waits for.
             let next = if self.busy.load(Ordering::Relaxed) == 0 { self.most_wanted() } else { None };
             match next {
                 Some((template, shape)) => {
@@ -172,7 +178,8 @@ impl Pool {
                 },
             }
         }
-        let left: Vec<Vm> = self.shelves.lock().values_mut().flat_map(|shelf| shelf.ready.drain(..)).collect();
+        // A pooled clone is no sandbox's, so the next server would remove it as a leftover anyway.
+        let left: Vec<Vm> = self.entries.lock().values_mut().flat_map(|entry| entry.ready.drain(..)).collect();
         for vm in left {
             Box::new(vm).destroy().await;
         }
@@ -181,7 +188,8 @@ impl Pool {
     async fn add_one(&self, template: &Arc<Template>, shape: Shape, launcher: &Launcher, capacity: &Capacity) {
         let key = (template.id.clone(), shape);
         let launched = async {
-            let base = launcher.bases.get(&template.image, shape, BaseKind::Ready).await.map_err(LaunchError::Warm)?;
+            let base = launcher.bases.get(&template.image, shape, BaseKind::Ready).await.map_err(LaunchError::Base)?;
+            // Without making room: the pool takes only capacity that nobody else uses.
             match capacity.admit(shape) {
                 Ok(permit) => launcher.launch(template, base, Disk::OfBase, None, permit).await.map(Some),
                 Err(_) => Ok(None),
@@ -189,84 +197,89 @@ impl Pool {
         };
         match launched.await {
             Ok(None) => self.back_off(&key),
-            Ok(Some(vm)) => match rehearse(&vm).await {
+            Ok(Some(vm)) => match warm_up(&vm).await {
                 Ok(()) => self.put(&key, vm),
                 Err(error) => {
-                    tracing::warn!(%shape, error = %chain(&error), "a pooled clone did not warm up");
+                    tracing::warn!(
+                        %shape, error = %chain(&error),
+                        "a pooled clone could not be warmed up and was destroyed"
+                    );
                     Box::new(vm).destroy().await;
                     self.back_off(&key);
                 }
             },
             Err(error) => {
-                tracing::warn!(%shape, error = %chain(&error), "no clone for the pool");
+                tracing::warn!(%shape, error = %chain(&error), "a clone for the pool could not be launched");
                 self.back_off(&key);
             }
         }
     }
 
     fn put(&self, key: &Key, vm: Vm) {
-        if let Some(shelf) = self.shelves.lock().get_mut(key) {
-            shelf.ready.push(vm);
+        if let Some(entry) = self.entries.lock().get_mut(key) {
+            entry.ready.push(vm);
         }
     }
 
     fn back_off(&self, key: &Key) {
-        if let Some(shelf) = self.shelves.lock().get_mut(key) {
-            shelf.not_before = Some(Instant::now() + BACKOFF);
+        if let Some(entry) = self.entries.lock().get_mut(key) {
+            entry.not_before = Some(Instant::now() + BACKOFF);
         }
     }
 
-    /// Takes out what is dead or no longer wanted.
+    /// Takes dead clones, and those beyond the demand, out of the pool.
     fn surplus(&self) -> Vec<Vm> {
         let now = Instant::now();
-        let mut shelves = self.shelves.lock();
+        let mut entries = self.entries.lock();
         let mut surplus = Vec::new();
-        for shelf in shelves.values_mut() {
-            shelf.fade(now);
-            let wanted = shelf.wanted(self.limits.per_shape);
-            while shelf.ready.len() > wanted {
-                surplus.extend(shelf.ready.pop());
+        for entry in entries.values_mut() {
+            entry.decay(now);
+            let wanted = entry.wanted(self.limits.per_shape);
+            while entry.ready.len() > wanted {
+                surplus.extend(entry.ready.pop());
             }
-            while let Some(dead) = shelf.ready.iter().position(|vm| !is_alive(vm)) {
-                surplus.push(shelf.ready.remove(dead));
+            while let Some(dead) = entry.ready.iter().position(|vm| !is_alive(vm)) {
+                surplus.push(entry.ready.remove(dead));
             }
         }
-        shelves.retain(|_, shelf| shelf.demand >= FADED || shelf.least > 0 || !shelf.ready.is_empty());
+        // A tenant can ask for thousands of shapes; entries without demand must not pile up.
+        entries.retain(|_, entry| entry.demand >= NEGLIGIBLE_DEMAND || entry.min_ready > 0 || !entry.ready.is_empty());
         surplus
     }
 
-    /// The shape that lacks most, if one more fits the memory bound.
+    /// The template and shape that lack the most clones, among those of which one more fits the memory bound.
     fn most_wanted(&self) -> Option<(Arc<Template>, Shape)> {
         let now = Instant::now();
-        let shelves = self.shelves.lock();
-        let held: u64 = shelves.iter().map(|((_, shape), s)| s.ready.len() as u64 * u64::from(shape.memory_mib)).sum();
+        let entries = self.entries.lock();
+        let held: u64 = entries.iter().map(|((_, shape), s)| s.ready.len() as u64 * u64::from(shape.memory_mib)).sum();
         let room = self.limits.memory_mib.saturating_sub(held);
-        let lacking = |shelf: &Shelf| shelf.wanted(self.limits.per_shape).saturating_sub(shelf.ready.len());
-        shelves
+        let lacking = |entry: &DemandEntry| entry.wanted(self.limits.per_shape).saturating_sub(entry.ready.len());
+        entries
             .iter()
-            .filter(|((_, shape), shelf)| {
-                lacking(shelf) > 0
+            .filter(|((_, shape), entry)| {
+                lacking(entry) > 0
                     && u64::from(shape.memory_mib) <= room
-                    && shelf.not_before.is_none_or(|time| time <= now)
+                    && entry.not_before.is_none_or(|time| time <= now)
             })
-            .max_by_key(|(_, shelf)| lacking(shelf))
-            .map(|((_, shape), shelf)| (Arc::clone(&shelf.template), *shape))
+            .max_by_key(|(_, entry)| lacking(entry))
+            .map(|((_, shape), entry)| (Arc::clone(&entry.template), *shape))
     }
 }
 
-/// Lets the clone do once what handing it over and a first command will make it do: under emulation the first time is
-/// several times slower. The identity is thrown away: the clone gets its own when it is handed over.
-async fn rehearse(vm: &Vm) -> Result<(), LaunchError> {
-    vm.take_identity(&SandboxId::generate(), Identity::New(&[]), None).await?;
+/// Makes the clone execute once what its activation and a first command will execute.
+async fn warm_up(vm: &Vm) -> Result<(), LaunchError> {
+    // Under emulation the first run of any code is several times slower, because QEMU translates it then. This is most
+    // of what took a pooled create from 206 to 13 ms. The identity is thrown away: an activation gives another one.
+    vm.take_identity(&SandboxId::generate(), Activation::New(&[]), None).await?;
     vm.guest.warm().await.map_err(|source| LaunchError::Agent { stage: "warming up", source })
 }
 
-fn new_shelf(template: &Arc<Template>, now: Instant) -> Shelf {
-    Shelf {
+fn new_entry(template: &Arc<Template>, now: Instant) -> DemandEntry {
+    DemandEntry {
         template: Arc::clone(template),
         ready: Vec::new(),
         demand: 0.0,
-        least: 0,
+        min_ready: 0,
         counted_at: now,
         not_before: None,
     }

@@ -1,10 +1,10 @@
-//! A running clone, and everything that has to be given back when it ends.
+//! A machine of this host: the VMM process, its guest's agent, its slot and disk, and the steps that free them.
 
 use super::capacity::Permit;
 use super::checkpoint::{self, Header};
 use super::cleanup::Cleanup;
-use super::storing::Storing;
-use super::{CheckpointPin, Egress, Identity, SandboxVm};
+use super::store_context::StoreContext;
+use super::{Activation, CheckpointPin, Egress, SandboxVm};
 use crate::clock::now_ns;
 use crate::error::{CheckpointError, LaunchError};
 use async_trait::async_trait;
@@ -12,9 +12,9 @@ use leapbox_bases::Base;
 use leapbox_db::{Origin, Spec, VmRecord};
 use leapbox_errors::chain;
 use leapbox_guest_client::GuestClient;
-use leapbox_guest_protocol::{Configure, Entropy, Identity as Names, Trust};
+use leapbox_guest_protocol::{Configure, Entropy, Identity, Trust};
 use leapbox_ids::{ArchiveId, CheckpointId, SandboxId};
-use leapbox_network::{Admission, Gatekeeper, Slot};
+use leapbox_network::{PolicyInstaller, Slot, SlotPolicy};
 use leapbox_vmm::{ExitReason, Machine};
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::MetadataExt;
@@ -22,68 +22,72 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How late a guest's clock may be when it is handed over: half of what is promised.
+/// How late a guest's clock may be when the guest confirms it: half of the two seconds that are promised (case 36).
 const CLOCK_MAX_LATE: Duration = Duration::from_secs(1);
+/// How often a guest is configured before a clock that stays too late is an error. The first exchange with a clone is
+/// slow under emulation; later ones take milliseconds.
 const CONFIGURE_ATTEMPTS: usize = 5;
-/// What a workload has between being asked to end and being killed.
+/// How long a workload has between SIGTERM and SIGKILL.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// The name of the clean-up step that removes the disk.
 pub(super) const DISK: &str = "disk";
 
-/// What a machine knows of its slot, which is on its clean-up stack.
-pub(crate) struct SlotOf {
+/// A machine's handle of its slot. The slot itself is owned by the clean-up stack, which closes it.
+pub(crate) struct SlotHandle {
     index: u32,
-    pub(super) gatekeeper: Gatekeeper,
+    pub(super) policy_installer: PolicyInstaller,
 }
 
-impl SlotOf {
+impl SlotHandle {
     pub(super) fn new(slot: &Slot) -> Self {
-        Self { index: slot.index(), gatekeeper: slot.gatekeeper() }
+        Self { index: slot.index(), policy_installer: slot.policy_installer() }
     }
 }
 
-/// Whose policy a slot gets.
-pub(super) fn admission(id: &SandboxId, egress: &Egress) -> Admission {
-    Admission {
+/// The policy that the slot of the sandbox `id` gets.
+pub(super) fn slot_policy(id: &SandboxId, egress: &Egress) -> SlotPolicy {
+    SlotPolicy {
         sandbox: id.as_str().to_owned(),
         policy: Arc::clone(&egress.policy),
         authority: egress.authority.clone(),
     }
 }
 
-/// One clone.
+/// A running machine: a clone of a base, pooled or a sandbox's.
 pub(crate) struct Vm {
     pub machine: Arc<Machine>,
     pub guest: GuestClient,
-    pub(super) slot: SlotOf,
+    pub(super) slot: SlotHandle,
     pub(super) disk: PathBuf,
     pub(super) origin: Origin,
-    /// What its memory is a difference to, held as long as it lives; an adopted machine may have lost it.
+    /// The base that its memory is a difference to; holding it keeps it from being evicted. `None` for an adopted
+    /// machine whose base is lost: it runs on, but cannot be stored.
     pub(super) base: Option<Arc<Base>>,
-    pub(super) storing: Arc<Storing>,
+    pub(super) store_context: Arc<StoreContext>,
     pub(super) cleanup: Cleanup,
-    #[expect(dead_code, reason = "gives its share of the host back when it is dropped")]
+    #[expect(dead_code, reason = "frees its share of the host's capacity when it is dropped")]
     pub(super) permit: Permit,
 }
 
 impl Vm {
-    /// Memory and disk that are its own, in MiB: about what storing it takes at the most.
+    /// Its private memory and the data of its disk, in MiB: about the most that storing it takes.
     fn own_mib(&self) -> u64 {
         let memory = self.machine.private_bytes().unwrap_or_default();
         let disk = std::fs::metadata(&self.disk).map_or(0, |meta| meta.blocks() * 512);
         (memory + disk) >> 20
     }
 
-    /// Lets it out as far as its policy goes.
-    async fn admit(&self, id: &SandboxId, egress: &Egress) -> Result<(), LaunchError> {
-        self.slot.gatekeeper.admit(admission(id, egress)).await.map_err(LaunchError::Network)
+    /// Puts the policy in force; nothing leaves the slot before.
+    async fn install_policy(&self, id: &SandboxId, egress: &Egress) -> Result<(), LaunchError> {
+        self.slot.policy_installer.install(slot_policy(id, egress)).await.map_err(LaunchError::Network)
     }
 
-    /// Tells it who it is, and which authority's certificate (PEM) it trusts besides those of its image.
+    /// Gives the guest its identity, fresh randomness and the time, and the certificate (PEM) of the authority that it
+    /// trusts beside those of its image.
     pub async fn take_identity(
         &self,
         id: &SandboxId,
-        who: Identity<'_>,
+        who: Activation<'_>,
         authority: Option<String>,
     ) -> Result<(), LaunchError> {
         self.configure(configure(id, Some(who), authority)?).await
@@ -91,12 +95,13 @@ impl Vm {
 
     async fn configure(&self, mut configure: Configure) -> Result<(), LaunchError> {
         for _ in 0..CONFIGURE_ATTEMPTS {
-            let told = Instant::now();
+            let sent_at = Instant::now();
             configure.wall_clock_unix_ns = u64::try_from(now_ns()).unwrap_or_default();
             let configured = self.guest.configure(configure.clone()).await;
             configured.map_err(|source| LaunchError::Agent { stage: "taking its identity", source })?;
-            // The time it was told is as old as the exchange was long, and the first one on a busy host is slow.
-            if told.elapsed() < CLOCK_MAX_LATE {
+            // The guest sets its clock to a time that is as old as the exchange was long, which on a busy host may be
+            // seconds. Then it gets the time once more.
+            if sent_at.elapsed() < CLOCK_MAX_LATE {
                 return Ok(());
             }
         }
@@ -118,22 +123,27 @@ impl SandboxVm for Vm {
         self.guest.clone()
     }
 
-    async fn become_sandbox(&self, id: &SandboxId, who: Identity<'_>, egress: &Egress) -> Result<(), LaunchError> {
+    async fn become_sandbox(&self, id: &SandboxId, who: Activation<'_>, egress: &Egress) -> Result<(), LaunchError> {
         let trust = egress.authority.as_ref().map(|authority| authority.certificate_pem().to_owned());
-        if let Identity::New(_) = who {
-            // Nothing of the workload's is in it yet: what closes the slot and what fills it need not wait for each other.
-            let (admitted, told) = tokio::join!(self.admit(id, egress), self.take_identity(id, who, trust));
-            return admitted.and(told);
+        if let Activation::New(_) = who {
+            // A clone of a base has no workload yet, so nothing can leave before the policy is in force. Installing it
+            // takes milliseconds (mostly `nft`), which matter for the 30 ms of a pooled create.
+            let (installed, configured) =
+                tokio::join!(self.install_policy(id, egress), self.take_identity(id, who, trust));
+            return installed.and(configured);
         }
-        self.admit(id, egress).await?;
+        // The identity thaws a stored workload, so the policy has to be in force before.
+        self.install_policy(id, egress).await?;
         self.take_identity(id, who, trust).await
     }
 
-    async fn go_on(&self, id: &SandboxId) -> Result<(), LaunchError> {
+    async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError> {
         self.configure(configure(id, None, None)?).await
     }
 
     async fn suspend(&self) -> Result<(), CheckpointError> {
+        // A hostile guest must not be able to prevent its pause and so to keep its memory on the host: whatever the
+        // agent answers, the CPUs are stopped from outside.
         match self.guest.suspend().await {
             Ok(suspended) if suspended.frozen => {}
             Ok(_) => tracing::warn!(machine = self.machine.record().name, "a workload did not freeze in time"),
@@ -149,14 +159,16 @@ impl SandboxVm for Vm {
     }
 
     async fn store(&self, spec: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError> {
-        let Storing { archives, capacity, exports } = self.storing.as_ref();
-        // Before it is written, that is: what is stored is no larger, and compresses.
-        let _room = capacity.reserve_disk(self.own_mib()).map_err(CheckpointError::of_full_disk)?;
-        let base = self.base.as_ref().ok_or(CheckpointError::Mismatch { what: "base (it is not there any more)" })?;
+        let StoreContext { archives, capacity, exports } = self.store_context.as_ref();
+        // About the most that the archive can take, so that the disk does not fill up half way, at the cost of running
+        // sandboxes. What is left is freed again when the archive is written.
+        let _reservation = capacity.reserve_disk(self.own_mib()).map_err(CheckpointError::of_full_disk)?;
+        let base = self.base.as_ref().ok_or(CheckpointError::NoBase(None))?;
         let changes = self.machine.snapshot_diff().await.map_err(CheckpointError::Vmm)?;
         let (key, driver) = (base.snapshot.compatibility_key.clone(), self.machine.record().driver);
         let header = Header::of_memory(spec, &self.origin, key, driver);
         let stored = checkpoint::write(archives, checkpoint, header, Some(changes), self.disk.clone()).await?;
+        // The bucket alone must be enough to wake the sandbox on a host that has lost its directory.
         exports.want([ArchiveId::from(&self.origin.base), ArchiveId::from(&self.origin.image)]);
         Ok(stored)
     }
@@ -164,7 +176,11 @@ impl SandboxVm for Vm {
     async fn shut_down(&self) {
         if let Err(error) = self.guest.shutdown(SHUTDOWN_GRACE).await {
             let machine = self.machine.record().name;
-            tracing::warn!(machine, error = %chain(&error), "a guest did not shut down: its disk is as a power cut leaves it");
+            // Not a reason to keep it running: its owner wants it stopped, and ext4's journal covers a power cut.
+            tracing::warn!(
+                machine, error = %chain(&error),
+                "a guest did not shut down: its disk is as a power cut leaves it"
+            );
         }
     }
 
@@ -180,8 +196,8 @@ impl SandboxVm for Vm {
         self.cleanup.run().await;
     }
 
-    async fn end_but_disk(mut self: Box<Self>) {
-        // Lets writes on their way come to an end; one that cannot be paused is killed all the same.
+    async fn end_keeping_disk(mut self: Box<Self>) {
+        // Pausing waits for the disk writes that the VMM has begun. A machine that cannot be paused is killed without.
         if let Err(error) = self.machine.pause().await {
             tracing::warn!(error = %chain(&error), "a machine to be ended could not be paused");
         }
@@ -189,30 +205,34 @@ impl SandboxVm for Vm {
         self.cleanup.run().await;
     }
 
-    fn leave(self: Box<Self>) {
+    fn detach(self: Box<Self>) {
         self.cleanup.disown();
     }
 }
 
-fn configure(id: &SandboxId, who: Option<Identity<'_>>, authority: Option<String>) -> Result<Configure, LaunchError> {
+/// The message that makes the guest the sandbox `id`, or, without an activation, resumes the one it is.
+fn configure(id: &SandboxId, who: Option<Activation<'_>>, authority: Option<String>) -> Result<Configure, LaunchError> {
+    // All clones of a base have the same random pool and return the same bytes until it is reseeded (case 35).
     let (mut entropy, mut boot_id) = ([0; 64], [0; 16]);
     for bytes in [&mut entropy[..], &mut boot_id] {
         getrandom::fill(bytes).map_err(LaunchError::Random)?;
     }
-    let names = Names { machine_id: machine_id(id), boot_id: as_uuid(boot_id) };
+    let names = Identity { machine_id: machine_id(id), boot_id: as_uuid(boot_id) };
     let (identity, env, restored, trust) = match who {
-        // Its image trusts nobody of ours.
-        Some(Identity::New(environment)) => {
+        // A base trusts no authority of ours, so without transforms there is nothing to remove.
+        Some(Activation::New(environment)) => {
             (Some(names), Some(environment.to_vec()), false, authority.map(Trust::Certificate))
         }
-        // What it was stored as may have trusted an authority.
-        Some(Identity::Another) => (Some(names), None, true, Some(authority.map_or(Trust::None, Trust::Certificate))),
-        Some(Identity::Woken) => (None, None, true, None),
+        // The stored sandbox may have trusted its own authority, which must not be trusted here.
+        Some(Activation::Another) => (Some(names), None, true, Some(authority.map_or(Trust::None, Trust::Certificate))),
+        // Programs that run may have the ids in memory; a woken sandbox must not change them under their feet.
+        Some(Activation::Woken) => (None, None, true, None),
         None => (None, None, false, None),
     };
     Ok(Configure {
         hostname: id.as_str().to_owned(),
         entropy: Entropy(entropy),
+        // Set right before each attempt to send this.
         wall_clock_unix_ns: 0,
         identity,
         env,
@@ -221,7 +241,8 @@ fn configure(id: &SandboxId, who: Option<Identity<'_>>, authority: Option<String
     })
 }
 
-/// A sandbox's machine id, the same however often it starts. Made from its id, which is as random.
+/// A sandbox's machine id. It is derived from the sandbox's id, which has 99 random bits, so that it is the same
+/// however often the sandbox is stopped and started.
 fn machine_id(id: &SandboxId) -> [u8; 16] {
     let digest = Sha256::digest(format!("machine id of {id}"));
     let mut bytes = [0; 16];
@@ -229,7 +250,7 @@ fn machine_id(id: &SandboxId) -> [u8; 16] {
     as_uuid(bytes)
 }
 
-/// A UUID as random ones are (RFC 9562, version 4): machine ids and boot ids are such.
+/// Sets the bits of a version 4 UUID (RFC 9562), which machine-id(5) and the kernel's boot id have.
 fn as_uuid(bytes: [u8; 16]) -> [u8; 16] {
     uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()
 }
@@ -248,7 +269,7 @@ mod tests {
     fn a_sandbox_keeps_its_machine_id_and_boots_with_another_boot_id() {
         let (one, other) = (SandboxId::generate(), SandboxId::generate());
         let names =
-            |id| configure(id, Some(Identity::Another), None).expect("random bytes").identity.expect("a new one");
+            |id| configure(id, Some(Activation::Another), None).expect("random bytes").identity.expect("a new one");
         assert_eq!(names(&one).machine_id, names(&one).machine_id);
         assert_ne!(names(&one).machine_id, names(&other).machine_id);
         assert_ne!(names(&one).boot_id, names(&one).boot_id);

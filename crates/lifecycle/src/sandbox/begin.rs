@@ -1,10 +1,16 @@
-//! How a sandbox begins: a machine is found, told who it is, and handed over.
+//! Gets a machine for a sandbox and activates it: for a new sandbox, a woken one, and a started one.
+//!
+//! ```text
+//! obtain_machine ─► fresh or restored machine ─► activate: identity, policy ─► row running ─► published
+//!                        ▲                           └── not confirmed: destroyed, and one more is tried
+//!                        └───────────────────────────────┘
+//! ```
 
 use super::{NextState, StateDriver};
 use crate::catalog::Template;
 use crate::clock::now_ms;
 use crate::error::{LaunchError, LifecycleError};
-use crate::machines::{Identity, SandboxVm};
+use crate::machines::{Activation, SandboxVm};
 use leapbox_db::{Live, Sandbox, Status, Stored};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
@@ -12,78 +18,85 @@ use leapbox_vmm::{ExitReason, VmmError};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Clones that are tried for one sandbox: that one does not come up says little about the next.
-const CLONES_TRIED: usize = 2;
-/// Bytes of the console that are logged when a sandbox fails.
+/// Machines that are tried for one sandbox. A clone that does not come up (a guest that crashes, a host that was busy
+/// for a moment) says little about the next, but after two the fault is more likely the host's or the base's.
+const MACHINES_TRIED: usize = 2;
+/// Bytes of the console's end that are logged when a sandbox fails: enough for a kernel panic's last lines.
 const CONSOLE_LOGGED: usize = 1024;
 
-/// What a sandbox's machine is made from.
+/// The source of a sandbox's machine.
 pub(crate) enum MachineSource {
-    /// The template it is created from.
     Template(Arc<Template>),
-    /// What is stored of it, or of the sandbox that it is restored from.
+    /// The sandbox's own checkpoint, or the snapshot's that it is restored from.
     Stored(Stored),
 }
 
-/// How a new sandbox begins.
+/// The parameters of a new sandbox's task.
 pub(crate) struct CreateRequest {
     pub source: MachineSource,
-    /// Of a sandbox that is not restored from a snapshot.
+    /// `None` for a sandbox that is restored from a snapshot: its environment is in the restored memory.
     pub environment: Option<Vec<(String, String)>>,
-    /// Told once it can be used.
+    /// Answered when the sandbox can be used, or the create has failed.
     pub ready: oneshot::Sender<Result<(), LifecycleError>>,
 }
 
 impl StateDriver {
-    /// Takes a new sandbox from `starting` to its end.
+    /// Runs the task of a new sandbox, from `starting` to its end.
     pub async fn begin(mut self, request: CreateRequest) {
         let CreateRequest { source, environment, ready } = request;
-        let who = environment.as_deref().map_or(Identity::Another, Identity::New);
+        let who = environment.as_deref().map_or(Activation::Another, Activation::New);
         match self.obtain_machine(&source, who).await {
             Ok((live, machine)) => {
-                // A client that hung up does not undo its sandbox.
+                // An error means that the client has hung up. That does not undo its sandbox, which is complete.
                 let _ = ready.send(Ok(()));
                 self.run(NextState::Running(live, machine)).await;
             }
             Err(error) => {
+                // Before the answer: a client that reads of the failure must not find the sandbox in the list.
                 self.roll_back_create().await;
                 let _ = ready.send(Err(error));
             }
         }
     }
 
-    /// Finds a machine, makes it this sandbox, and publishes it as running. On failure nothing is left of it, and the
-    /// state is as it was.
+    /// Gets a machine, activates it as this sandbox, and publishes the sandbox as running. On failure nothing of the
+    /// machine is left, and the state has not changed.
     pub(super) async fn obtain_machine(
         &mut self,
         source: &MachineSource,
-        who: Identity<'_>,
+        who: Activation<'_>,
     ) -> Result<(Live, Box<dyn SandboxVm>), LifecycleError> {
         let mut tried = 1;
         loop {
             let machine = match source {
-                MachineSource::Template(template) => self.inner.machines.fresh(template, self.spec.shape()).await?,
-                MachineSource::Stored(stored) => self.inner.machines.restored(&self.spec, stored).await?,
+                MachineSource::Template(template) => self.shared.machines.fresh(template, self.spec.shape()).await?,
+                MachineSource::Stored(stored) => self.shared.machines.restored(&self.spec, stored).await?,
             };
-            let error = match self.hand_over(machine.as_ref(), who).await {
+            let error = match self.activate(machine.as_ref(), who).await {
                 Ok(live) => return Ok((live, machine)),
                 Err(error) => error,
             };
-            let console = last_lines(&machine.console_tail().await);
+            // Read before the machine is destroyed, because the console ends with it.
+            let console = console_end(&machine.console_tail().await);
             machine.destroy().await;
+            // A policy that cannot be opened or a database that fails would fail with the next machine just the same.
             let unconfirmed = matches!(error, LifecycleError::Launch(_));
-            if !unconfirmed || tried == CLONES_TRIED {
+            if !unconfirmed || tried == MACHINES_TRIED {
                 return Err(error);
             }
             let id = &self.spec.id;
-            tracing::warn!(sandbox = %id, error = %chain(&error), console, "a machine did not come up: trying another");
+            tracing::warn!(
+                sandbox = %id, error = %chain(&error), console,
+                "a machine did not come up: trying one more"
+            );
             tried += 1;
         }
     }
 
-    /// Gives the machine its identity and makes the sandbox `running`, durably.
-    async fn hand_over(&mut self, machine: &dyn SandboxVm, who: Identity<'_>) -> Result<Live, LifecycleError> {
-        let egress = self.inner.egress_of(&self.spec)?;
+    /// Gives the machine the sandbox's identity and policy, and commits `running`.
+    async fn activate(&mut self, machine: &dyn SandboxVm, who: Activation<'_>) -> Result<Live, LifecycleError> {
+        let egress = self.shared.egress_of(&self.spec)?;
+        // The death of the VMM is noticed at once; the agent's silence only after the call's deadline.
         tokio::select! {
             biased;
             confirmed = machine.become_sandbox(&self.spec.id, who, &egress) => confirmed?,
@@ -92,37 +105,45 @@ impl StateDriver {
                 return Err(LaunchError::Vmm(VmmError::Died { stage, reason }).into());
             }
         }
+        // The timeout counts from here, and not from the request: a first use of a shape boots for seconds.
         let now = now_ms();
         let timeout_at_ms = now.saturating_add(i64::try_from(self.spec.timeout_s * 1000).unwrap_or(i64::MAX));
         let live = Live { vm: machine.record(), origin: machine.origin(), timeout_at_ms };
         let running = Sandbox { launched_at_ms: Some(now), ..self.next(Status::Running(live.clone())) };
-        self.inner.db.sandbox_update(&running).await?;
+        self.shared.db.sandbox_update(&running).await?;
         self.publish_machine(running, machine);
         Ok(live)
     }
 
-    /// Drops what the sandbox, which runs now, was stored as. The request that it was started for does not wait for that.
+    /// Removes the checkpoint of a sandbox that runs again. In the background, because the request that woke the
+    /// sandbox need not wait for it; if the server dies first, the garbage collection removes it.
     pub(super) fn drop_in_background(&self, checkpoint: CheckpointId) {
-        let inner = Arc::clone(&self.inner);
-        self.inner.tasks.spawn(async move { inner.drop_checkpoint(&checkpoint).await });
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(async move { shared.drop_checkpoint(&checkpoint).await });
     }
 
-    /// Undoes a create that has failed. No client has seen the id.
+    /// Rolls back a create that has failed. No client has read the id in an answer.
     async fn roll_back_create(&mut self) {
         let id = &self.spec.id;
-        if let Err(error) = self.inner.db.sandbox_delete_row(id).await {
-            tracing::error!(sandbox = %id, error = %chain(&error), "a row could not be removed");
+        if let Err(error) = self.shared.db.sandbox_delete_row(id).await {
+            tracing::error!(
+                sandbox = %id, error = %chain(&error),
+                "the row of a sandbox that could not be created was not removed; the next start of the server does it"
+            );
         }
+        // Not logged as a transition, because the create was never acknowledged. Whoever found the sandbox in the list
+        // and waits for it gets 404.
         self.publish.send_modify(|published| published.sandbox.status = Status::Deleted);
-        self.inner.forget(id);
+        self.shared.unregister(id);
     }
 
-    /// The end of a sandbox whose machine has died.
+    /// Ends a sandbox whose machine has died: publishes the reason, logs the console, and frees the host's resources.
     pub(super) async fn failed(&mut self, machine: Box<dyn SandboxVm>, reason: ExitReason) -> NextState {
         let (exit, reason) = (reason.kind(), reason.to_string());
         let next = self.finish_deleted(Some(reason.clone()), None).await;
-        // After it is told: a VMM that hangs keeps its console for a while.
-        let console = last_lines(&machine.console_tail().await);
+        // Published before the console is read: a VMM that hangs lets its console be waited for, and the owner must not
+        // wait as well.
+        let console = console_end(&machine.console_tail().await);
         let sandbox = &self.spec.id;
         tracing::warn!(event = "sandbox_failed", %sandbox, exit, %reason, console, "a sandbox has failed");
         machine.destroy().await;
@@ -130,8 +151,9 @@ impl StateDriver {
     }
 }
 
-/// The end of a guest's console, for the operator's log; the guest may have written anything there.
-fn last_lines(console: &str) -> String {
+/// The last [`CONSOLE_LOGGED`] bytes of a guest's console, escaped.
+fn console_end(console: &str) -> String {
+    // The guest may have written anything there, also what a terminal takes for a command or a reader for another line.
     let start = console.len().saturating_sub(CONSOLE_LOGGED);
     let start = (start..console.len()).find(|at| console.is_char_boundary(*at)).unwrap_or(console.len());
     console[start..].escape_debug().to_string()

@@ -1,4 +1,4 @@
-//! A sandbox with a machine: requests, its timeout and the machine's death, one after the other.
+//! The state `running`: the task serves requests, the timeout and the machine's death, one after the other.
 
 use super::{NextState, StateDriver};
 use crate::clock::now_ms;
@@ -11,44 +11,46 @@ use leapbox_vmm::ExitReason;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// After a pause at the timeout failed, it is tried again.
-const PAUSE_AGAIN: Duration = Duration::from_secs(30);
+/// How long after a failed pause at the timeout the pause is tried again. Each attempt suspends the guest, and a full
+/// disk is usually not emptied sooner.
+const PAUSE_RETRY: Duration = Duration::from_secs(30);
 
-/// A guest that does not confirm that it goes on is told again.
-const TELL_AGAIN: Duration = Duration::from_secs(3);
+/// How long after an unconfirmed resume the guest is asked again: its workload may be frozen until then.
+const CONFIRM_RETRY: Duration = Duration::from_secs(3);
 
-/// What a running sandbox waits for.
+/// An event that the task of a running sandbox waits for.
 enum Event {
+    /// The VMM has ended, or the guest has shut down.
     Died(ExitReason),
     ServerStops,
-    Asked(Request),
-    TimeUp,
-    /// Somebody wants it woken, and it has been.
+    Requested(Request),
+    TimedOut,
+    /// A wake for a pause that is over.
     Woken,
-    /// Its guest has not confirmed that it goes on.
-    TellAgain,
+    ConfirmRetry,
 }
 
 impl StateDriver {
-    /// Serves the sandbox until its machine is gone.
+    /// Serves the sandbox until it leaves the state `running`.
     pub(super) async fn running(&mut self, mut live: Live, mut machine: Box<dyn SandboxVm>) -> NextState {
-        let mut time_up = time_up(&live);
+        let mut deadline = deadline(&live);
         loop {
-            let next = match self.next_event(machine.as_ref(), time_up).await {
+            let next = match self.next_event(machine.as_ref(), deadline).await {
                 Event::Died(reason) => return self.failed(machine, reason).await,
                 Event::ServerStops => {
-                    machine.leave();
+                    machine.detach();
                     return NextState::Ended;
                 }
-                Event::Asked(request) => self.asked(live, machine, request).await,
-                Event::TimeUp => {
+                Event::Requested(request) => self.handle_request(live, machine, request).await,
+                Event::TimedOut => {
                     let next = self.timed_out(live, machine).await;
-                    // From the end of an attempt, which may have been a long one.
-                    time_up = Instant::now() + PAUSE_AGAIN;
+                    // Counted from the end of the attempt: one that takes minutes must not be followed at once by
+                    // another, or the guest would hardly run.
+                    deadline = Instant::now() + PAUSE_RETRY;
                     next
                 }
                 Event::Woken => continue,
-                Event::TellAgain => {
+                Event::ConfirmRetry => {
                     self.resume_workload(machine.as_ref()).await;
                     continue;
                 }
@@ -62,24 +64,27 @@ impl StateDriver {
         }
     }
 
-    async fn next_event(&mut self, machine: &dyn SandboxVm, time_up: Instant) -> Event {
-        let stop = self.inner.stop.clone();
+    async fn next_event(&mut self, machine: &dyn SandboxVm, deadline: Instant) -> Event {
+        let stop = self.shared.stop.clone();
+        // The order decides when several are ready: a request to a dead machine must see the death, and a queue that is
+        // never empty must not keep the server from stopping.
         tokio::select! {
             biased;
             reason = machine.exited() => Event::Died(reason),
             () = stop.cancelled() => Event::ServerStops,
             message = self.requests.recv() => match message {
-                Some(Message::Ask(request)) => Event::Asked(request),
+                Some(Message::Ask(request)) => Event::Requested(request),
                 Some(Message::Wake(_)) => Event::Woken,
-                // Every handle is gone: the registry is, too, so the server is ending.
+                // The registry holds a handle of every live sandbox, so the server itself is ending.
                 None => Event::ServerStops,
             },
-            () = tokio::time::sleep_until(time_up) => Event::TimeUp,
-            () = tokio::time::sleep(TELL_AGAIN), if self.unconfirmed => Event::TellAgain,
+            () = tokio::time::sleep_until(deadline) => Event::TimedOut,
+            // Begins anew with every event, which is good enough: it only has to come some seconds after the last try.
+            () = tokio::time::sleep(CONFIRM_RETRY), if self.unconfirmed => Event::ConfirmRetry,
         }
     }
 
-    async fn asked(&mut self, live: Live, machine: Box<dyn SandboxVm>, request: Request) -> NextState {
+    async fn handle_request(&mut self, live: Live, machine: Box<dyn SandboxVm>, request: Request) -> NextState {
         match policy::running(request) {
             Ok(RunningOperation::Pause(reply)) => {
                 let tried = self.pause(live, machine).await;
@@ -107,14 +112,20 @@ impl StateDriver {
             return self.delete(machine).await;
         }
         self.pause(live, machine).await.unwrap_or_else(|(next, error)| {
-            let again_s = PAUSE_AGAIN.as_secs();
-            tracing::warn!(sandbox = %self.spec.id, error = %chain(&error), again_s, "no pause at the timeout");
+            let again_s = PAUSE_RETRY.as_secs();
+            // It runs on beyond its timeout, because the alternative is to lose what its owner wanted kept.
+            tracing::warn!(
+                sandbox = %self.spec.id, error = %chain(&error), again_s,
+                "a sandbox could not be paused at its timeout: it runs on, and the pause is tried again"
+            );
             next
         })
     }
 
     /// Ends the machine and deletes the sandbox.
     pub(super) async fn delete(&mut self, machine: Box<dyn SandboxVm>) -> NextState {
+        // Even if this row cannot be written the machine is ended: a delete, or a timeout, must not depend on the disk
+        // having space for it.
         self.commit_best_effort(self.next(Status::Deleting(None))).await;
         self.disconnect_clients();
         machine.destroy().await;
@@ -122,10 +133,12 @@ impl StateDriver {
     }
 }
 
-/// From the database's wall clock to a clock that nobody sets.
-fn time_up(live: &Live) -> Instant {
+/// The instant of the timeout.
+fn deadline(live: &Live) -> Instant {
+    // The database has wall-clock time, because it must survive a restart. From here on the monotonic clock counts, so
+    // that a clock that is set (by hand, by NTP) neither ends the sandbox nor keeps it.
     let left_ms = live.timeout_at_ms.saturating_sub(now_ms());
-    // A year is for ever: later instants cannot be told.
+    // `Instant` cannot represent every time that a row may have, and adding one that is too far away panics.
     let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).min(Duration::from_secs(365 * 86400));
     Instant::now() + left
 }

@@ -1,16 +1,16 @@
-//! Snapshots of a sandbox: taken of what runs, or named of what is stored.
+//! Takes snapshots: of a running sandbox by storing it, of a paused one by naming its checkpoint once more.
 
 use super::{NextState, StateDriver};
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
 use crate::machines::SandboxVm;
-use crate::names::Reserved;
+use crate::snapshot_names::Reserved;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Live, SnapshotRow, Spec, Status, StoredMemory};
 use leapbox_ids::{CheckpointId, SnapshotId};
 
 impl StateDriver {
-    /// Stores the whole sandbox under a name. Then it goes on; or, if it is to be killed, it does not even wake.
+    /// Stores the whole sandbox under a name. Then it runs on or, with `kill_sandbox_after`, is deleted.
     pub(super) async fn snapshot(
         &mut self,
         live: Live,
@@ -19,37 +19,41 @@ impl StateDriver {
     ) -> (Result<SnapshotRow, LifecycleError>, NextState) {
         let kill = new.kill_sandbox_after;
         match self.take_snapshot(&live, machine.as_ref(), new).await {
+            // Still suspended: its workload does nothing after the snapshot that the snapshot would not have.
             Ok(snapshot) if kill => (Ok(snapshot), self.delete(machine).await),
             Ok(snapshot) => {
-                self.go_on(&live, machine.as_ref()).await;
+                self.return_to_running(&live, machine.as_ref()).await;
                 (Ok(snapshot), NextState::Running(live, machine))
             }
             Err(error) => (Err(error), NextState::Running(live, machine)),
         }
     }
 
-    /// Leaves the machine suspended; on failure it goes on.
+    /// Stores the machine and adds the snapshot's row. The machine is suspended afterwards; on failure it runs.
     async fn take_snapshot(
         &mut self,
         live: &Live,
         machine: &dyn SandboxVm,
         new: NewSnapshot,
     ) -> Result<SnapshotRow, LifecycleError> {
+        // The name first: a name that is taken is refused before the guest is suspended for nothing.
         let (id, name) = self.reserve(new.name).await?;
-        let _turn = self.storing_turn().await?;
+        let _permit = self.store_permit().await?;
         self.commit(Status::Snapshotting(live.clone())).await?;
         let checkpoint = CheckpointId::generate();
+        // Keeps the checkpoint from the garbage collection until the snapshot's row names it.
         let _pin = self.store_whole(live, machine, &checkpoint).await?;
         let stored = StoredMemory { checkpoint, origin: live.origin.clone() };
         let snapshot = snapshot_row(&self.spec, id, &name.name, &stored);
-        if let Err(error) = self.inner.db.snapshot_insert(&snapshot).await {
-            self.undo(live, machine, &stored.checkpoint).await;
+        if let Err(error) = self.shared.db.snapshot_insert(&snapshot).await {
+            self.undo_store(live, machine, &stored.checkpoint).await;
             return Err(error.into());
         }
         Ok(snapshot)
     }
 
-    /// A snapshot of a sandbox that is paused: another name for what is stored.
+    /// Adds a snapshot of a paused sandbox. Nothing is stored: checkpoints never change, so the snapshot's row names
+    /// the sandbox's own.
     pub(super) async fn snapshot_of_stored(
         &mut self,
         stored: &StoredMemory,
@@ -57,18 +61,19 @@ impl StateDriver {
     ) -> Result<SnapshotRow, LifecycleError> {
         let (id, name) = self.reserve(new.name).await?;
         let snapshot = snapshot_row(&self.spec, id, &name.name, stored);
-        self.inner.db.snapshot_insert(&snapshot).await?;
+        self.shared.db.snapshot_insert(&snapshot).await?;
         Ok(snapshot)
     }
 
-    /// The name of a new snapshot, nobody else's until the guard goes.
+    /// Reserves the name of a new snapshot (its id, if none is given) until the guard is dropped.
     async fn reserve(&self, name: Option<String>) -> Result<(SnapshotId, Reserved), LifecycleError> {
         let id = SnapshotId::generate();
         let name = name.unwrap_or_else(|| id.as_str().to_owned());
         let organisation = &self.spec.organisation;
         let taken = || LifecycleError::NameTaken { name: name.clone() };
-        let reserved = self.inner.names.reserve(organisation, &name).ok_or_else(taken)?;
-        match self.inner.db.snapshot_by_name(organisation, &name).await? {
+        let reserved = self.shared.names.reserve(organisation, &name).ok_or_else(taken)?;
+        // After the reservation: a snapshot that was being taken under this name has its row before it frees the name.
+        match self.shared.db.snapshot_by_name(organisation, &name).await? {
             Some(_) => Err(taken()),
             None => Ok((id, reserved)),
         }

@@ -1,8 +1,8 @@
-//! Stopping a sandbox: its processes end, its disk is kept.
+//! Stops a sandbox: its processes end, its disk is stored.
 //!
 //! ```text
-//! row stopping ─► workload ends ─► machine gone but for its disk ─► store disk ─► row stopped ─► disk gone
-//!                                                                       └── fails: again, until it succeeds or is deleted
+//! row stopping ─► workload ends ─► machine ends, its disk stays ─► store disk ─► row stopped ─► disk removed
+//!                                                                      └── on failure: again, until it is deleted
 //! ```
 
 use super::{NextState, StateDriver};
@@ -15,24 +15,26 @@ use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
 use std::time::Duration;
 
-/// After a disk could not be stored, it is tried again.
-const STORE_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a failed attempt the disk is stored again. The sandbox cannot be used meanwhile, so this is shorter
+/// than between two pauses at a timeout.
+const STORE_RETRY: Duration = Duration::from_secs(5);
 
 impl StateDriver {
-    /// Ends the workload and the machine, but for its disk.
+    /// Ends the workload and the machine; the disk stays.
     pub(super) async fn stop(&mut self, live: Live, machine: Box<dyn SandboxVm>, reply: Reply<Sandbox>) -> NextState {
         if let Err(error) = self.commit(Status::Stopping(live.clone())).await {
             answer(reply, Err(error));
             return NextState::Running(live, machine);
         }
+        // From here on there is no way back: a workload that has been asked to end cannot be resumed.
         self.disconnect_clients();
         machine.shut_down().await;
-        machine.end_but_disk().await;
+        machine.end_keeping_disk().await;
         NextState::Stopping(live, Some(reply))
     }
 
-    /// Stores the disk that is left of a sandbox. There is no way back, so this is tried until it succeeds; whoever asked
-    /// for the stop is told of the first failure.
+    /// Stores the disk that is left of a sandbox, again and again until it succeeds. The request that stopped the
+    /// sandbox is answered after the first attempt.
     pub(super) async fn stopping(&mut self, live: Live, mut reply: Option<Reply<Sandbox>>) -> NextState {
         loop {
             let error = match self.store_disk(&live).await {
@@ -44,38 +46,42 @@ impl StateDriver {
                 }
                 Err(error) => error,
             };
-            let again_s = STORE_AGAIN.as_secs();
-            tracing::warn!(sandbox = %self.spec.id, error = %chain(&error), again_s, "a disk could not be stored");
+            let again_s = STORE_RETRY.as_secs();
+            tracing::warn!(
+                sandbox = %self.spec.id, error = %chain(&error), again_s,
+                "the disk of a stopped sandbox could not be stored; it is tried again"
+            );
             let is_lost = matches!(error, LifecycleError::Checkpoint(CheckpointError::DiskLost));
             let reason = error.to_string();
             if let Some(reply) = reply.take() {
                 answer(reply, Err(error));
             }
+            // The one failure that no further attempt can mend.
             if is_lost {
                 return self.finish_deleted(Some(reason), None).await;
             }
-            if let Some(next) = self.between_attempts(&live).await {
+            if let Some(next) = self.wait_for_retry(&live).await {
                 return next;
             }
         }
     }
 
     async fn store_disk(&mut self, live: &Live) -> Result<StoredDisk, LifecycleError> {
-        let _turn = self.storing_turn().await?;
+        let _permit = self.store_permit().await?;
         let disk = StoredDisk { checkpoint: CheckpointId::generate(), image: live.origin.image.clone() };
-        let _pin = self.inner.machines.store_disk(&self.spec, live, &disk.checkpoint).await?;
+        let _pin = self.shared.machines.store_disk(&self.spec, live, &disk.checkpoint).await?;
         let stopped = self.next(Status::Stopped(disk.clone()));
-        // A row that was refused may have been written all the same: the disk stays, and what was stored is garbage for
-        // later.
-        self.inner.db.sandbox_update(&stopped).await?;
-        self.inner.machines.remove_disk(&live.vm).await;
+        // An update that returned an error may have been committed all the same. So the disk stays, and the checkpoint
+        // too: either the row names it, or the garbage collection finds it.
+        self.shared.db.sandbox_update(&stopped).await?;
+        self.shared.machines.remove_disk(&live.vm).await;
         self.publish(stopped);
         Ok(disk)
     }
 
-    /// Waits for the next attempt. Its owner may give the sandbox up meanwhile.
-    async fn between_attempts(&mut self, live: &Live) -> Option<NextState> {
-        let again = tokio::time::sleep(STORE_AGAIN);
+    /// Waits until the next attempt is due (`None`), or the sandbox is deleted by its owner, or the server stops.
+    async fn wait_for_retry(&mut self, live: &Live) -> Option<NextState> {
+        let again = tokio::time::sleep(STORE_RETRY);
         tokio::pin!(again);
         loop {
             let message = tokio::select! {
@@ -85,13 +91,14 @@ impl StateDriver {
             };
             let request = match message {
                 None => return Some(NextState::Ended),
+                // A stopped sandbox is started by its owner alone.
                 Some(Message::Wake(_)) => continue,
                 Some(Message::Ask(request)) => request,
             };
             match policy::stopping(request) {
                 Ok(StoppingOperation::Delete(reply)) => {
                     if let Some(next) = self.answer_deleted(None, reply).await {
-                        self.inner.machines.remove_disk(&live.vm).await;
+                        self.shared.machines.remove_disk(&live.vm).await;
                         return Some(next);
                     }
                 }

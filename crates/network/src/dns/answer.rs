@@ -1,9 +1,9 @@
-//! From a query's bytes to its answer's: is it fit to be forwarded, may this sandbox ask it, and what of the answer may
-//! it see.
+//! Answers one query: checks whether it can be forwarded, whether this sandbox's policy allows it, and which addresses
+//! of the answer the sandbox may see.
 
 use super::addresses::{addresses_in, remove_inside};
 use super::limits::{MAX_CUSTOM_ANSWER, MAX_UDP_ANSWER, QUERY_DEADLINE};
-use super::slot::{Ruling, SlotNames};
+use super::slot::{NamePolicy, SlotResolver};
 use super::{Counters, Dns};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
@@ -14,64 +14,67 @@ use leapbox_egress_policy::{Denial, DomainName, Evaluator, Policy};
 use leapbox_errors::chain;
 use tokio::time::timeout;
 
-/// The option "Extended DNS Error" (RFC 8914), and its code "Prohibited".
+/// The EDNS option "Extended DNS Error" and its code "Prohibited" (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
 const PROHIBITED: u16 = 18;
 
-/// How the query came, which bounds its answer.
+/// The transport of a query, which bounds the length of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
     Udp,
     Tcp,
 }
 
-/// A query that is fit to be forwarded, or how to refuse it.
+/// Whether a query can be forwarded, whatever the policy says.
 enum Verdict {
     Forward(Query),
     Refuse(ResponseCode),
 }
 
-/// What a policy says to a query.
+/// The policy's decision about a query.
 enum Permission {
-    /// Ask, and take out what points inside.
+    /// The query is forwarded, and addresses that the sandbox may not reach are removed from the answer.
     Ask,
-    /// Ask, and remember for the proxy what this name was said to be.
+    /// As [`Self::Ask`], and the answer is cached for the proxy.
     AskAndRemember(DomainName),
-    /// There is such a name, and nothing of that kind.
+    /// The query is answered without records: the name exists and has none of that type.
     Nothing,
     Refuse(Denial),
 }
 
-impl SlotNames {
-    /// Answers one query; `None` for what deserves no answer.
+impl SlotResolver {
+    /// Answers one query. Returns `None` for bytes that must not be answered.
     pub(super) async fn answer(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let counters = &self.shared.counters;
         let Ok(request) = Message::from_vec(bytes) else {
             Counters::count(&counters.dropped);
             return malformed(bytes);
         };
+        // To answer an answer would let two servers answer each other without end.
         if request.metadata.message_type != MessageType::Query {
             Counters::count(&counters.dropped);
             return None;
         }
         let mut response = response_to(&request);
-        match judge(&request) {
+        match check(&request) {
             Verdict::Refuse(code) => response.metadata.response_code = code,
-            Verdict::Forward(query) => match self.ruling() {
-                // The slot's sandbox has not begun yet.
+            Verdict::Forward(query) => match self.name_policy() {
+                // A slot of the pool, or one whose policy is being installed.
                 None => response.metadata.response_code = ResponseCode::Refused,
-                Some(ruling) => self.answer_under(ruling, &query, &mut response).await,
+                Some(name_policy) => self.answer_under(name_policy, &query, &mut response).await,
             },
         }
         Counters::count(&counters.answered);
         if response.metadata.response_code == ResponseCode::ServFail {
             Counters::count(&counters.failed);
         }
-        encode(&response, limit(&request, transport, self.ruling()))
+        encode(&response, limit(&request, transport, self.name_policy()))
     }
 
-    async fn answer_under(&self, ruling: &Ruling, query: &Query, response: &mut Message) {
-        let permission = match permission(&ruling.evaluator, query) {
+    async fn answer_under(&self, name_policy: &NamePolicy, query: &Query, response: &mut Message) {
+        // The lower rate of `custom` counts only queries that would be forwarded: to refuse the others costs nothing,
+        // and carries nothing out.
+        let permission = match permission(&name_policy.evaluator, query) {
             Permission::AskAndRemember(_) if !self.limits.within_custom_rate() => {
                 Permission::Refuse(Denial::TooMany { what: "queries" })
             }
@@ -80,35 +83,34 @@ impl SlotNames {
         match permission {
             Permission::Nothing => {}
             Permission::Refuse(denial) => {
-                ruling.journal.deny(&denial);
+                name_policy.journal.deny(&denial);
                 prohibit(response);
             }
             Permission::Ask => {
                 self.shared.forward(query, response).await;
-                self.filter(ruling, response);
+                self.filter(name_policy, response);
             }
             Permission::AskAndRemember(name) => {
                 self.shared.forward(query, response).await;
-                self.filter(ruling, response);
+                self.filter(name_policy, response);
                 if query.query_type() == RecordType::A {
                     let (addresses, ttl_s) = addresses_in(&response.answers);
-                    self.remember_told(name, addresses, ttl_s);
+                    self.remember_answered(name, addresses, ttl_s);
                 }
             }
         }
     }
 
-    /// Takes out addresses where no sandbox may go: names of the inside are none of its business, and an allowed name
-    /// that points there is somebody's trick (DNS rebinding).
-    fn filter(&self, ruling: &Ruling, response: &mut Message) {
-        for denial in remove_inside(&ruling.evaluator, &mut response.answers) {
-            ruling.journal.deny(&denial);
+    /// Removes the addresses that the sandbox may not reach. A name of the inside would tell it about the host's
+    /// network, and an allowed name that points there is an attack (DNS rebinding).
+    fn filter(&self, name_policy: &NamePolicy, response: &mut Message) {
+        for denial in remove_inside(&name_policy.evaluator, &mut response.answers) {
+            name_policy.journal.deny(&denial);
         }
     }
 }
 
-/// Which queries a policy lets through. Under `custom` neither IPv6 nor hints for HTTP/3 and encrypted hellos are of
-/// any use, so there are none: what a client must not try it need not know.
+/// Returns the policy's decision about a query.
 fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
     match evaluator.policy() {
         Policy::AllowAll => return Permission::Ask,
@@ -121,6 +123,7 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
         return Permission::Refuse(denial);
     }
     match query.query_type() {
+        // The types that ordinary clients ask for. NULL and the like serve tunnels above all.
         RecordType::A
         | RecordType::CNAME
         | RecordType::MX
@@ -129,6 +132,8 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
         | RecordType::NS
         | RecordType::SOA
         | RecordType::CAA => Permission::AskAndRemember(name),
+        // IPv6 leaves no slot, and HTTPS records above all carry hints for HTTP/3 and encrypted hellos, which are
+        // refused. An empty answer keeps clients from trying them; a refusal would make some of them give up the name.
         RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => Permission::Nothing,
         kind => Permission::Refuse(Denial::QueryType { name, kind: kind.to_string() }),
     }
@@ -136,6 +141,7 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
 
 fn prohibit(response: &mut Message) {
     response.metadata.response_code = ResponseCode::Refused;
+    // Only a query with EDNS may get options in its answer (RFC 6891, 7).
     if let Some(edns) = response.edns.as_mut() {
         edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, PROHIBITED.to_be_bytes().to_vec()));
     }
@@ -149,7 +155,8 @@ impl Dns {
         response.add_authorities(authorities);
     }
 
-    /// Asks the upstream; SERVFAIL if there is none, it is busy, or it does not answer in time.
+    /// Asks the upstream. The answer is SERVFAIL if there is no upstream, too many queries are under way, or it does
+    /// not answer in time.
     pub(super) async fn ask(&self, name: Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
         let failed = (ResponseCode::ServFail, vec![], vec![]);
         let (Some(resolver), Ok(_permit)) = (self.upstream.resolver(), self.queries.try_acquire()) else {
@@ -175,8 +182,9 @@ async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> (Res
     }
 }
 
-/// One question of the Internet class; zone transfers and ANY (RFC 8482) are not for sandboxes.
-fn judge(request: &Message) -> Verdict {
+/// Checks that a query is one question of the Internet class. ANY (RFC 8482) and zone transfers are not offered to
+/// sandboxes.
+fn check(request: &Message) -> Verdict {
     if request.metadata.op_code != OpCode::Query {
         return Verdict::Refuse(ResponseCode::NotImp);
     }
@@ -196,7 +204,7 @@ fn judge(request: &Message) -> Verdict {
     }
 }
 
-/// The frame of a response: same id, question and flags, EDNS where the query had it.
+/// Returns an empty response with the query's id, question and flags, and with EDNS if the query has it.
 fn response_to(request: &Message) -> Message {
     let mut response = Message::response(request.metadata.id, request.metadata.op_code);
     response.metadata.recursion_desired = request.metadata.recursion_desired;
@@ -211,7 +219,7 @@ fn response_to(request: &Message) -> Message {
     response
 }
 
-/// A header too broken to be read gets FORMERR if there is an id and it is not a response itself.
+/// Returns FORMERR for bytes that are no message, if they have an id and are not marked as a response.
 fn malformed(bytes: &[u8]) -> Option<Vec<u8>> {
     let [high, low, flags, ..] = bytes else { return None };
     if bytes.len() < 12 || flags & 0x80 != 0 {
@@ -221,17 +229,18 @@ fn malformed(bytes: &[u8]) -> Option<Vec<u8>> {
     Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok()
 }
 
-/// Longest answer in bytes: what the asker said it takes, within our own bounds.
-fn limit(request: &Message, transport: Transport, ruling: Option<&Ruling>) -> usize {
-    let custom = ruling.is_some_and(|ruling| matches!(ruling.evaluator.policy(), Policy::Custom(_)));
+/// Returns the longest answer in bytes: what the client says that it takes, within our own bounds.
+fn limit(request: &Message, transport: Transport, name_policy: Option<&NamePolicy>) -> usize {
+    let custom = name_policy.is_some_and(|name_policy| matches!(name_policy.evaluator.policy(), Policy::Custom(_)));
     match transport {
+        // A tunnel in the answers for an allowed name is bounded in size as well as in rate.
         Transport::Tcp if custom => MAX_CUSTOM_ANSWER,
         Transport::Tcp => usize::from(u16::MAX),
         Transport::Udp => usize::from(request.max_payload().min(MAX_UDP_ANSWER)),
     }
 }
 
-/// The bytes, or those of an empty answer that says "truncated, ask over TCP".
+/// Returns the answer's bytes, or those of an empty answer marked as truncated (TC), after which clients ask over TCP.
 fn encode(response: &Message, limit: usize) -> Option<Vec<u8>> {
     let whole = response.to_vec().ok();
     match whole {
@@ -240,14 +249,15 @@ fn encode(response: &Message, limit: usize) -> Option<Vec<u8>> {
     }
 }
 
-/// What the fuzzer calls: the whole way of a query but for the upstream, then the way of an upstream's answer.
+/// Called by the fuzz target: runs a query through everything but the upstream, then takes the same bytes for an
+/// upstream's answer.
 pub(super) fn fuzz(bytes: &[u8], evaluator: &Evaluator) {
     let Ok(mut message) = Message::from_vec(bytes) else {
         malformed(bytes);
         return;
     };
     let mut response = response_to(&message);
-    match judge(&message) {
+    match check(&message) {
         Verdict::Refuse(code) => response.metadata.response_code = code,
         Verdict::Forward(query) => match permission(evaluator, &query) {
             Permission::AskAndRemember(name) => assert!(evaluator.name(&name).is_ok(), "{name} is not allowed"),

@@ -1,4 +1,4 @@
-//! How much one slot may ask for, and all of them together.
+//! The limits on queries: of one slot, and of all slots together.
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use std::num::NonZeroU32;
@@ -6,32 +6,40 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Longest query in bytes: a name of 255, a question, and room for EDNS options.
+/// Longest query in bytes. A header, a name of at most 255 bytes and EDNS options fit.
 pub(super) const MAX_QUERY: usize = 1024;
-/// Largest answer over UDP in bytes that never needs fragments (DNS flag day 2020).
+// The largest answer that needs no IP fragments on common paths (DNS flag day 2020). Fragments can be forged, and
+// firewalls drop them.
+/// Longest answer over UDP in bytes.
 pub(super) const MAX_UDP_ANSWER: u16 = 1232;
-/// Queries under way over all slots; each holds a socket or two to the upstream.
+// Each query holds a socket or two to the upstream, so this also bounds the server's descriptors.
+/// Queries under way to the upstream, over all slots.
 pub(super) const MAX_QUERIES: usize = 1024;
-/// Queries under way of one slot.
+/// Queries of one slot under way.
 pub(super) const SLOT_QUERIES: usize = 32;
-/// The same while less than half of all are free: nobody fills them for the others.
+// While less than half of MAX_QUERIES are free, a slot may have this many. 32 slots that only ask names without an
+// answer would otherwise take all of them.
+/// Queries of one slot under way while the others need them.
 pub(super) const FAIR_QUERIES: usize = 8;
+// Each holds a task and a descriptor for up to TCP_DEADLINE; a resolver library opens one.
 /// TCP connections of one slot.
 const SLOT_CONNECTIONS: usize = 8;
-/// Queries a second of one slot, and how many may come at once.
+/// Queries a second of one slot, and how many may come at once. Those beyond are dropped unread.
 const SLOT_RATE: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 const SLOT_BURST: NonZeroU32 = NonZeroU32::new(400).expect("not zero");
 
-/// The same for names that a `custom` policy allows, which are few: whoever may ask for all names below one of his own
-/// could carry data out in them.
+// The rate for names that a `custom` policy allows. Whoever owns a name below an allowed wildcard can carry data out in
+// the labels of queries, so they are few: 30 a second is ample for a page's names, and slow for a tunnel.
 const CUSTOM_RATE: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 const CUSTOM_BURST: NonZeroU32 = NonZeroU32::new(150).expect("not zero");
+// Enough for large sets of records (TXT of mail domains), and a bound on what such a tunnel carries in.
 /// Longest answer over TCP under a `custom` policy, in bytes.
 pub(super) const MAX_CUSTOM_ANSWER: usize = 4096;
 
-/// When a query counts as unanswered.
+// Three attempts of upstream's ATTEMPT_TIMEOUT fit into it.
+/// The time after which a query is answered with SERVFAIL.
 pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(8);
-/// How long a TCP connection may be idle, or slow in one message (RFC 7766 leaves it to the server).
+/// The time for each message of a TCP connection, idle time included (RFC 7766, 6.2.3 leaves it to the server).
 pub(super) const TCP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One slot's limits, over UDP and TCP together.
@@ -57,7 +65,7 @@ impl SlotLimits {
         self.rate.check().is_ok()
     }
 
-    /// Whether one more query for an allowed name is within what a `custom` policy gives.
+    /// Whether one more query for an allowed name is within the rate of a `custom` policy.
     pub(super) fn within_custom_rate(&self) -> bool {
         self.custom_rate.check().is_ok()
     }

@@ -1,14 +1,14 @@
-//! One slot's name service: what its sandbox may ask, and what it was told.
+//! One slot's resolver: the policy for its queries, and the cache of its answers.
 //!
-//! The egress proxy resolves through the same memory, so that it dials the address the guest was told; a program whose
-//! protocol shows no name reaches an address only if it is in here.
+//! The egress proxy resolves through the same cache, so that it dials the address that the guest was answered. A
+//! program whose protocol shows no name reaches an address only if that address is in here.
 
 use super::Dns;
 use super::addresses::{addresses_in, remove_inside};
 use super::limits::{FAIR_QUERIES, MAX_QUERIES, SLOT_QUERIES, SlotLimits};
 use async_trait::async_trait;
 use hickory_resolver::proto::rr::{Name, RecordType};
-use leapbox_egress::{Journal, Names};
+use leapbox_egress::{Journal, NameResolver};
 use leapbox_egress_policy::{Denial, DomainName, Evaluator};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -16,103 +16,109 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Names kept of one slot.
+// The guest chooses what it asks for; these three bound the memory that its answers take.
+/// Names in one slot's cache.
 const NAMES_MAX: usize = 512;
-/// Addresses kept of one name.
+/// Addresses of one name's last answer.
 const ADDRESSES_MAX: usize = 32;
-/// Addresses of one name that the guest was told of late.
-const TOLD_MAX: usize = 64;
-/// Whatever its TTL says, an answer is used for so long by the proxy …
-const USED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-/// … and a guest that was told an address may take this long to use it.
-const TOLD_AT_LEAST: Duration = Duration::from_secs(120);
+/// Addresses of one name that the guest was answered recently.
+const ANSWERED_MAX: usize = 64;
+// The proxy uses an answer for its TTL within these bounds. A shorter time would cost a query for every connection; a
+// longer one would keep the sandbox at an address that the name has left.
+const USABLE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+// A guest may dial an address at least this long after the answer: names with a TTL of a few seconds are common, and
+// programs resolve first and connect later.
+const DIALABLE_AT_LEAST: Duration = Duration::from_secs(120);
 
-/// What a slot's policy says of names, and who is told what was denied.
+/// A slot's policy for names, and the journal of what it refuses.
 #[derive(Debug)]
-pub(crate) struct Ruling {
+pub(crate) struct NamePolicy {
     pub(crate) evaluator: Arc<Evaluator>,
     pub(crate) journal: Arc<Journal>,
 }
 
-/// One slot's name service.
-pub(crate) struct SlotNames {
+/// One slot's resolver, shared by its name server and its egress proxy.
+pub(crate) struct SlotResolver {
     pub(super) shared: Arc<Dns>,
     pub(super) limits: SlotLimits,
-    /// None as long as the slot has no sandbox: everything is refused.
-    ruling: OnceLock<Ruling>,
-    memory: Mutex<HashMap<DomainName, Remembered>>,
+    /// Set once the slot has its policy; before, every query is refused.
+    name_policy: OnceLock<NamePolicy>,
+    cache: Mutex<HashMap<DomainName, CachedName>>,
 }
 
-/// What an allowed name was said to be.
+/// The answers for one allowed name.
 #[derive(Debug)]
-struct Remembered {
-    /// The last answer, for the proxy.
+struct CachedName {
+    /// The addresses of the last answer, for the proxy. Empty if the name has none.
     addresses: Vec<Ipv4Addr>,
     usable_until: Instant,
-    /// What the guest itself has been told of late, and may dial until then.
-    told: Vec<(Ipv4Addr, Instant)>,
+    /// The addresses that the guest itself was answered, each with the end of the time in which it may dial it.
+    answered: Vec<(Ipv4Addr, Instant)>,
 }
 
-impl Remembered {
-    fn is_over(&self, now: Instant) -> bool {
-        self.usable_until <= now && self.told.iter().all(|(_, until)| *until <= now)
+impl CachedName {
+    fn is_expired(&self, now: Instant) -> bool {
+        self.usable_until <= now && self.answered.iter().all(|(_, until)| *until <= now)
     }
 
-    /// Adds what the guest is told now; the oldest goes when there are too many.
-    fn tell(&mut self, now: Instant, until: Instant) {
+    /// Notes that the guest is answered `addresses` now. The oldest addresses are dropped if there are too many.
+    fn note_answered(&mut self, now: Instant, until: Instant) {
         let addresses = &self.addresses;
-        self.told.retain(|(address, until)| *until > now && !addresses.contains(address));
-        self.told.extend(addresses.iter().map(|address| (*address, until)));
-        let surplus = self.told.len().saturating_sub(TOLD_MAX);
-        self.told.drain(..surplus);
+        self.answered.retain(|(address, until)| *until > now && !addresses.contains(address));
+        self.answered.extend(addresses.iter().map(|address| (*address, until)));
+        let surplus = self.answered.len().saturating_sub(ANSWERED_MAX);
+        self.answered.drain(..surplus);
     }
 }
 
-impl std::fmt::Debug for SlotNames {
+impl std::fmt::Debug for SlotResolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SlotNames").field("ruling", &self.ruling).finish_non_exhaustive()
+        f.debug_struct("SlotResolver").field("name_policy", &self.name_policy).finish_non_exhaustive()
     }
 }
 
-impl SlotNames {
+impl SlotResolver {
     pub(super) fn new(shared: Arc<Dns>) -> Self {
-        Self { shared, limits: SlotLimits::new(), ruling: OnceLock::new(), memory: Mutex::default() }
+        Self { shared, limits: SlotLimits::new(), name_policy: OnceLock::new(), cache: Mutex::default() }
     }
 
-    /// Puts a policy in force; false if there is one already.
-    pub(crate) fn rule(&self, ruling: Ruling) -> bool {
-        self.ruling.set(ruling).is_ok()
+    /// Sets the policy. Returns false if there is one already.
+    pub(crate) fn set_policy(&self, name_policy: NamePolicy) -> bool {
+        self.name_policy.set(name_policy).is_ok()
     }
 
-    pub(super) fn ruling(&self) -> Option<&Ruling> {
-        self.ruling.get()
+    pub(super) fn name_policy(&self) -> Option<&NamePolicy> {
+        self.name_policy.get()
     }
 
-    /// Whether one more query, which has its permit already, leaves the others their share.
+    /// Whether one more query, which already holds its permit, leaves the other slots their share.
     pub(super) fn within_share(&self) -> bool {
         let held = SLOT_QUERIES - self.limits.queries.available_permits();
         held <= FAIR_QUERIES || self.shared.queries.available_permits() >= MAX_QUERIES / 2
     }
 
-    /// Keeps what the guest is about to be told.
-    pub(super) fn remember_told(&self, name: DomainName, addresses: Vec<Ipv4Addr>, ttl_s: u32) {
+    /// Caches an answer that the guest is about to get.
+    pub(super) fn remember_answered(&self, name: DomainName, addresses: Vec<Ipv4Addr>, ttl_s: u32) {
         let now = Instant::now();
-        self.remember(name, addresses, ttl_s, |known| known.tell(now, now + usable(ttl_s).max(TOLD_AT_LEAST)));
+        self.remember(name, addresses, ttl_s, |known| {
+            known.note_answered(now, now + usable(ttl_s).max(DIALABLE_AT_LEAST))
+        });
     }
 
-    fn remember(&self, name: DomainName, mut addresses: Vec<Ipv4Addr>, ttl_s: u32, then: impl FnOnce(&mut Remembered)) {
+    fn remember(&self, name: DomainName, mut addresses: Vec<Ipv4Addr>, ttl_s: u32, then: impl FnOnce(&mut CachedName)) {
         addresses.truncate(ADDRESSES_MAX);
         let now = Instant::now();
-        let mut memory = self.memory();
-        if memory.len() >= NAMES_MAX && !memory.contains_key(&name) {
-            make_room(&mut memory, now);
+        let mut cache = self.cache();
+        if cache.len() >= NAMES_MAX && !cache.contains_key(&name) {
+            make_space(&mut cache, now);
         }
-        let known = memory.entry(name).or_insert_with(|| Remembered {
+        let known = cache.entry(name).or_insert_with(|| CachedName {
             addresses: Vec::new(),
             usable_until: now,
-            told: Vec::new(),
+            answered: Vec::new(),
         });
-        // That there is none is remembered, too, but not in the place of better knowledge.
+        // That a name has no address is cached as well, so that a failing name does not cost a query for each
+        // connection. It does not replace an answer that is still valid: the upstream may only be slow.
         if addresses.is_empty() && known.usable_until > now {
             return;
         }
@@ -120,57 +126,59 @@ impl SlotNames {
         then(known);
     }
 
-    fn memory(&self) -> MutexGuard<'_, HashMap<DomainName, Remembered>> {
-        self.memory.lock()
+    fn cache(&self) -> MutexGuard<'_, HashMap<DomainName, CachedName>> {
+        self.cache.lock()
     }
 }
 
 fn usable(ttl_s: u32) -> Duration {
-    Duration::from_secs(ttl_s.into()).clamp(USED.0, USED.1)
+    Duration::from_secs(ttl_s.into()).clamp(USABLE.0, USABLE.1)
 }
 
-/// Forgets what is over, or else what ends first.
-fn make_room(memory: &mut HashMap<DomainName, Remembered>, now: Instant) {
-    memory.retain(|_, remembered| !remembered.is_over(now));
-    if memory.len() >= NAMES_MAX {
-        let first = memory.iter().min_by_key(|(_, remembered)| remembered.usable_until).map(|(name, _)| name.clone());
-        first.and_then(|name| memory.remove(&name));
+/// Removes the names whose answers have expired, or else the one whose answer expires first.
+fn make_space(cache: &mut HashMap<DomainName, CachedName>, now: Instant) {
+    cache.retain(|_, known| !known.is_expired(now));
+    if cache.len() >= NAMES_MAX {
+        let first = cache.iter().min_by_key(|(_, known)| known.usable_until).map(|(name, _)| name.clone());
+        first.and_then(|name| cache.remove(&name));
     }
 }
 
 #[async_trait]
-impl Names for SlotNames {
+impl NameResolver for SlotResolver {
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr> {
         let now = Instant::now();
-        if let Some(known) = self.memory().get(name).filter(|known| known.usable_until > now) {
+        if let Some(known) = self.cache().get(name).filter(|known| known.usable_until > now) {
             return known.addresses.clone();
         }
-        // A connection's name costs what a query for it costs: else it would be the better tunnel.
+        // A connection for a name costs as much of the rate as a query for it: otherwise connections to made-up names
+        // would be the faster tunnel.
         if !self.limits.within_custom_rate() {
-            if let Some(ruling) = self.ruling.get() {
-                ruling.journal.deny(&Denial::TooMany { what: "names" });
+            if let Some(name_policy) = self.name_policy.get() {
+                name_policy.journal.deny(&Denial::TooMany { what: "names" });
             }
             return vec![];
         }
-        let (Some(ruling), Ok(asked)) = (self.ruling.get(), Name::from_ascii(format!("{name}."))) else {
+        let (Some(name_policy), Ok(asked)) = (self.name_policy.get(), Name::from_ascii(format!("{name}."))) else {
             return vec![];
         };
-        // In turn with the guest's own queries; closed it is never.
+        // Waits in turn with the guest's own queries. The semaphore is never closed.
         let Ok(_permit) = self.limits.queries.acquire().await else { return vec![] };
         let (_, mut records, _) = self.shared.ask(asked, RecordType::A).await;
-        for denial in remove_inside(&ruling.evaluator, &mut records) {
-            ruling.journal.deny(&denial);
+        for denial in remove_inside(&name_policy.evaluator, &mut records) {
+            name_policy.journal.deny(&denial);
         }
         let (addresses, ttl_s) = addresses_in(&records);
+        // Not noted as answered to the guest: only what it has asked for itself may it dial without a name.
         self.remember(name.clone(), addresses.clone(), ttl_s, |_| {});
         addresses
     }
 
     fn answered(&self, address: Ipv4Addr) -> Option<DomainName> {
         let now = Instant::now();
-        let told = |known: &Remembered| known.told.iter().any(|(told, until)| *told == address && *until > now);
-        let memory = self.memory();
-        let found = memory.iter().find(|(_, known)| told(known));
+        let dialable = |known: &CachedName| known.answered.iter().any(|(one, until)| *one == address && *until > now);
+        let cache = self.cache();
+        let found = cache.iter().find(|(_, known)| dialable(known));
         found.map(|(name, _)| name.clone())
     }
 }
@@ -184,15 +192,15 @@ mod tests {
         DomainName::parse(text).expect("name")
     }
 
-    fn names() -> SlotNames {
+    fn names() -> SlotResolver {
         let upstream = Upstream::new(Some(&[])).expect("no servers");
-        SlotNames::new(Arc::new(Dns::new(upstream)))
+        SlotResolver::new(Arc::new(Dns::new(upstream)))
     }
 
     #[test]
     fn only_addresses_the_guest_was_told_count_as_answered() {
         let (names, told, resolved) = (names(), Ipv4Addr::new(93, 184, 216, 34), Ipv4Addr::new(93, 184, 216, 35));
-        names.remember_told(name("example.com"), vec![told], 60);
+        names.remember_answered(name("example.com"), vec![told], 60);
         names.remember(name("example.net"), vec![resolved], 60, |_| {});
         assert_eq!(names.answered(told), Some(name("example.com")));
         assert_eq!(names.answered(resolved), None);
@@ -201,10 +209,10 @@ mod tests {
     #[test]
     fn an_address_the_guest_was_told_before_still_counts_when_the_name_has_moved() {
         let (names, old, new) = (names(), Ipv4Addr::new(93, 184, 216, 34), Ipv4Addr::new(93, 184, 216, 35));
-        names.remember_told(name("example.com"), vec![old], 60);
-        names.remember_told(name("example.com"), vec![new], 60);
+        names.remember_answered(name("example.com"), vec![old], 60);
+        names.remember_answered(name("example.com"), vec![new], 60);
         assert!(names.answered(old).is_some() && names.answered(new).is_some());
-        assert_eq!(names.memory()[&name("example.com")].addresses, [new]);
+        assert_eq!(names.cache()[&name("example.com")].addresses, [new]);
     }
 
     #[tokio::test]
@@ -214,7 +222,7 @@ mod tests {
         let policy = Arc::new(leapbox_egress_policy::Policy::stored(&policy).expect("policy"));
         let journal = Arc::new(Journal::new("sbx-test".into()));
         let evaluator = Arc::new(Evaluator::new(policy, vec![]));
-        assert!(names.rule(Ruling { evaluator, journal: journal.clone() }));
+        assert!(names.set_policy(NamePolicy { evaluator, journal: journal.clone() }));
         for _ in 0..300 {
             assert_eq!(names.resolve(&name("same.example.com")).await, [Ipv4Addr::UNSPECIFIED; 0]);
         }
@@ -231,10 +239,12 @@ mod tests {
     fn a_guest_that_asks_for_ever_new_names_fills_no_memory() {
         let names = names();
         for number in 0..2 * NAMES_MAX {
-            names.remember_told(name(&format!("n{number}.example.com")), vec![Ipv4Addr::LOCALHOST; 100], 60);
+            names.remember_answered(name(&format!("n{number}.example.com")), vec![Ipv4Addr::LOCALHOST; 100], 60);
         }
-        let memory = names.memory();
-        assert_eq!(memory.len(), NAMES_MAX);
-        assert!(memory.values().all(|known| known.addresses.len() <= ADDRESSES_MAX && known.told.len() <= TOLD_MAX));
+        let cache = names.cache();
+        assert_eq!(cache.len(), NAMES_MAX);
+        assert!(
+            cache.values().all(|known| known.addresses.len() <= ADDRESSES_MAX && known.answered.len() <= ANSWERED_MAX)
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! Queries over TCP: few connections, one query at a time on each, and a deadline on every read and write.
+//! Serves queries over TCP: few connections, one query at a time on each, and a deadline on every read and write.
 
 use super::Counters;
 use super::answer::Transport;
 use super::limits::{MAX_QUERY, TCP_DEADLINE};
-use super::slot::SlotNames;
+use super::slot::SlotResolver;
 use leapbox_errors::chain;
 use std::io;
 use std::num::TryFromIntError;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
+pub(super) async fn serve(resolver: Arc<SlotResolver>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         let stream = match listener.accept().await {
@@ -25,19 +25,21 @@ pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
                 continue;
             }
         };
-        // We close only what is idle or over: a reset loses nothing, and leaves no socket that keeps the namespace.
+        // Closed with a reset, so that no lingering socket keeps the namespace of a slot. The server closes only
+        // connections that are idle, over a limit, or ended by the guest.
         if let Err(error) = stream.set_zero_linger() {
             tracing::debug!(error = %chain(&error), "a connection to a slot's name server could not be set up");
             continue;
         }
+        // Finished tasks are collected here, or the set would grow with every connection.
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = names.limits.connections.clone().try_acquire_owned() else {
-            Counters::count(&names.shared.counters.dropped);
+        let Ok(permit) = resolver.limits.connections.clone().try_acquire_owned() else {
+            Counters::count(&resolver.shared.counters.dropped);
             continue;
         };
-        let names = names.clone();
+        let resolver = resolver.clone();
         connections.spawn(async move {
-            if let Err(error) = converse(&names, stream).await {
+            if let Err(error) = serve_connection(&resolver, stream).await {
                 tracing::trace!(error = %chain(&error), "a DNS connection of a slot ended");
             }
             drop(permit);
@@ -45,16 +47,16 @@ pub(super) async fn serve(names: Arc<SlotNames>, listener: TcpListener) {
     }
 }
 
-async fn converse(names: &SlotNames, mut stream: TcpStream) -> io::Result<()> {
+async fn serve_connection(resolver: &SlotResolver, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let query = timeout(TCP_DEADLINE, read_message(&mut stream)).await??;
-        let permit = names.limits.queries.clone().try_acquire_owned();
-        let (true, Ok(_permit)) = (names.limits.within_rate() && names.within_share(), permit) else {
-            Counters::count(&names.shared.counters.dropped);
+        let permit = resolver.limits.queries.clone().try_acquire_owned();
+        let (true, Ok(_permit)) = (resolver.limits.within_rate() && resolver.within_share(), permit) else {
+            Counters::count(&resolver.shared.counters.dropped);
             return Ok(());
         };
-        let Some(answer) = names.answer(&query, Transport::Tcp).await else { return Ok(()) };
+        let Some(answer) = resolver.answer(&query, Transport::Tcp).await else { return Ok(()) };
         timeout(TCP_DEADLINE, write_message(&mut stream, &answer)).await??;
     }
 }

@@ -1,9 +1,9 @@
-//! Queries over UDP: what is beyond the slot's limits is dropped unread.
+//! Serves queries over UDP. Queries beyond the slot's limits are dropped before they are parsed.
 
 use super::Counters;
 use super::answer::Transport;
 use super::limits::MAX_QUERY;
-use super::slot::SlotNames;
+use super::slot::SlotResolver;
 use leapbox_errors::chain;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-pub(super) async fn serve(names: Arc<SlotNames>, socket: UdpSocket) {
+pub(super) async fn serve(resolver: Arc<SlotResolver>, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let mut queries = JoinSet::new();
-    // One byte more than allowed shows a query that is too long.
+    // One byte more than allowed: `recv_from` cuts a longer datagram without saying so.
     let mut buffer = vec![0; MAX_QUERY + 1];
     loop {
         let (length, peer) = match socket.recv_from(&mut buffer).await {
@@ -26,23 +26,24 @@ pub(super) async fn serve(names: Arc<SlotNames>, socket: UdpSocket) {
             }
         };
         while queries.try_join_next().is_some() {}
-        let permit = names.limits.queries.clone().try_acquire_owned();
+        // Dropped and not answered: an answer would cost as much as the query, and a client asks again after a pause.
+        let permit = resolver.limits.queries.clone().try_acquire_owned();
         let (true, true, Ok(permit)) =
-            (length <= MAX_QUERY, names.limits.within_rate() && names.within_share(), permit)
+            (length <= MAX_QUERY, resolver.limits.within_rate() && resolver.within_share(), permit)
         else {
-            Counters::count(&names.shared.counters.dropped);
+            Counters::count(&resolver.shared.counters.dropped);
             continue;
         };
-        let (names, socket, query) = (names.clone(), socket.clone(), buffer[..length].to_vec());
+        let (resolver, socket, query) = (resolver.clone(), socket.clone(), buffer[..length].to_vec());
         queries.spawn(async move {
-            reply(&names, &socket, &query, peer).await;
+            reply(&resolver, &socket, &query, peer).await;
             drop(permit);
         });
     }
 }
 
-async fn reply(names: &SlotNames, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
-    let Some(answer) = names.answer(query, Transport::Udp).await else { return };
+async fn reply(resolver: &SlotResolver, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
+    let Some(answer) = resolver.answer(query, Transport::Udp).await else { return };
     if let Err(error) = socket.send_to(&answer, peer).await {
         tracing::debug!(error = %chain(&error), "a slot's name server cannot send");
     }

@@ -1,4 +1,4 @@
-//! The name servers queries are forwarded to: configured ones, or the host's.
+//! The name servers to which queries are forwarded: configured ones, or the host's.
 
 use crate::error::NetworkError;
 use hickory_resolver::TokioResolver;
@@ -10,17 +10,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// How often the host's settings are looked at again, at most.
+// The host's settings may change (DHCP, VPN). Looking at the file for each query would cost a system call in front of
+// each.
+/// Shortest time between two looks at the host's settings.
 const RECHECK: Duration = Duration::from_secs(5);
-/// When the next attempt is made, or the next server is asked.
-const ATTEMPT_DEADLINE: Duration = Duration::from_millis(2500);
+/// The time after which an attempt is repeated, or the next server is asked.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// Where to forward to.
+/// The source of the name servers.
 #[derive(Debug)]
 pub(crate) enum Upstream {
-    /// From the configuration.
+    /// The configured servers; `None` if the list is empty.
     Fixed(Option<TokioResolver>),
-    /// From /etc/resolv.conf.
+    /// The servers in /etc/resolv.conf, whose changes are followed.
     Host(Mutex<HostServers>),
 }
 
@@ -43,7 +45,7 @@ impl Upstream {
         }
     }
 
-    /// The resolver of the moment; `None` when there is no name server to ask.
+    /// Returns the current resolver, or `None` if there is no name server to ask.
     pub(super) fn resolver(&self) -> Option<TokioResolver> {
         match self {
             Self::Fixed(resolver) => resolver.clone(),
@@ -69,7 +71,9 @@ impl HostServers {
         self.modified = modified;
         match resolver(&read_resolv_conf()) {
             Ok(resolver) => self.resolver = resolver,
-            Err(error) => tracing::warn!(error = %chain(&error), "the host's changed name servers cannot be used"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot use the changed name servers; the former ones stay")
+            }
         }
     }
 }
@@ -78,7 +82,7 @@ fn modified() -> Option<SystemTime> {
     std::fs::metadata(RESOLV_CONF).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// The host's name servers; none if the file cannot be read.
+/// Returns the host's name servers; none if the file cannot be read.
 pub(crate) fn read_resolv_conf() -> Vec<SocketAddr> {
     std::fs::read_to_string(RESOLV_CONF).map(|text| parse_resolv_conf(&text)).unwrap_or_default()
 }
@@ -116,14 +120,17 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 
 fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
-    options.timeout = ATTEMPT_DEADLINE;
+    options.timeout = ATTEMPT_TIMEOUT;
     options.edns0 = true;
-    // Asked side by side, servers that both cut an answer off over UDP are given up before one is asked over TCP.
+    // One server after the other: asked in parallel, two servers that both truncate an answer over UDP are given up
+    // before either is asked over TCP.
     options.num_concurrent_reqs = 1;
+    // hickory's cache would be shared by all slots: see the module `dns`.
     options.cache_size = 0;
-    // The host's own /etc/hosts is none of a sandbox's business.
+    // A sandbox must not learn the names in the host's own /etc/hosts.
     options.use_hosts_file = ResolveHosts::Never;
-    // One slot's many queries must not make the connection busy for the others.
+    // hickory's limit of 32 for each connection is shared by all slots: one slot's queries would make it busy for the
+    // others.
     options.max_active_requests = super::limits::MAX_QUERIES;
     options
 }

@@ -9,7 +9,7 @@ pub mod guest;
 pub mod internet;
 
 use leapbox_egress_policy::Policy;
-use leapbox_network::{Admission, Network, NetworkConfig, Slot};
+use leapbox_network::{Network, NetworkConfig, Slot, SlotPolicy};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -85,13 +85,13 @@ pub async fn open_slot(network: &Network) -> Slot {
 /// A slot under a policy.
 pub async fn slot_under(network: &Network, policy: Policy) -> Slot {
     let slot = network.take().await.expect("slot");
-    slot.gatekeeper().admit(admission(policy)).await.expect("policy");
+    slot.policy_installer().install(slot_policy(policy)).await.expect("policy");
     slot
 }
 
 /// The policy of a sandbox, without an authority.
-pub fn admission(policy: Policy) -> Admission {
-    Admission { sandbox: "sbx-test".into(), policy: Arc::new(policy), authority: None }
+pub fn slot_policy(policy: Policy) -> SlotPolicy {
+    SlotPolicy { sandbox: "sbx-test".into(), policy: Arc::new(policy), authority: None }
 }
 
 /// A `custom` policy from the API's JSON.

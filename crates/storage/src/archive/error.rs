@@ -1,120 +1,93 @@
-//! What can be wrong with an archive: every variant names the file.
+//! Errors of archives. Every variant but [`ArchiveError::Name`] has the path of the file that it is about.
 
 use crate::KeyError;
 use leapbox_errors::FileError;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why an archive could not be written, or must not be used.
+/// An archive could not be written, or must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// Names of parts, like ids of archives, are single path segments of letters, digits, `-` and `_`.
-    #[error("{name:?} cannot be the name of an archive or of a part of one")]
+    #[error("{name:?} is not a valid name of an archive or of one of its parts")]
     Name { name: String },
-    /// An archive never changes, so it is never written twice.
-    #[error("{path} is there already")]
-    Exists {
-        /// The archive's folder, or the part.
-        path: PathBuf,
-    },
-    /// A part failed before; what was written is no archive.
-    #[error("{path} is not sealed, because a part of it failed")]
-    Unfinished {
-        /// The folder that was being written.
-        path: PathBuf,
-    },
-    /// What was to be stored could not be read.
-    #[error("reading what is to be stored in {path}")]
+    /// An archive never changes, so neither it (`path` is its directory) nor a part of it is written twice.
+    #[error("{path} exists already, and archives are never overwritten")]
+    Exists { path: PathBuf },
+    /// Writing a part failed before, so the directory `path` cannot become an archive.
+    #[error("{path} was not sealed, because writing one of its parts failed")]
+    Unfinished { path: PathBuf },
+    /// The caller's source of runs failed: the memory of a machine, or a disk.
+    #[error("reading the data that is to be stored in {path}")]
     Source {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
     /// Runs are ascending, do not overlap, and have 1 to 1 Mi bytes.
-    #[error("a run of {length} bytes at {offset} cannot be in {path}: it is too long, empty, or out of order")]
-    Run {
-        path: PathBuf,
-        /// Where the run belongs, in bytes.
-        offset: u64,
-        length: usize,
-    },
-    /// Parts of bytes are read into memory as a whole.
-    #[error("{path} has {length} bytes, too many for a part that is no runs")]
+    #[error("invalid run of {length} bytes at offset {offset} in {path}: it is too long, empty, or out of order")]
+    Run { path: PathBuf, offset: u64, length: usize },
+    /// Parts of bytes are read into memory as a whole, and so their length is bounded.
+    #[error("{path} has {length} bytes; a part of plain bytes has at most {max}", max = super::manifest::BYTES_MAX)]
     TooLong { path: PathBuf, length: u64 },
-    /// A manifest cannot be written as JSON.
+    /// The owner's header cannot be represented as JSON.
     #[error("the manifest {path} cannot be encoded")]
     Encode {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
-    /// More than an opened one may have.
-    #[error("the manifest {path} would have {length} bytes; at most {max} can be read again", max = super::MANIFEST_MAX)]
+    /// Readers refuse a longer manifest, so writers do as well.
+    #[error("the manifest {path} has {length} bytes; a manifest has at most {max}", max = super::MANIFEST_MAX)]
     ManifestTooLong { path: PathBuf, length: u64 },
-    /// There is no such file.
+    /// `path` is a part's file, or the manifest.
     #[error("{path} is missing")]
-    Missing {
-        /// A part, or the manifest.
-        path: PathBuf,
-    },
-    /// A link, folder or device lies where a file should.
+    Missing { path: PathBuf },
+    /// A link, directory or device lies where a file should.
     #[error("{path} is not a regular file")]
     NotAFile { path: PathBuf },
-    /// Not what any version writes.
+    /// The manifest is not what any version writes.
     #[error("the manifest {path} is damaged: it cannot be read")]
     ManifestUnreadable {
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// Written by another version of Leapbox.
+    /// The archive was written by another version of Leapbox.
     #[error("the manifest {path} has format {found}, this version reads {expected}")]
     ManifestFormat { path: PathBuf, found: u64, expected: u32 },
-    /// Of another installation, or of a key that is lost.
+    /// The archive is of another installation, or of a key that is lost. Both keys are given by their fingerprints;
+    /// `found` is as the manifest says, and not authenticated.
     #[error("{path} was sealed with another server key ({found}, and this server's is {expected})")]
-    OtherKey {
-        path: PathBuf,
-        /// That key's fingerprint, as it is said there.
-        found: String,
-        expected: String,
-    },
-    /// Well formed, but not what was written.
+    OtherKey { path: PathBuf, found: String, expected: String },
+    /// The manifest is well formed, but not what was written.
     #[error("the manifest {path} is damaged: its tag does not match")]
     ManifestDamaged { path: PathBuf },
-    /// A sound archive in the place of another one.
+    /// A sound archive lies under the name of another one.
     #[error("{path} is the manifest of {found}, not of {expected}")]
     OtherArchive { path: PathBuf, found: String, expected: String },
-    /// The header is not of the kind that was asked for.
-    #[error("the manifest {path} describes something else")]
+    /// The header is sound, but not of the type that the caller asked for.
+    #[error("the header in the manifest {path} is not of the expected kind")]
     Header {
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
     /// The archive has no part of that name and kind.
     #[error("{path} is not among the archive's parts of that kind")]
     NoPart { path: PathBuf },
-    /// Truncated or extended.
+    /// The file was truncated or extended.
     #[error("{path} is damaged: it has {found} bytes and was sealed with {expected}")]
     Length { path: PathBuf, found: u64, expected: u64 },
-    /// Other bytes than were sealed.
+    /// `frame`, counted from 0, is the first one that does not open; it begins at byte `offset` of the file.
     #[error("{path} is damaged: frame {frame}, at byte {offset}, is not what was sealed")]
-    Damaged {
-        path: PathBuf,
-        /// The first frame that is not sound, counted from 0.
-        frame: u64,
-        /// Where it begins in the file.
-        offset: u64,
-    },
-    /// The frames are sound and yet not those of the manifest.
+    Damaged { path: PathBuf, frame: u64, offset: u64 },
+    /// Every frame opens, but together they do not have the bytes that the manifest says.
     #[error("{path} is damaged: it holds {found} bytes of data and was sealed with {expected}")]
     Total { path: PathBuf, found: u64, expected: u64 },
-    /// The keys cannot be derived.
+    /// A key, or the random salt that it needs, cannot be made.
     #[error("deriving the keys of {path}")]
     Key {
         path: PathBuf,
@@ -124,7 +97,7 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
-    /// The file that it is about, if it is about one.
+    /// The path of the file that the error is about; `lifecycle` tells the operator which part is damaged.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Name { .. } => None,
@@ -152,9 +125,11 @@ impl ArchiveError {
         }
     }
 
-    /// Whether what is stored is not what was sealed (as against: it cannot be read now, or was never there).
+    /// Whether the stored archive is not what was sealed, in contrast to one that cannot be read at the moment. Damage
+    /// lasts: a copy in the bucket is used instead if there is one, and nothing is gained by trying again.
     pub fn is_damage(&self) -> bool {
         match self {
+            // Another format or key is damage here, too: this server will never be able to read the archive.
             Self::Missing { .. }
             | Self::NotAFile { .. }
             | Self::ManifestUnreadable { .. }
@@ -181,7 +156,7 @@ impl ArchiveError {
     }
 }
 
-/// For the consumers of runs, which speak of files.
+/// An iterator of runs yields `io::Error`, because drivers read runs of files and of archives alike.
 impl From<ArchiveError> for io::Error {
     fn from(error: ArchiveError) -> Self {
         let kind = if error.is_damage() { io::ErrorKind::InvalidData } else { io::ErrorKind::Other };

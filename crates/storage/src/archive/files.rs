@@ -1,4 +1,4 @@
-//! The files of an archive: made for this process's user alone, opened without following a link.
+//! The files of an archive: created for this process's user alone, opened without following a link.
 
 use super::error::ArchiveError;
 use leapbox_errors::FileError;
@@ -9,12 +9,15 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The longest id or name of a part, in bytes.
+// The longest id (`image-` and 64 digits) fits. With the store's own prefixes and suffixes (`.gone-…-<n>`) a name stays
+// below the 255 bytes that Linux's file systems allow.
 const NAME_MAX: usize = 128;
 
-/// Names of parts become names of files and of objects, as ids of archives do: one plain segment, and never one of the
-/// store's own names, which have a dot in them.
+/// Checks that `name` can be an archive's id or the name of a part, in bytes: both become names of files and of
+/// objects.
 pub(crate) fn check_name(name: &str) -> Result<(), ArchiveError> {
+    // No slash and no leading dot, so that no name leads out of its directory. No dot at all, because the store's own
+    // files beside archives and parts have one.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(plain) {
         return Ok(());
@@ -22,7 +25,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), ArchiveError> {
     Err(ArchiveError::Name { name: name.to_owned() })
 }
 
-/// A new file for writing (0600).
+/// Creates a new file for writing, with mode 0600.
 pub(super) fn create(path: &Path) -> Result<File, ArchiveError> {
     match File::options().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(path) {
         Ok(file) => Ok(file),
@@ -31,11 +34,14 @@ pub(super) fn create(path: &Path) -> Result<File, ArchiveError> {
     }
 }
 
-/// Opens a regular file for reading: no link is followed, and no pipe is waited for.
+/// Opens a regular file for reading.
 pub(super) fn open(path: &Path) -> Result<File, ArchiveError> {
+    // A planted link must not be followed, and opening a planted pipe without O_NONBLOCK would wait for a writer
+    // forever. For regular files the flag has no effect.
     let file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(ArchiveError::Missing { path: path.to_path_buf() }),
+        // open(2) answers so when O_NOFOLLOW meets a link.
         Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => {
             return Err(ArchiveError::NotAFile { path: path.to_path_buf() });
         }
@@ -47,7 +53,7 @@ pub(super) fn open(path: &Path) -> Result<File, ArchiveError> {
     Err(ArchiveError::NotAFile { path: path.to_path_buf() })
 }
 
-/// Puts a folder's entries on disk.
+/// Writes a directory's entries to disk, without which a file or rename in it may be lost in a power failure.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), FileError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(FileError::of("writing to disk", dir))
 }

@@ -10,36 +10,36 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The manifest's name in its folder, and of its object.
+/// The name of the manifest's file in its directory, and the last segment of its object's name in a bucket.
 pub(crate) const MANIFEST: &str = "manifest.json";
-/// The most bytes of a manifest that are read.
+// A manifest is read into memory as a whole before it can be authenticated, also from a bucket. 1 MiB holds the header
+// and thousands of parts.
 pub(crate) const MANIFEST_MAX: u64 = 1 << 20;
-/// The most bytes of a part of [`Kind::Bytes`], which is read into memory as a whole: 64 MiB.
+// A part of plain bytes is read into memory as a whole. Device states, for which it is made, have a few KiB.
 pub(super) const BYTES_MAX: u64 = 64 << 20;
-/// Changes with every change of what is written.
+/// The version of the stored format; it changes with every change of what is written.
 const FORMAT: u32 = 1;
-/// What the tag's key is derived for.
+/// The context from which the tag's key is derived.
 const TAG: &[&[u8]] = &[b"archive manifest"];
 
-/// What was stored in a part.
+/// The sizes of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartStats {
-    /// Bytes that went in: of the runs' data, without offsets.
+    /// Bytes that were given to the writer; of runs only the data counts, without offsets and lengths.
     pub plain_bytes: u64,
     /// Bytes of the file, or of the object in a bucket.
     pub stored_bytes: u64,
-    /// Frames: pieces that are compressed, encrypted and checked each for itself.
+    /// Number of pieces that are compressed, encrypted and checked each for itself.
     pub frames: u64,
 }
 
-/// How a part is to be read.
+/// The form of a part's plain bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// Bytes, one after the other.
     Bytes,
-    /// Runs, each with its place.
+    /// Runs with their offsets, in the encoding of `runs`.
     Runs,
 }
 
@@ -50,12 +50,12 @@ pub(crate) struct Part {
     pub stats: PartStats,
 }
 
-/// What the manifest says.
+/// The content of a manifest, over which its tag is computed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
     pub id: String,
-    /// Hexadecimal; random, for the parts' keys.
+    /// Random bytes in hexadecimal, from which the keys of the parts are derived.
     pub salt: String,
     pub header: serde_json::Value,
     pub parts: BTreeMap<String, Part>,
@@ -71,16 +71,18 @@ struct Envelope<'a> {
     content: &'a RawValue,
 }
 
-/// Read before everything else, whatever a later version may have put beside it.
+/// The one field that is read before everything else, whatever a later version may have put beside it.
 #[derive(Deserialize)]
 struct Version {
     format: u64,
 }
 
 impl Manifest {
-    /// The bytes of the file at `path`.
+    /// Returns the bytes of the manifest's file; `path` is for the errors.
     pub fn encode(&self, key: &ServerKey, path: &Path) -> Result<Vec<u8>, ArchiveError> {
         let unencodable = |source| ArchiveError::Encode { path: path.to_path_buf(), source };
+        // The tag is over the very bytes that are written, so that checking it does not depend on how another version
+        // of the JSON library prints the same values.
         let content = serde_json::value::to_raw_value(self).map_err(unencodable)?;
         let tag = hex::encode(hmac::sign(&tag_key(key, path)?, content.get().as_bytes()).as_ref());
         let envelope = Envelope { format: FORMAT, key: key.fingerprint().to_owned(), tag, content: &content };
@@ -89,22 +91,25 @@ impl Manifest {
         Ok(text)
     }
 
-    /// The manifest of `id`, if that is what `text` is, unchanged. `path` is for the errors.
+    /// Returns the manifest if `text` is that of `id`, unchanged. `path` is for the errors.
     pub fn decode(text: &[u8], id: &str, key: &ServerKey, path: &Path) -> Result<Self, ArchiveError> {
         let unreadable = |source| ArchiveError::ManifestUnreadable { path: path.to_path_buf(), source };
         check_length(text.len() as u64, path)?;
+        // The format comes first: the other checks would call the manifest of a later version damaged.
         let version: Version = serde_json::from_slice(text).map_err(unreadable)?;
         if version.format != u64::from(FORMAT) {
             let (path, found) = (path.to_path_buf(), version.format);
             return Err(ArchiveError::ManifestFormat { path, found, expected: FORMAT });
         }
         let envelope: Envelope = serde_json::from_slice(text).map_err(unreadable)?;
+        // Under another key no tag matches. The operator is to look for the right key then, and not for a broken disk.
         if envelope.key != key.fingerprint() {
             let (path, expected) = (path.to_path_buf(), key.fingerprint().to_owned());
             return Err(ArchiveError::OtherKey { path, found: envelope.key, expected });
         }
         let damaged = || ArchiveError::ManifestDamaged { path: path.to_path_buf() };
-        // Spaces between the fields would not be under the tag.
+        // The tag does not cover the envelope. Only the encoding that we write is accepted, so that a changed byte
+        // between its fields is found as well.
         if serde_json::to_vec(&envelope).map_err(unreadable)? != text {
             return Err(damaged());
         }
@@ -112,22 +117,23 @@ impl Manifest {
         hmac::verify(&tag_key(key, path)?, envelope.content.get().as_bytes(), &tag)
             .map_err(|_: Unspecified| damaged())?;
         let manifest: Self = serde_json::from_str(envelope.content.get()).map_err(unreadable)?;
+        // Whoever can write the directory or the bucket could put one sandbox's archive under the name of another's.
         if manifest.id != id {
             let (path, expected) = (path.to_path_buf(), id.to_owned());
             return Err(ArchiveError::OtherArchive { path, found: manifest.id, expected });
         }
+        // The names become paths and names of objects.
         manifest.parts.keys().try_for_each(|name| super::check_name(name))?;
         Ok(manifest)
     }
 
-    /// The salt's bytes.
     pub fn salt(&self, path: &Path) -> Result<Vec<u8>, ArchiveError> {
         let damaged = || ArchiveError::ManifestDamaged { path: path.to_path_buf() };
         strict_hex::decode(&self.salt).filter(|salt| salt.len() == SALT_LENGTH).ok_or_else(damaged)
     }
 }
 
-/// A manifest's length, before its bytes are held in memory.
+/// Refuses a manifest that is too long to be read into memory.
 pub(crate) fn check_length(length: u64, path: &Path) -> Result<(), ArchiveError> {
     if length > MANIFEST_MAX {
         return Err(ArchiveError::ManifestTooLong { path: path.to_path_buf(), length });

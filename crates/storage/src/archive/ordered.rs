@@ -6,7 +6,6 @@
 //! (a thread)  └─► worker 2 ─┘      nothing has to be put in order again
 //! ```
 //!
-//! Every channel holds one item, so that what is under way is bounded and whoever is slowest holds up the others.
 //! Called by `writer` (compress and encrypt) and `reader` (decrypt and decompress).
 
 use std::panic::resume_unwind;
@@ -14,19 +13,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::{io, iter};
 
-/// Beyond this many the disk is slower.
+// With more than four, the disk is what limits, and a pause would take more cores from the sandboxes that run.
 const WORKERS_MAX: usize = 4;
 
-/// The results, in order. Dropping it ends the threads, and returns when they have ended.
+/// An iterator over the results, in order. Dropping it ends the threads and waits for their end. `taken` counts the
+/// results that were taken, which says from which worker the next one comes.
 pub(super) struct Ordered<O> {
     results: Vec<Receiver<O>>,
-    /// How many have been taken.
     taken: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl<O: Send + 'static> Ordered<O> {
-    /// Starts the threads. An error if the host gives none.
+    /// Starts the threads; fails if the host cannot create one.
     pub fn start<I, S, W>(source: S, work: W) -> io::Result<Self>
     where
         I: Send + 'static,
@@ -37,6 +36,8 @@ impl<O: Send + 'static> Ordered<O> {
         let mut ordered = Self { results: Vec::new(), taken: 0, threads: Vec::new() };
         let mut items: Vec<SyncSender<I>> = Vec::new();
         for _ in 0..workers {
+            // One item per channel: memory stays bounded however large the part is, because whoever is slowest (the
+            // disk, mostly) holds up the others.
             let (item_in, item_out) = sync_channel::<I>(1);
             let (result_in, result_out) = sync_channel(1);
             let work = work.clone();
@@ -53,10 +54,13 @@ impl<O: Send + 'static> Ordered<O> {
 }
 
 impl<O> Ordered<O> {
-    /// Waits for the threads; a panic in one of them goes on here, and is not taken for the end of the work.
+    /// Waits for the threads. A panic in one of them is resumed here: taken for the end of the work, it would yield an
+    /// archive or a memory that lacks its end.
     fn join(&mut self) {
+        // Without receivers every blocked send fails, which ends the workers and then the source, in whatever state.
         self.results.clear();
         for thread in self.threads.drain(..) {
+            // A second panic while this thread unwinds (this is called by `drop`, too) would abort the server.
             if let Err(panic) = thread.join()
                 && !std::thread::panicking()
             {
@@ -70,9 +74,10 @@ impl<O> Iterator for Ordered<O> {
     type Item = O;
 
     fn next(&mut self) -> Option<O> {
-        let turn = self.taken.checked_rem(self.results.len())?;
+        let worker = self.taken.checked_rem(self.results.len())?;
         self.taken += 1;
-        let result = self.results[turn].recv().ok();
+        let result = self.results[worker].recv().ok();
+        // A worker that has ended has seen the end of the items, or it or the source has panicked: `join` tells which.
         if result.is_none() {
             self.join();
         }

@@ -1,11 +1,11 @@
-//! Reads an archive: the manifest when it is opened, frames as they are asked for.
+//! Reads an archive: the manifest when it is opened, frames when they are needed.
 
 use super::error::ArchiveError;
 use super::files::open;
-use super::frame::{FrameKey, PREFIX, Place, SEALED_MAX, SEALED_MIN};
+use super::frame::{FrameKey, FramePosition, PREFIX, SEALED_MAX, SEALED_MIN};
 use super::manifest::{BYTES_MAX, Kind, MANIFEST, MANIFEST_MAX, Manifest, Part, PartStats};
 use super::ordered::Ordered;
-use super::runs::{Order, parse};
+use super::runs::{RunOrder, parse};
 use crate::key::ServerKey;
 use crate::run::{Run, Runs};
 use leapbox_errors::FileError;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::vec;
 
-/// An archive whose manifest is sound. All its files are open, so that removing it disturbs no reader.
+/// An archive whose manifest is authentic. Its parts' files are open.
 pub struct Archive {
     id: ArchiveId,
     dir: PathBuf,
@@ -27,24 +27,27 @@ pub struct Archive {
     manifest: Manifest,
     salt: Vec<u8>,
     files: BTreeMap<String, Arc<File>>,
-    /// The manifest's very bytes.
+    /// The manifest as it is stored, for uploads.
     text: Vec<u8>,
 }
 
 impl Archive {
-    /// Opens the archive `id` in `dir`, which is its own folder. Its parts have the lengths they were sealed with;
-    /// their frames are checked when they are read.
+    /// Opens the archive `id` in `dir`, which is its own directory, and checks the lengths of its parts. Their frames
+    /// are checked when they are read.
     pub(crate) fn open(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
         let path = dir.join(MANIFEST);
         let mut text = Vec::new();
+        // One byte more than allowed, so that `decode` sees that it is too long.
         open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut text).map_err(FileError::of("reading", &path))?;
         let manifest = Manifest::decode(&text, &id.to_string(), key, &path)?;
         let salt = manifest.salt(&path)?;
         let mut files = BTreeMap::new();
+        // All files are opened now, because an eviction or a removal may unlink them while a wake still reads.
         for (name, part) in &manifest.parts {
             let path = dir.join(name);
             let file = open(&path)?;
             let found = file.metadata().map_err(FileError::of("reading the size of", &path))?.len();
+            // A truncated part is found here, before a VMM has been started for it.
             let expected = part.stats.stored_bytes;
             if found != expected {
                 return Err(ArchiveError::Length { path, found, expected });
@@ -54,34 +57,31 @@ impl Archive {
         Ok(Self { id: id.clone(), dir: dir.to_path_buf(), key: key.clone(), manifest, salt, files, text })
     }
 
-    /// What it is called.
     pub fn id(&self) -> &ArchiveId {
         &self.id
     }
 
-    /// The header, as what the owner of the archive put in.
+    /// Returns the header that the owner of the archive gave to the writer; it must be of the same type.
     pub fn header<H: DeserializeOwned>(&self) -> Result<H, ArchiveError> {
         let wrong = |source| ArchiveError::Header { path: self.dir.join(MANIFEST), source };
         H::deserialize(&self.manifest.header).map_err(wrong)
     }
 
-    /// Whether there is such a part.
     pub fn has(&self, name: &str) -> bool {
         self.manifest.parts.contains_key(name)
     }
 
-    /// What a part amounts to.
     #[cfg(test)]
     pub(crate) fn part(&self, name: &str) -> Option<PartStats> {
         self.manifest.parts.get(name).map(|part| part.stats)
     }
 
-    /// Bytes that went into all parts.
+    /// Bytes that were given to the writer, over all parts.
     pub fn plain_bytes(&self) -> u64 {
         self.manifest.parts.values().map(|part| part.stats.plain_bytes).sum()
     }
 
-    /// Bytes that it takes on a disk or in a bucket, the manifest included.
+    /// Bytes of the archive on a disk or in a bucket, the manifest included.
     pub fn stored_bytes(&self) -> u64 {
         self.text.len() as u64 + self.manifest.parts.values().map(|part| part.stats.stored_bytes).sum::<u64>()
     }
@@ -92,12 +92,11 @@ impl Archive {
         self.files.iter().map(move |(name, file)| (name.as_str(), file, length(name)))
     }
 
-    /// The manifest as it is stored.
     pub(crate) fn manifest_text(&self) -> &[u8] {
         &self.text
     }
 
-    /// All of a part of bytes; at most 64 MiB. Blocking.
+    /// Reads the whole of a part of plain bytes, at most 64 MiB. Blocking.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>, ArchiveError> {
         let frames = self.frames(name, Kind::Bytes)?;
         let (key, expected) = (frames.key.clone(), frames.part.plain_bytes);
@@ -106,8 +105,8 @@ impl Archive {
         }
         let mut bytes = Vec::new();
         for frame in frames {
-            let (place, frame) = frame?;
-            bytes.extend_from_slice(&key.open(place, frame)?);
+            let (position, frame) = frame?;
+            bytes.extend_from_slice(&key.open(position, frame)?);
         }
         if bytes.len() as u64 == expected {
             return Ok(bytes);
@@ -115,34 +114,35 @@ impl Archive {
         Err(ArchiveError::Total { path: key.path().to_path_buf(), found: bytes.len() as u64, expected })
     }
 
-    /// A part of runs, decrypted ahead on a few threads while they are taken. They are complete only if the iterator
-    /// ends without an error, which is an [`ArchiveError`] inside. Blocking.
+    /// Returns the runs of a part, which a few threads decrypt ahead of the caller. They are complete only if the
+    /// iterator ends without an error; the error is an [`ArchiveError`] inside of an `io::Error`. Blocking.
     pub fn runs(&self, name: &str) -> Result<Runs, ArchiveError> {
         let frames = self.frames(name, Kind::Runs)?;
         let path = frames.key.path().to_path_buf();
         let (key, expected) = (frames.key.clone(), frames.part.plain_bytes);
-        let work = move |frame: Result<(Place, Vec<u8>), ArchiveError>| {
-            let (place, frame) = frame?;
-            parse(&key.open(place, frame)?).ok_or_else(|| key.damaged(place))
+        let work = move |frame: Result<(FramePosition, Vec<u8>), ArchiveError>| {
+            let (position, frame) = frame?;
+            parse(&key.open(position, frame)?).ok_or_else(|| key.damaged(position))
         };
         let batches: Batches = if frames.part.frames == 1 {
-            Box::new(frames.map(work)) // not worth a thread
+            // Starting threads for a single frame would take longer than opening it.
+            Box::new(frames.map(work))
         } else {
             Box::new(Ordered::start(frames, work).map_err(FileError::of("starting threads for", &path))?)
         };
-        let order = Order::new(&path);
+        let order = RunOrder::new(&path);
         Ok(Box::new(RunReader { batches, batch: Vec::new().into_iter(), order, path, found: 0, expected, done: false }))
     }
 
-    /// Reads everything, and says what is damaged first. Blocking.
+    /// Reads and authenticates every frame; the first damage is the error. Blocking. Called for what was downloaded.
     pub fn verify(&self) -> Result<(), ArchiveError> {
         for (name, part) in &self.manifest.parts {
             let frames = self.frames(name, part.kind)?;
             let key = frames.key.clone();
             let path = key.path().to_path_buf();
-            let open = move |frame: Result<(Place, Vec<u8>), ArchiveError>| {
-                let (place, frame) = frame?;
-                key.open(place, frame)
+            let open = move |frame: Result<(FramePosition, Vec<u8>), ArchiveError>| {
+                let (position, frame) = frame?;
+                key.open(position, frame)
             };
             for plain in Ordered::start(frames, open).map_err(FileError::of("starting threads for", &path))? {
                 plain?;
@@ -161,7 +161,7 @@ impl Archive {
             return Err(ArchiveError::NoPart { path });
         }
         let key = FrameKey::new(&self.key, &self.manifest.id, name, &self.salt, &path)?;
-        Ok(Frames { file: Arc::clone(file), key, part: *stats, index: 0, position: 0, done: false })
+        Ok(Frames { file: Arc::clone(file), key, part: *stats, index: 0, offset: 0, done: false })
     }
 }
 
@@ -173,45 +173,49 @@ impl std::fmt::Debug for Archive {
 
 type Batches = Box<dyn Iterator<Item = Result<Vec<Run>, ArchiveError>> + Send>;
 
-/// The frames of a part as they lie in its file, cut at their lengths and not yet authenticated. An error ends it.
+/// Iterates over the frames of a part as they are in its file, not yet authenticated. An error ends the iteration.
 struct Frames {
     file: Arc<File>,
     key: FrameKey,
     part: PartStats,
     index: u64,
-    position: u64,
+    offset: u64,
     done: bool,
 }
 
 impl Frames {
-    fn read(&mut self) -> Result<(Place, Vec<u8>), ArchiveError> {
+    fn read(&mut self) -> Result<(FramePosition, Vec<u8>), ArchiveError> {
         let last = self.index + 1 == self.part.frames;
-        let place = Place { index: self.index, last, offset: self.position };
+        let position = FramePosition { index: self.index, last, offset: self.offset };
         let mut prefix = [0; PREFIX];
-        self.read_exact(&mut prefix, place.offset, place)?;
+        self.read_exact(&mut prefix, position.offset, position)?;
         let length = u32::from_le_bytes(prefix) as usize;
-        let end = place.offset + (PREFIX + length) as u64;
+        // The number of frames and the part's length come from the authenticated manifest, so that a forged prefix can
+        // neither lead beyond the file nor leave a rest of it unread.
+        let end = position.offset + (PREFIX + length) as u64;
         let fits = if last { end == self.part.stored_bytes } else { end < self.part.stored_bytes };
         if !fits || !(SEALED_MIN..=SEALED_MAX).contains(&length) {
-            return Err(self.key.damaged(place));
+            return Err(self.key.damaged(position));
         }
         let mut frame = vec![0; length];
-        self.read_exact(&mut frame, place.offset + PREFIX as u64, place)?;
+        self.read_exact(&mut frame, position.offset + PREFIX as u64, position)?;
         self.index += 1;
-        self.position = end;
-        Ok((place, frame))
+        self.offset = end;
+        Ok((position, frame))
     }
 
-    fn read_exact(&self, bytes: &mut [u8], offset: u64, place: Place) -> Result<(), ArchiveError> {
+    fn read_exact(&self, bytes: &mut [u8], offset: u64, position: FramePosition) -> Result<(), ArchiveError> {
+        // pread(2), because several readers of one archive share its open files.
         self.file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => self.key.damaged(place),
+            // Shorter than it was when the archive was opened.
+            io::ErrorKind::UnexpectedEof => self.key.damaged(position),
             _ => FileError::of("reading", self.key.path())(e).into(),
         })
     }
 }
 
 impl Iterator for Frames {
-    type Item = Result<(Place, Vec<u8>), ArchiveError>;
+    type Item = Result<(FramePosition, Vec<u8>), ArchiveError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done || self.index == self.part.frames {
@@ -223,11 +227,11 @@ impl Iterator for Frames {
     }
 }
 
-/// Hands out the runs of a part one by one, and counts them.
+/// Iterates over the runs of a part and counts their bytes: `found` so far, `expected` by the manifest.
 struct RunReader {
     batches: Batches,
     batch: vec::IntoIter<Run>,
-    order: Order,
+    order: RunOrder,
     path: PathBuf,
     found: u64,
     expected: u64,
@@ -238,6 +242,8 @@ impl RunReader {
     fn read(&mut self) -> Result<Option<Run>, ArchiveError> {
         loop {
             if let Some(run) = self.batch.next() {
+                // Also of authentic frames: drivers write these bytes at these offsets of a guest's memory and rely on
+                // ascending runs.
                 self.order.check(&run)?;
                 self.found += run.bytes.len() as u64;
                 return Ok(Some(run));

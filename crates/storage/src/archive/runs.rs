@@ -1,18 +1,17 @@
-//! Runs as the plain bytes of frames: `offset (u64) ‖ length (u32) ‖ bytes`, as many as fit.
+//! The encoding of runs in frames: `offset (u64) ‖ length (u32) ‖ bytes`, as many runs as fit.
 
 use super::error::ArchiveError;
-use super::frame::{PLAIN_MAX, Place};
+use super::frame::{FramePosition, PLAIN_MAX};
 use crate::run::{RUN_MAX, Run, Runs};
 use std::path::{Path, PathBuf};
 
-/// Offset and length before a run's bytes.
+/// Bytes of the offset and the length before a run's data.
 const HEAD: usize = 12;
 
-/// The plain bytes of one frame.
+/// The plain bytes of one frame; `plain` counts the data of its runs, without their heads.
 pub(super) struct Batch {
-    pub place: Place,
+    pub position: FramePosition,
     pub bytes: Vec<u8>,
-    /// Bytes of its runs, without their heads.
     pub plain: u64,
 }
 
@@ -25,11 +24,12 @@ impl Batch {
     }
 }
 
-/// Gathers runs into batches. The last one says so, and there is always one; an error ends it.
+/// Gathers runs into batches, of which the last is marked. There is always one, also for no runs at all, because a part
+/// needs a last frame. An error ends the iteration.
 pub(super) struct Batches {
     runs: Runs,
-    order: Order,
-    /// Read, and too long for the batch before.
+    order: RunOrder,
+    /// A run that was read from the source and did not fit into the batch before.
     held: Option<Run>,
     index: u64,
     done: bool,
@@ -38,17 +38,19 @@ pub(super) struct Batches {
 impl Batches {
     /// `path` is the part's, for the errors.
     pub fn new(runs: Runs, path: &Path) -> Self {
-        Self { runs, order: Order::new(path), held: None, index: 0, done: false }
+        Self { runs, order: RunOrder::new(path), held: None, index: 0, done: false }
     }
 
     fn fill(&mut self) -> Result<Batch, ArchiveError> {
-        let place = Place { index: self.index, last: false, offset: 0 };
-        let mut batch = Batch { place, bytes: Vec::with_capacity(PLAIN_MAX), plain: 0 };
+        let position = FramePosition { index: self.index, last: false, offset: 0 };
+        let mut batch = Batch { position, bytes: Vec::with_capacity(PLAIN_MAX), plain: 0 };
         if let Some(run) = self.held.take() {
             batch.add(&run);
         }
         for run in self.runs.by_ref() {
             let run = run.map_err(|source| ArchiveError::Source { path: self.order.path.clone(), source })?;
+            // A reader refuses runs that are out of order. Then it would be too late, because the machine, which could
+            // have been stored again, is gone.
             self.order.check(&run)?;
             if batch.bytes.len() + HEAD + run.bytes.len() > PLAIN_MAX {
                 self.held = Some(run);
@@ -56,7 +58,7 @@ impl Batches {
             }
             batch.add(&run);
         }
-        batch.place.last = true;
+        batch.position.last = true;
         Ok(batch)
     }
 }
@@ -70,12 +72,12 @@ impl Iterator for Batches {
         }
         let batch = self.fill();
         self.index += 1;
-        self.done = batch.as_ref().map_or(true, |batch| batch.place.last);
+        self.done = batch.as_ref().map_or(true, |batch| batch.position.last);
         Some(batch)
     }
 }
 
-/// Reads the runs of a frame; none if that is not what the bytes are.
+/// Reads the runs of a frame; none if the bytes are not encoded runs.
 pub(super) fn parse(mut bytes: &[u8]) -> Option<Vec<Run>> {
     let mut runs = Vec::new();
     while !bytes.is_empty() {
@@ -89,14 +91,14 @@ pub(super) fn parse(mut bytes: &[u8]) -> Option<Vec<Run>> {
     Some(runs)
 }
 
-/// Checks that runs are what they must be, one after the other.
-pub(super) struct Order {
+/// Checks that each run begins where the one before it has ended or later (at `next`), and is neither empty nor too
+/// long.
+pub(super) struct RunOrder {
     path: PathBuf,
-    /// Where the next one may begin.
     next: u64,
 }
 
-impl Order {
+impl RunOrder {
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_path_buf(), next: 0 }
     }

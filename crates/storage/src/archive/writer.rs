@@ -1,8 +1,8 @@
-//! Writes an archive: parts first, then the manifest, then all of it to disk, then its name.
+//! Writes an archive: the parts, then the manifest, each synced; then the directory gets its final name.
 
 use super::error::ArchiveError;
 use super::files::{check_name, create, sync_dir};
-use super::frame::{FrameKey, Place};
+use super::frame::{FrameKey, FramePosition};
 use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats};
 use super::ordered::Ordered;
 use super::runs::Batches;
@@ -17,20 +17,20 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// An archive that is being written, in the folder `.<id>`; dropped unsealed, it is removed.
+/// An archive that is being written in the directory `.<id>`; dropped unsealed, it is removed.
 pub(crate) struct Writer {
     id: String,
     key: ServerKey,
     salt: [u8; SALT_LENGTH],
-    /// Where it is written, and where it will be.
+    /// The directory that is written, and the name that it gets in the end.
     draft: PathBuf,
-    place: PathBuf,
+    target: PathBuf,
     parts: BTreeMap<String, Part>,
-    /// A part was begun and did not come to its end.
+    /// Set while a part is written, and so for good if that fails.
     broken: bool,
 }
 
-/// What an archive amounts to, in bytes.
+/// The sums of all parts of an archive, in bytes; `stored` includes the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub plain: u64,
@@ -38,22 +38,23 @@ pub(crate) struct Totals {
 }
 
 impl Writer {
-    /// Begins the archive `id` in the folder `dir`. What a server that was killed left of one is removed before, by
-    /// `store`.
+    /// Begins the archive `id` in the directory `dir`. If a killed server has left `.<id>` there, `store` has removed
+    /// it at its start.
     pub fn begin(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
         let id = id.to_string();
-        let (draft, place) = (dir.join(format!(".{id}")), dir.join(&id));
-        let unsalted = |source| ArchiveError::Key { path: draft.clone(), source };
-        let salt = random().map_err(unsalted)?;
-        if std::fs::symlink_metadata(&place).is_ok() {
-            return Err(ArchiveError::Exists { path: place });
+        let (draft, target) = (dir.join(format!(".{id}")), dir.join(&id));
+        let no_salt = |source| ArchiveError::Key { path: draft.clone(), source };
+        let salt = random().map_err(no_salt)?;
+        // Only to refuse it before the work and not after; the rename in `publish` is what never replaces an archive.
+        if std::fs::symlink_metadata(&target).is_ok() {
+            return Err(ArchiveError::Exists { path: target });
         }
         match DirBuilder::new().mode(0o700).create(&draft) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(ArchiveError::Exists { path: draft }),
             Err(e) => return Err(FileError::of("creating", &draft)(e).into()),
         }
-        Ok(Self { id, key: key.clone(), salt, draft, place, parts: BTreeMap::new(), broken: false })
+        Ok(Self { id, key: key.clone(), salt, draft, target, parts: BTreeMap::new(), broken: false })
     }
 
     /// Adds a part of plain bytes.
@@ -62,22 +63,23 @@ impl Writer {
             return Err(ArchiveError::TooLong { path: self.draft.join(name), length: bytes.len() as u64 });
         }
         let mut part = self.begin_part(name)?;
+        // At least one frame, also for no bytes: a part without a last frame is indistinguishable from one cut off.
         let count = bytes.len().div_ceil(RUN_MAX).max(1);
         for index in 0..count {
             let piece = &bytes[index * RUN_MAX..bytes.len().min((index + 1) * RUN_MAX)];
-            let place = Place { index: index as u64, last: index + 1 == count, offset: 0 };
-            part.write(&part.key.seal(place, piece)?, piece.len() as u64)?;
+            let position = FramePosition { index: index as u64, last: index + 1 == count, offset: 0 };
+            part.write(&part.key.seal(position, piece)?, piece.len() as u64)?;
         }
         self.end_part(name, Kind::Bytes, part)
     }
 
-    /// Adds a part of runs, read to their end.
+    /// Adds a part of runs, which are read to their end.
     pub fn runs(&mut self, name: &str, runs: Runs) -> Result<PartStats, ArchiveError> {
         let mut part = self.begin_part(name)?;
         let key = part.key.clone();
         let seal = move |batch: Result<super::runs::Batch, ArchiveError>| {
             let batch = batch?;
-            Ok::<_, ArchiveError>((key.seal(batch.place, &batch.bytes)?, batch.plain))
+            Ok::<_, ArchiveError>((key.seal(batch.position, &batch.bytes)?, batch.plain))
         };
         let batches = Batches::new(runs, &part.path);
         for sealed in Ordered::start(batches, seal).map_err(FileError::of("starting threads for", &part.path))? {
@@ -97,7 +99,7 @@ impl Writer {
         let text = Manifest { id, salt, header, parts }.encode(&self.key, &path)?;
         let mut file = create(&path)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &path))?;
-        publish(&self.draft, &self.place)?;
+        publish(&self.draft, &self.target)?;
         let stats = || self.parts.values().map(|part| part.stats);
         Ok(Totals {
             plain: stats().map(|part| part.plain_bytes).sum(),
@@ -114,6 +116,7 @@ impl Writer {
         self.check_sound()?;
         let path = self.draft.join(name);
         let file = create(&path)?;
+        // Until `end_part`: an archive with half a part must not be sealed, even if the caller ignores the error.
         self.broken = true;
         let key = FrameKey::new(&self.key, &self.id, name, &self.salt, &path)?;
         Ok(PartWriter { path, file, key, stats: PartStats { plain_bytes: 0, stored_bytes: 0, frames: 0 } })
@@ -127,27 +130,27 @@ impl Writer {
     }
 }
 
-/// Gives the finished folder `draft` its final name, durably. What fails half way is not left under that name.
-pub(crate) fn publish(draft: &Path, place: &Path) -> Result<(), ArchiveError> {
+/// Gives the finished directory `draft` its final name, durably. After an error nothing is left under that name.
+pub(crate) fn publish(draft: &Path, target: &Path) -> Result<(), ArchiveError> {
+    // Before the rename: after a power failure the final name must not lead to a directory that lacks files.
     sync_dir(draft)?;
-    // Over a folder that is not empty, a rename fails: an archive is never replaced.
-    std::fs::rename(draft, place).map_err(FileError::of("moving into place", place))?;
-    let synced = sync_dir(place.parent().unwrap_or(place));
+    // rename(2) does not replace a directory that is not empty, so that an archive is never replaced.
+    std::fs::rename(draft, target).map_err(FileError::of("moving into place", target))?;
+    let synced = sync_dir(target.parent().unwrap_or(target));
     if synced.is_err() {
-        // Best effort: the caller is told of an error, and nobody will name this archive.
-        let _ = std::fs::remove_dir_all(place);
+        // Best effort: the caller gets the error and will not name this archive, so that garbage collection finds it.
+        let _ = std::fs::remove_dir_all(target);
     }
     Ok(synced?)
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Gone already if it was sealed. What cannot be removed now, the next start does.
+        // Fails after `seal`, which has renamed it. What cannot be removed now, the next start of the server removes.
         let _ = std::fs::remove_dir_all(&self.draft);
     }
 }
 
-/// A part that is being written.
 struct PartWriter {
     path: PathBuf,
     file: File,

@@ -1,4 +1,4 @@
-//! The key's file: read with suspicion, and made so that it is either whole or not there.
+//! The key's file: checked before it is read, and created so that it is either whole or does not exist.
 
 use super::{KEY_LENGTH, KeyError, random};
 use leapbox_errors::FileError;
@@ -10,8 +10,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The key in `path`; none if there is no such file.
+/// Reads the key from `path`; none if there is no such file.
 pub(super) fn load(path: &Path) -> Result<Option<[u8; KEY_LENGTH]>, KeyError> {
+    // A planted link is not followed, and a planted pipe is not waited for. All checks are of the open file, so that it
+    // cannot be exchanged between a check and the reading.
     let mut file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -38,10 +40,11 @@ pub(super) fn load(path: &Path) -> Result<Option<[u8; KEY_LENGTH]>, KeyError> {
     Ok(Some(bytes))
 }
 
-/// Makes a new key in `path`. If another process has just done so, that one's is the key.
+/// Creates a new key in `path` and returns it. If another process has just done so, its key is returned.
 pub(super) fn create(path: &Path) -> Result<[u8; KEY_LENGTH], KeyError> {
     let bytes: [u8; KEY_LENGTH] = random()?;
-    // Under a name of its own until it is whole and on disk; a link, unlike a rename, never replaces a key.
+    // The file has a name of its own until it is whole and on disk. It gets its final name by link(2), which unlike
+    // rename(2) never replaces a key: what was sealed with that one could not be opened any more.
     let unfinished = path.with_extension(format!("new-{}", hex::encode(random::<8>()?)));
     let mut file = File::options()
         .write(true)
@@ -56,7 +59,9 @@ pub(super) fn create(path: &Path) -> Result<[u8; KEY_LENGTH], KeyError> {
     });
     std::fs::remove_file(&unfinished).map_err(FileError::of("removing", &unfinished))?;
     linked?;
+    // The entry must be on disk, too, before anything is sealed with the key.
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|dir| dir.sync_all()).map_err(FileError::of("writing to disk", folder))?;
+    // Read again, because the link may have lost against another process's.
     load(path)?.ok_or_else(|| FileError::of("opening", path)(ErrorKind::NotFound).into())
 }

@@ -42,7 +42,7 @@ fn many_that_start_at_once_agree_on_one_key() {
 }
 
 #[test]
-fn a_key_that_others_can_read_or_that_is_cut_off_or_a_link_is_refused_with_what_to_do() {
+fn a_key_that_others_can_read_or_that_is_truncated_or_a_link_is_refused_with_what_to_do() {
     let (dir, path) = folder();
     ServerKey::load_or_create(&path).expect("made");
     std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("opened up");

@@ -1,72 +1,62 @@
-//! What can be wrong with a sealed folder: every variant names the file.
+//! Errors of sealed directories. Every variant but [`SealError::Name`] has the path of the file that it is about.
 
 use leapbox_errors::FileError;
 use std::path::{Path, PathBuf};
 
-/// Why a folder could not be sealed, or must not be used.
+/// A directory could not be sealed, or must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The header cannot be written as JSON.
+    /// The owner's header cannot be represented as JSON.
     #[error("the header of {path} cannot be encoded")]
     Encode {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
-    /// A file of a folder is named by one plain component, and not like the manifest.
-    #[error("{name:?} cannot be the name of a sealed file")]
+    /// A file's name is one plain path component, and not the manifest's.
+    #[error("{name:?} is not a valid name of a sealed file")]
     Name { name: String },
-    /// There is no such file.
+    /// `path` is a sealed file, or the manifest.
     #[error("{path} is missing")]
-    Missing {
-        /// The file, or the manifest.
-        path: PathBuf,
-    },
-    /// A link, folder or device lies where a file should.
+    Missing { path: PathBuf },
+    /// A link, directory or device lies where a file should.
     #[error("{path} is not a regular file")]
     NotAFile { path: PathBuf },
-    /// Truncated or extended.
+    /// The file was truncated or extended.
     #[error("{path} is damaged: it has {found} bytes and was sealed with {expected}")]
     Length { path: PathBuf, found: u64, expected: u64 },
-    /// Other bytes than were sealed.
+    /// The first damaged chunk of the file begins at byte `offset`.
     #[error("{path} is damaged: its bytes at {offset}..{end} are not those that were sealed", end = offset + crate::checksum::CHUNK)]
-    Damaged {
-        path: PathBuf,
-        /// Where the first damaged chunk begins, in bytes.
-        offset: u64,
-    },
-    /// Not what any version writes.
+    Damaged { path: PathBuf, offset: u64 },
+    /// The manifest is not what any version writes.
     #[error("the manifest {path} is damaged: it cannot be read")]
     ManifestUnreadable {
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// Well formed, but its content is not what was written.
+    /// The manifest is well formed, but its content is not what was written.
     #[error("the manifest {path} is damaged: its checksum does not match")]
     ManifestDamaged { path: PathBuf },
-    /// Written by another version of Leapbox.
+    /// The directory was sealed by another version of Leapbox.
     #[error("the manifest {path} has format {found}, this version reads {expected}")]
     ManifestFormat { path: PathBuf, found: u64, expected: u32 },
-    /// The header is not of the kind that was asked for.
-    #[error("the manifest {path} describes something else")]
+    /// The header is sound, but not of the type that the caller asked for.
+    #[error("the header in the manifest {path} is not of the expected kind")]
     Header {
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// Asked for a file that is not under the seal.
+    /// The caller asked for a file that the manifest does not have.
     #[error("{path} is not among the sealed files")]
     NotSealed { path: PathBuf },
 }
 
 impl SealError {
-    /// What is wrong in one word that does not change, for the log's field `fault`.
+    /// The kind of the error in one word that does not change, for the log's field `fault`.
     pub fn fault(&self) -> &'static str {
         match self {
             Self::File(_) => "unreadable",
@@ -83,7 +73,6 @@ impl SealError {
         }
     }
 
-    /// The file that it is about.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File(FileError { path, .. })

@@ -1,4 +1,4 @@
-//! The manifest's form on disk: `{"format":1,"checksum":"<BLAKE3 of the content's bytes>","content":{…}}`.
+//! The manifest on disk: `{"format":1,"checksum":"<BLAKE3 of the content's bytes>","content":{…}}`.
 
 use super::error::SealError;
 use crate::checksum::Checksums;
@@ -7,22 +7,20 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The manifest's name in its folder.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// Changes with every change of what is written or how checksums are made.
+/// The version of the stored format; it changes with every change of what is written or how checksums are computed.
 const FORMAT: u32 = 1;
 
-/// What a file was when it was sealed.
+/// The length and the checksums of a file at the time when it was sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SealedFile {
-    /// Bytes, holes included.
+    /// Length in bytes, holes included.
     pub length: u64,
-    /// See [`Checksums`].
     pub(crate) chunks: Checksums,
 }
 
-/// What the manifest says.
+/// The content of the manifest, over which its checksum is computed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Content {
@@ -39,7 +37,7 @@ struct Envelope<'a> {
     content: &'a RawValue,
 }
 
-/// Read before everything else, whatever a later version may have put beside it.
+/// The one field that is read before everything else, whatever a later version may have put beside it.
 #[derive(Deserialize)]
 struct Version {
     format: u64,
@@ -50,9 +48,11 @@ pub(super) fn encode(content: &Content) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(&Envelope { format: FORMAT, checksum: checksum(&content), content: &content })
 }
 
-/// `path` is for the errors.
+/// Reads a manifest; `path` is for the errors.
 pub(super) fn decode(text: &[u8], path: &Path) -> Result<Content, SealError> {
     let unreadable = |source| SealError::ManifestUnreadable { path: path.to_path_buf(), source };
+    // The format comes first: the other checks would call the manifest of a later version damaged, and `bases` would
+    // remove its directory.
     let version: Version = serde_json::from_slice(text).map_err(unreadable)?;
     if version.format != u64::from(FORMAT) {
         let found = version.format;

@@ -71,7 +71,7 @@ fn a_header_of_another_kind_is_not_read_as_this_one() {
     }
     let (_root, dir) = sealed();
     let error = SealedFolder::open(&dir).expect("sound").header::<Other>().expect_err("another kind");
-    assert!(error.to_string().ends_with("manifest.json describes something else"), "{error}");
+    assert!(error.to_string().ends_with("manifest.json is not of the expected kind"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the store of archives can fail at.
+//! Errors of the store of archives.
 
 use crate::{ArchiveError, PrivateError};
 use leapbox_errors::FileError;
@@ -6,47 +6,38 @@ use leapbox_ids::ArchiveId;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Why an archive could not be stored, found or removed.
+/// An archive could not be stored, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// An archive could not be written or must not be used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// The folder cannot hold what must stay private.
     #[error(transparent)]
     Folder(#[from] PrivateError),
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Two servers on one folder would remove what the other one is writing.
-    #[error("{path} is in use by another server")]
+    /// Two servers in one directory would remove archives that the other one is writing.
+    #[error("{path} is in use by another server: stop that one, or configure another data directory")]
     InUse { path: PathBuf },
-    /// There is no such archive, neither in the folder nor in the bucket.
+    /// The archive exists neither in the directory nor in the bucket.
     #[error("there is no archive {id}")]
     NotFound { id: ArchiveId },
-    /// What follows the bucket in the object store's URL cannot begin the names of objects.
-    #[error("{url} cannot be the object store: its prefix cannot be one")]
+    /// The URL's path after the bucket cannot be the beginning of objects' names.
+    #[error("{url} cannot be the object store: the prefix after the bucket's name is not valid")]
     Prefix {
         url: String,
         #[source]
         source: object_store::path::Error,
     },
-    /// The object store's URL is none that can be used.
     #[error("{url} cannot be the object store: {why}")]
-    Url {
-        url: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The object store's settings (`AWS_…`) do not go together.
+    Url { url: String, why: &'static str },
+    /// The object store's settings (`AWS_…`) are incomplete or contradict each other.
     #[error("the settings of the object store {url} cannot be used")]
     Settings {
         url: String,
-        /// What is wrong with them.
         #[source]
         source: object_store::Error,
     },
-    /// A request to the object store failed, after some tries.
+    /// A request to the object store failed, also when it was tried again.
     #[error("{step} in the object store: {object}")]
     Remote {
         step: &'static str,
@@ -54,35 +45,26 @@ pub enum StoreError {
         #[source]
         source: object_store::Error,
     },
-    /// The object is not as long as its manifest says.
+    /// The object is not as long as its manifest says. `found` is its length, or the number of bytes after which the
+    /// download of a longer one was ended.
     #[error("the object {object} has {found} bytes and was sealed with {expected}")]
-    RemoteLength {
-        object: String,
-        /// Bytes it has, or that came before it was too many.
-        found: u64,
-        expected: u64,
-    },
-    /// Everything under the prefix that this server does not know would be garbage to it.
+    RemoteLength { object: String, found: u64, expected: u64 },
+    /// The prefix belongs to an installation with another server key, whose fingerprint is `found`. This server would
+    /// take its archives for garbage.
     #[error(
         "the object store {url} belongs to another installation, whose key is {found}: give this one another prefix"
     )]
-    OtherInstallation {
-        url: String,
-        /// That installation's key, by its fingerprint.
-        found: String,
-    },
-    /// What came from the bucket cannot be used, or nothing came.
-    #[error("the archive {id} cannot be had from the object store")]
+    OtherInstallation { url: String, found: String },
+    /// The download failed, or the downloaded archive must not be used. All callers that waited for it get this error.
+    #[error("fetching the archive {id} from the object store")]
     Fetch {
         id: ArchiveId,
-        /// Why not; one attempt for all who asked.
         #[source]
         source: Arc<StoreError>,
     },
-    /// The archive was removed, or the server is about to end.
-    #[error("the upload of {id} was given up")]
-    GivenUp { id: ArchiveId },
-    /// A blocking task was cancelled or panicked.
-    #[error("a task of the store did not end as it should")]
+    /// The archive was removed during its upload, or the server ends.
+    #[error("the upload of {id} was cancelled")]
+    UploadCancelled { id: ArchiveId },
+    #[error("a blocking task of the archive store panicked or was cancelled")]
     Task(#[source] tokio::task::JoinError),
 }

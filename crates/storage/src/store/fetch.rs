@@ -1,4 +1,5 @@
-//! Archives from the bucket: downloaded once however many ask, checked, and kept in the folder.
+//! Downloads archives from the bucket, once however many callers wait for one, verifies them, and keeps them in the
+//! directory.
 
 use super::error::StoreError;
 use super::remote::{Remote, wrong_length};
@@ -17,10 +18,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+// In an `Arc`, because every caller that waits gets the same error.
 type Outcome = Result<(), Arc<StoreError>>;
 type Fetch = Shared<BoxFuture<'static, Outcome>>;
 
-/// The downloads under way.
+/// The downloads that are in progress.
 #[derive(Default)]
 pub(super) struct Fetches {
     by_id: Mutex<HashMap<ArchiveId, Fetch>>,
@@ -32,23 +34,24 @@ impl Fetches {
     }
 }
 
-/// Ends a download's being under way, also when its task panics.
-struct UnderWay {
+/// Takes a download off the list of those in progress when it ends, also if its task panics.
+struct DownloadGuard {
     inner: Arc<Inner>,
     id: ArchiveId,
 }
 
-impl Drop for UnderWay {
+impl Drop for DownloadGuard {
     fn drop(&mut self) {
         self.inner.fetches.lock().remove(&self.id);
     }
 }
 
 impl Inner {
-    /// The caller has pinned `id`, so that what came is still there when it is opened.
+    /// Downloads the archive and opens it. The caller has pinned `id`, so that it is not evicted in between.
     pub(super) async fn open_remote(self: &Arc<Self>, id: &ArchiveId) -> Result<Archive, StoreError> {
         let missing = || StoreError::NotFound { id: id.clone() };
-        if self.remote.is_none() || self.index.is_doomed(&id.to_string()) {
+        // What was removed here does not come back while the bucket still has it.
+        if self.remote.is_none() || self.index.is_pending_remote_delete(&id.to_string()) {
             return Err(missing());
         }
         match self.fetch(id).await {
@@ -63,11 +66,14 @@ impl Inner {
         if let Some(fetch) = fetches.get(id) {
             return fetch.clone();
         }
-        let under_way = UnderWay { inner: Arc::clone(self), id: id.clone() };
-        // A task of its own: it does not end with whoever asked first.
+        let guard = DownloadGuard { inner: Arc::clone(self), id: id.clone() };
+        // A task of its own, because the caller that asked first may hang up while others wait. The guard's `drop`
+        // needs the lock that is held here, so that a task that ends at once cannot take its download off the list too
+        // early.
         let task = tokio::spawn(async move {
-            let fetched = download(&under_way.inner, &under_way.id).await.map_err(Arc::new);
-            drop(under_way);
+            let fetched = download(&guard.inner, &guard.id).await.map_err(Arc::new);
+            // Before the outcome is known to anybody: who asks again after an error must get a new attempt.
+            drop(guard);
             fetched
         });
         let fetch = task.map(|ended| ended.unwrap_or_else(|e| Err(Arc::new(StoreError::Task(e))))).boxed().shared();
@@ -76,7 +82,8 @@ impl Inner {
     }
 }
 
-/// Brings the archive into the folder, whole or not at all.
+/// Downloads the archive into the directory, whole or not at all. Nothing that the bucket says is trusted before it is
+/// authenticated.
 async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
     let Some(remote) = &inner.remote else {
         return Err(StoreError::NotFound { id: id.clone() });
@@ -84,12 +91,15 @@ async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
     let name = id.to_string();
     let place = inner.dir.join(&name);
     if inner.index.contains(&name) && std::fs::symlink_metadata(&place).is_ok() {
-        return Ok(()); // came between the caller's look and this
+        // Another download has ended between the caller's look into the directory and this one.
+        return Ok(());
     }
+    // The manifest first: without one the archive is not complete, and once it is authentic, it bounds the parts'
+    // lengths.
     let Some(text) = remote.manifest(&name).await? else {
         return Err(StoreError::NotFound { id: id.clone() });
     };
-    let draft = Draft(inner.dir.join(format!(".fetch-{name}")));
+    let draft = PartialDownload(inner.dir.join(format!(".fetch-{name}")));
     let manifest = Manifest::decode(&text, &name, &inner.key, &draft.0.join(MANIFEST))?;
     let folder = draft.0.clone();
     blocking(move || {
@@ -102,14 +112,17 @@ async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
         download_part(remote, &name, part_name, length, draft.0.join(part_name))
     });
     try_join_all(parts).await?;
-    if inner.index.is_doomed(&name) {
-        return Err(StoreError::NotFound { id: id.clone() }); // removed meanwhile
+    if inner.index.is_pending_remote_delete(&name) {
+        // Removed during the download. Published, it would be there again with nothing that names it.
+        return Err(StoreError::NotFound { id: id.clone() });
     }
     let (id, key, bucket) = (id.clone(), inner.key.clone(), remote.identity.clone());
     let stored = blocking(move || {
         let path = draft.0.join(MANIFEST);
         let mut file = create(&path)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &path))?;
+        // Every frame now and not when it is read, because a copy that lies in the directory counts as sound: only its
+        // manifest decides whether it is fetched again.
         let archive = Archive::open(&draft.0, &id, &key)?;
         archive.verify()?;
         local::mark_uploaded(&draft.0, &bucket)?;
@@ -137,6 +150,7 @@ async fn download_part(remote: &Remote, id: &str, name: &str, length: u64, path:
     let mut position = 0;
     while let Some(piece) = pieces.try_next().await.map_err(failed("reading"))? {
         position += piece.len() as u64;
+        // Before it is written: a server that sends without end must not fill the disk.
         check_length(&object, position, length, position > length)?;
         let writing = FileError::of("writing", path.clone());
         file = blocking(move || file.write_all(&piece).map(|()| file).map_err(writing)).await??;
@@ -155,13 +169,16 @@ fn create(path: &Path) -> Result<File, FileError> {
     options.open(path).map_err(FileError::of("creating", path))
 }
 
-/// The folder of a download; removed unless it was given its final name.
-struct Draft(PathBuf);
+/// The directory of a download, which is removed unless it has got its final name.
+struct PartialDownload(PathBuf);
 
-impl Drop for Draft {
+impl Drop for PartialDownload {
     fn drop(&mut self) {
         if let Err(error) = local::remove_all(&self.0) {
-            tracing::warn!(error = %chain(&error), "what a download left is removed at the next start");
+            tracing::warn!(
+                error = %chain(&error),
+                "an unfinished download could not be removed; the next start removes it"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The HTTP client under the object store: hyper and rustls, which are in this program anyway.
+//! The HTTP client of the object store: hyper and rustls, which this program contains anyway.
 //!
-//! The trust anchors are the host's (`SSL_CERT_FILE` names others). Proxies of the environment are not used.
+//! The trust anchors are the host's (`SSL_CERT_FILE` names others). Proxy settings of the environment are not used.
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -21,17 +21,17 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-const CONNECT: Duration = Duration::from_secs(5);
-/// From a request to the head of its answer.
-const ANSWER: Duration = Duration::from_secs(20);
-/// The same where the request has a body, which may be 8 MiB on a slow line.
-const ANSWER_TO_BODY: Duration = Duration::from_secs(60);
-/// Between two pieces of an answer's body.
-const SILENCE: Duration = Duration::from_secs(20);
-/// Servers close what is idle for longer.
-const IDLE: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time from a request to the head of its response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
+// An upload sends three pieces of 8 MiB at a time, for which a line of 3.4 Mbit/s needs 60 seconds.
+const RESPONSE_TO_BODY_TIMEOUT: Duration = Duration::from_secs(60);
+// Not for the whole body: a part may have many GiB. A wake waits for it and must notice when nothing comes any more.
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+// Shorter than servers keep idle connections, so that a request is seldom sent into one that is just being closed.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Makes the clients.
+/// Makes an HTTP client for each set of options that `object_store` has.
 #[derive(Debug)]
 pub(super) struct Hyper;
 
@@ -40,27 +40,30 @@ impl HttpConnector for Hyper {
         let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|allowed| allowed == "true");
         let generic = |source: io::Error| object_store::Error::Generic { store: "S3", source: Box::new(source) };
         let mut tcp = TcpConnector::new();
+        // The TLS connector around it passes https:// URLs through, which hyper's TCP connector refuses by default.
         tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(CONNECT));
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
         let tls = tls(plain).map_err(generic)?;
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build(https.wrap_connector(tcp));
         Ok(HttpClient::new(Service { client, plain }))
     }
 }
 
-/// The host's trust anchors. Where plain HTTP is allowed there may be none: a test host needs no certificates.
+/// TLS with the host's trust anchors.
 fn tls(plain: bool) -> io::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
+    // Without anchors every request would fail, which is better said at the start. Where plain HTTP is allowed, a test
+    // host needs none.
     if roots.is_empty() && !plain {
         let why = found.errors.into_iter().next().map(|e| e.to_string()).unwrap_or_default();
-        let text = format!("no trust anchors on this host (is ca-certificates installed?) {why}");
+        let text = format!("no trust anchors on this host (install ca-certificates) {why}");
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -71,29 +74,31 @@ fn tls(plain: bool) -> io::Result<rustls::ClientConfig> {
 #[derive(Debug)]
 struct Service {
     client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
-    /// Whether http:// is allowed.
+    /// Whether http:// URLs are allowed.
     plain: bool,
 }
 
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        // `object_store` leaves its option AllowHttp to the connector. Without this check an endpoint without TLS would
+        // be used unnoticed.
         if !self.plain && request.uri().scheme() != Some(&Scheme::HTTPS) {
             let text = format!("{} is not https:// (AWS_ALLOW_HTTP=true allows it)", request.uri());
             return Err(HttpError::new(HttpErrorKind::Unknown, io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let patience = if request.body().content_length() == 0 { ANSWER } else { ANSWER_TO_BODY };
-        let answer = timeout(patience, self.client.request(request)).await;
+        let limit = if request.body().content_length() == 0 { RESPONSE_TIMEOUT } else { RESPONSE_TO_BODY_TIMEOUT };
+        let answer = timeout(limit, self.client.request(request)).await;
         let (head, body) = answer.map_err(|_: Elapsed| too_slow())?.map_err(failed)?.into_parts();
         let frames = StreamBody::new(stream::unfold(Some(body), next_frame).fuse());
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(frames)))
     }
 }
 
-/// The next piece of a body; after an error there is none.
+/// The next piece of a response's body; after an error there is none.
 async fn next_frame(body: Option<Incoming>) -> Option<(Result<Frame<bytes::Bytes>, HttpError>, Option<Incoming>)> {
     let mut body = body?;
-    match timeout(SILENCE, body.frame()).await {
+    match timeout(BODY_IDLE_TIMEOUT, body.frame()).await {
         Ok(None) => None,
         Ok(Some(Ok(frame))) => Some((Ok(frame), Some(body))),
         Ok(Some(Err(e))) => Some((Err(HttpError::new(HttpErrorKind::Interrupted, e)), None)),
@@ -106,7 +111,8 @@ fn too_slow() -> HttpError {
 }
 
 fn failed(error: ClientError) -> HttpError {
-    // What failed later may have reached the server: only what can be repeated is tried again.
+    // After the connection was made, the request may have reached the server. `object_store` repeats an interrupted
+    // request only if that is safe, and one that was never sent in any case.
     let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
     HttpError::new(kind, error)
 }

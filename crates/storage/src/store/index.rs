@@ -1,18 +1,17 @@
-//! What the store knows of its archives, in memory: which are here, which are in the bucket, and which nobody may
-//! remove now.
+//! The store's index in memory: which archives are in the directory, which are in the bucket, and which are pinned.
 //!
 //! ```text
-//!  begin, hold, get ─► pinned ─┐ seal                             uploaded
-//!                              ▼                                     │ too many bytes here, least recently used
-//!  (start: scan) ───────────► here ── released ──► upload ──► here ◄─┤
-//!                              │                                     ▼
-//!                              └─ remove, sweep ──► gone          evicted ── get ──► here, uploaded
-//!                                                    └─► doomed: to be removed from the bucket as well
+//!  begin, hold, get ─► pinned ─┐ seal                          uploaded, here ◄─────┐
+//!                              ▼                                  │                 │
+//!  (start: scan) ───────────► here ── pins dropped ──► upload ────┤ budget exceeded │ get
+//!                              │                                  ▼                 │
+//!                              │                               evicted ─────────────┘
+//!                              └─ remove, sweep ──► removed here ──► pending_remote_delete ──► removed from the bucket
 //! ```
 //!
-//! Nothing here is stored: a start reads it from the folder. Everything is kept by its folder's name, which is an
-//! archive's id unless somebody else made the folder: such a folder is swept, too, and never uploaded. No lock is held
-//! over a wait.
+//! Nothing of it is stored: a start reads it from the directory. The keys are names of subdirectories, which are ids of
+//! archives unless somebody else has created one there: that one is swept as well, but never uploaded. The lock is
+//! never held across an `await`.
 
 use leapbox_ids::ArchiveId;
 use parking_lot::{Mutex, MutexGuard};
@@ -22,65 +21,67 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// An archive in the folder.
+/// An archive in the directory.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Bytes of its files.
+    /// Bytes of the archive's files.
     pub bytes: u64,
-    /// The bucket has all of it.
+    /// The bucket has the whole archive.
     pub uploaded: bool,
-    /// The bucket may have something of it.
-    pub begun: bool,
-    /// Failed uploads in a row: who failed comes last.
+    /// The bucket may have parts of the archive, so that a removal must reach it.
+    pub upload_begun: bool,
+    /// Uploads that failed in a row. Archives with fewer failures are uploaded first.
     pub failures: u32,
-    /// When it was last of use; a count, and not a time.
+    /// The value of the index's `clock` at the last use.
     pub used: u64,
 }
 
 #[derive(Default)]
 struct State {
     entries: BTreeMap<String, Entry>,
-    /// How many hold it.
+    /// The number of [`Pin`]s of each archive that has some.
     pins: HashMap<String, usize>,
-    /// To be removed from the bucket.
-    doomed: BTreeSet<String>,
-    /// What was pinned since the sweep under way began; none if there is no sweep.
-    touched: Option<BTreeSet<String>>,
+    /// Archives that are to be removed from the bucket.
+    pending_remote_delete: BTreeSet<String>,
+    /// Archives that were pinned at any time since the current sweep began; none if there is no sweep.
+    pinned_since_sweep: Option<BTreeSet<String>>,
+    /// Counts uses. The order of uses is all that eviction needs, and a counter does not jump as the host's clock may.
     clock: u64,
-    /// For the names of what is being removed.
+    /// Counts removals, for unique names of directories that are being removed.
     removals: u64,
 }
 
 impl State {
-    /// Whether it was pinned at any time since the sweep began. Without a sweep, everything counts as if it was.
-    fn was_touched(&self, id: &str) -> bool {
-        self.touched.as_ref().is_none_or(|touched| touched.contains(id))
+    /// Whether the archive was pinned since the sweep began. Without a sweep every archive counts as pinned, so that a
+    /// late caller removes nothing.
+    fn was_pinned_since_sweep(&self, id: &str) -> bool {
+        self.pinned_since_sweep.as_ref().is_none_or(|pinned_since_sweep| pinned_since_sweep.contains(id))
     }
 }
 
-/// Why an archive leaves the folder.
+/// The reason for which an archive is removed from the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// Somebody said so: also from the bucket, and whoever has it pinned.
+    /// A caller has removed it: from the bucket as well, and even if it is pinned.
     Removed,
-    /// Nothing names it: also from the bucket, unless it was pinned since the sweep began.
+    /// No row names it: from the bucket as well, unless it was pinned since the sweep began.
     Swept,
-    /// To make room, unless it is pinned; the bucket has it.
+    /// The directory exceeds its budget, and the bucket has a copy; not if the archive is pinned.
     Evicted,
-    /// It cannot be read, and the bucket has it.
+    /// The local copy is damaged, and the bucket has another.
     Damaged,
 }
 
-/// Shared by the store, its writers and its pins.
+/// The index, shared by the store, its writers and its pins.
 pub(super) struct Index {
     state: Mutex<State>,
-    /// There is a bucket.
+    /// Whether there is a bucket.
     remote: bool,
-    /// There is something to upload, to evict or to remove.
+    /// Notified when there may be something to upload, to evict or to remove from the bucket.
     pub work: Notify,
 }
 
-/// While it lives, no garbage collection and no eviction takes the archive.
+/// While a pin exists, neither garbage collection nor eviction removes its archive.
 #[must_use = "without it, garbage collection may take the archive before anything names it"]
 pub struct Pin {
     index: Arc<Index>,
@@ -88,12 +89,12 @@ pub struct Pin {
 }
 
 impl Pin {
-    /// The archive is in the folder now.
+    /// Records that the archive is in the directory now.
     pub(super) fn sealed(&self, bytes: u64) {
         self.index.insert(&self.id.to_string(), bytes, false);
     }
 
-    /// Drops it, which says in a test that the archive is named by now, or may be removed.
+    /// Drops the pin. It shows in a test that the archive is named by now, or may be removed.
     #[cfg(test)]
     pub(super) fn release(self) {}
 }
@@ -114,6 +115,7 @@ impl Drop for Pin {
             }
         }
         drop(state);
+        // What was pinned is neither uploaded nor evicted, and may be now.
         self.index.work.notify_one();
     }
 }
@@ -130,44 +132,45 @@ impl Index {
     pub fn pin(self: &Arc<Self>, id: &ArchiveId) -> Pin {
         let (name, mut state) = (id.to_string(), self.lock());
         *state.pins.entry(name.clone()).or_default() += 1;
-        if let Some(touched) = &mut state.touched {
-            touched.insert(name);
+        if let Some(pinned_since_sweep) = &mut state.pinned_since_sweep {
+            pinned_since_sweep.insert(name);
         }
         Pin { index: Arc::clone(self), id: id.clone() }
     }
 
-    /// An archive has come into the folder: written, or fetched from the bucket.
+    /// Adds an archive that was written to the directory, or fetched from the bucket (then it is `uploaded`).
     pub fn insert(&self, id: &str, bytes: u64, uploaded: bool) {
         self.add(id, bytes, uploaded, uploaded);
     }
 
-    /// An archive of an earlier time was in the folder; how far its upload came is not known.
+    /// Adds an archive that an earlier server has left in the directory. That server may have uploaded parts of it, so
+    /// its upload counts as begun.
     pub fn insert_found(&self, id: &str, bytes: u64, uploaded: bool) {
         self.add(id, bytes, uploaded, true);
     }
 
-    fn add(&self, id: &str, bytes: u64, uploaded: bool, begun: bool) {
+    fn add(&self, id: &str, bytes: u64, uploaded: bool, upload_begun: bool) {
         let mut state = self.lock();
         state.clock += 1;
         let used = state.clock;
-        state.entries.insert(id.to_owned(), Entry { bytes, uploaded, begun, failures: 0, used });
+        state.entries.insert(id.to_owned(), Entry { bytes, uploaded, upload_begun, failures: 0, used });
     }
 
     pub fn contains(&self, id: &str) -> bool {
         self.lock().entries.contains_key(id)
     }
 
-    /// Whether it is here and in the bucket.
+    /// Whether the archive is in the directory and the bucket has a copy.
     pub fn is_uploaded(&self, id: &str) -> bool {
         self.lock().entries.get(id).is_some_and(|entry| entry.uploaded)
     }
 
-    /// It is not here any more, without our doing.
+    /// Removes the entry of an archive whose directory somebody else has removed.
     pub fn forget(&self, id: &str) {
         self.lock().entries.remove(id);
     }
 
-    /// It was of use just now.
+    /// Records a use, for the order of evictions.
     pub fn touch(&self, id: &str) {
         let mut state = self.lock();
         state.clock += 1;
@@ -177,19 +180,22 @@ impl Index {
         }
     }
 
-    /// The bucket has it, or not any more; false if it is not here, or to be removed from the bucket.
+    /// Records that the bucket has a copy, or that it has lost it. Nothing is recorded, and the result is false, if the
+    /// archive is not in the directory or is to be removed from the bucket.
     pub fn mark_uploaded(&self, id: &str, uploaded: bool) -> bool {
         let mut state = self.lock();
-        if state.doomed.contains(id) {
+        // The archive was removed during its upload. If there is an entry, it is of another one that was written under
+        // the same name since (a base has the same id whenever its content is), and that one is not in the bucket.
+        if state.pending_remote_delete.contains(id) {
             return false;
         }
         let entry = state.entries.get_mut(id);
         entry.map(|entry| (entry.uploaded, entry.failures) = (uploaded, 0)).is_some()
     }
 
-    /// From now on the bucket may have something of it; false if it is not here any more.
+    /// Records that the bucket may have parts of the archive from now on; false if it is not in the directory any more.
     pub fn begin_upload(&self, id: &str) -> bool {
-        self.lock().entries.get_mut(id).map(|entry| entry.begun = true).is_some()
+        self.lock().entries.get_mut(id).map(|entry| entry.upload_begun = true).is_some()
     }
 
     pub fn count_failure(&self, id: &str) {
@@ -198,17 +204,20 @@ impl Index {
         }
     }
 
-    /// What is to be uploaded next: released, and least often in vain.
+    /// The archive that is to be uploaded next; none if all that may be are uploaded.
     pub fn next_upload(&self) -> Option<ArchiveId> {
         let state = self.lock();
-        // What is doomed was removed under that name before, and has to be gone from the bucket first.
-        let may = |id: &String| !state.pins.contains_key(id) && !state.doomed.contains(id);
+        // A pinned archive is being written, or has no row yet and is removed again if its commit fails. One whose name
+        // is in `pending_remote_delete` has a predecessor that must be gone from the bucket before.
+        let may = |id: &String| !state.pins.contains_key(id) && !state.pending_remote_delete.contains(id);
         let waiting = state.entries.iter().filter(|(id, entry)| !entry.uploaded && may(id));
         let archives = waiting.filter_map(|(id, entry)| Some((id.parse().ok()?, entry)));
+        // Fewest failures first, so that one archive that cannot be uploaded does not hold up all others.
         archives.min_by_key(|(_, entry)| (entry.failures, entry.used)).map(|(id, _)| id)
     }
 
-    /// What is to be evicted next, so that no more than `limit` bytes are here.
+    /// The archive that is to be evicted next, so that the directory has at most `limit` bytes; none if it has, or if
+    /// nothing may be evicted. Archives that are not uploaded count as well, but stay.
     pub fn next_eviction(&self, limit: u64) -> Option<String> {
         let state = self.lock();
         if state.entries.values().map(|entry| entry.bytes).sum::<u64>() <= limit {
@@ -218,14 +227,16 @@ impl Index {
         evictable.min_by_key(|(_, entry)| entry.used).map(|(id, _)| id.clone())
     }
 
-    /// Takes `id` out of the folder: renames it away under the lock, so that nobody who finds it here after this finds
-    /// a half. What is left to be removed is where the result says; none if it was not there, or pinned.
+    /// Takes the archive `id` out of the directory `dir` by renaming its subdirectory. Returns the new path, whose
+    /// removal is left to the caller; none if the archive was not there, or if a pin protects it.
     pub fn take(&self, dir: &Path, id: &str, reason: Reason) -> io::Result<Option<PathBuf>> {
+        // Under the lock, so that no pin appears between the check and the rename. After the rename nobody can open an
+        // archive of which half is removed; the removal itself, which takes long, is left to the time after the lock.
         let mut state = self.lock();
         let pinned = state.pins.contains_key(id);
-        let (kept, dooms) = match reason {
+        let (kept, also_remote) = match reason {
             Reason::Removed => (false, true),
-            Reason::Swept => (pinned || state.was_touched(id), true),
+            Reason::Swept => (pinned || state.was_pinned_since_sweep(id), true),
             Reason::Evicted => (pinned, false),
             Reason::Damaged => (false, false),
         };
@@ -240,48 +251,51 @@ impl Index {
             Err(e) => return Err(e),
         };
         let entry = state.entries.remove(id);
-        if dooms && self.remote && entry.is_none_or(|entry| entry.begun) {
-            state.doomed.insert(id.to_owned());
+        // Without an entry (evicted, say) it is not known what the bucket has. Only an archive whose upload was never
+        // begun needs no request.
+        if also_remote && self.remote && entry.is_none_or(|entry| entry.upload_begun) {
+            state.pending_remote_delete.insert(id.to_owned());
             self.work.notify_one();
         }
         Ok(moved)
     }
 
-    /// To be removed from the bucket, by the sweep under way; false if it was pinned since that began.
-    pub fn doom(&self, id: &str) -> bool {
+    /// Schedules the removal from the bucket for the current sweep; false if the archive was pinned since that began.
+    pub fn schedule_remote_delete(&self, id: &str) -> bool {
         let mut state = self.lock();
-        if state.was_touched(id) {
+        if state.was_pinned_since_sweep(id) {
             return false;
         }
-        state.doomed.insert(id.to_owned());
+        state.pending_remote_delete.insert(id.to_owned());
         self.work.notify_one();
         true
     }
 
-    pub fn next_doomed(&self) -> Option<String> {
-        self.lock().doomed.first().cloned()
+    pub fn next_pending_remote_delete(&self) -> Option<String> {
+        self.lock().pending_remote_delete.first().cloned()
     }
 
-    pub fn is_doomed(&self, id: &str) -> bool {
-        self.lock().doomed.contains(id)
+    pub fn is_pending_remote_delete(&self, id: &str) -> bool {
+        self.lock().pending_remote_delete.contains(id)
     }
 
-    pub fn undoom(&self, id: &str) {
-        self.lock().doomed.remove(id);
+    pub fn finish_remote_delete(&self, id: &str) {
+        self.lock().pending_remote_delete.remove(id);
     }
 
-    /// From now on, whatever is pinned is remembered. Returns the ids that are here, and whether they are uploaded.
+    /// Records every pin from now on, until [`Index::end_sweep`]. Returns the archives in the directory, and whether
+    /// each is uploaded.
     pub fn begin_sweep(&self) -> BTreeMap<String, bool> {
         let mut state = self.lock();
-        state.touched = Some(state.pins.keys().cloned().collect());
+        // Existing pins count: they may be dropped, and their rows committed, after the database was asked for names.
+        state.pinned_since_sweep = Some(state.pins.keys().cloned().collect());
         state.entries.iter().map(|(id, entry)| (id.clone(), entry.uploaded)).collect()
     }
 
     pub fn end_sweep(&self) {
-        self.lock().touched = None;
+        self.lock().pinned_since_sweep = None;
     }
 
-    /// All entries, for counting.
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().entries.values().cloned().collect()
     }

@@ -1,10 +1,12 @@
-//! The folder of archives on this host.
+//! The directory of archives on this host.
 //!
 //! ```text
-//! <folder>/.lock          held by the one server that uses it
-//!          .<id>, .gone-<id>-<n>, .fetch-<id>   unfinished: removed at the next start
-//!          <id>/          an archive
-//!          <id>/uploaded.to    says which bucket has it, once one has
+//! <dir>/.lock               locked by the one server that uses the directory
+//!       .<id>               being written      ┐
+//!       .fetch-<id>         being downloaded   ├ removed at the next start
+//!       .gone-<id>-<n>      being removed      ┘
+//!       <id>/               an archive
+//!       <id>/uploaded.to    the identity of the bucket that has a copy, once one has
 //! ```
 
 use super::error::StoreError;
@@ -17,23 +19,24 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// No part has this name: it has a dot.
+/// The file that says which bucket has a copy. No part has this name, because it contains a dot.
 const MARKER: &str = "uploaded.to";
 const LOCK: &str = ".lock";
-/// How long a server that is just ending may keep the folder.
+// A server that is restarted may still be ending, with an upload that has 3 seconds to abort itself. One that does not
+// end by then is another server, and starting beside it would destroy its archives.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// An archive that was found.
+/// An archive that was found at the start of the server.
 pub(super) struct Found {
     pub id: String,
     pub bytes: u64,
-    /// The bucket that has it.
+    /// The identity of the bucket that has a copy.
     pub uploaded_to: Option<String>,
-    /// When it was written or fetched.
+    /// When the archive was written or fetched.
     pub since: SystemTime,
 }
 
-/// Makes the folder if it is missing, and takes it for this process alone, until the result is dropped.
+/// Creates the directory if it is missing, and locks it for this process until the result is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     private_dir(dir)?;
     let path = dir.join(LOCK);
@@ -45,6 +48,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(&path)
         .map_err(FileError::of("opening", &path))?;
+    // flock(2): the kernel releases the lock however the process ends, so that no stale one is left by a kill.
     let until = Instant::now() + LOCK_WAIT;
     loop {
         match file.try_lock() {
@@ -56,7 +60,8 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Removes what a server that was killed left unfinished. Only for the holder of the lock.
+/// Removes what a killed server left unfinished. Only the holder of the lock may call it: to others, what a running
+/// server is just writing looks the same.
 pub(super) fn clear_unfinished(dir: &Path) -> Result<(), FileError> {
     for entry in entries(dir)? {
         let name = entry.file_name();
@@ -67,7 +72,7 @@ pub(super) fn clear_unfinished(dir: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// All archives, the longest unused first.
+/// Lists all archives, the oldest first, which makes it the first to be evicted.
 pub(super) fn scan(dir: &Path) -> Result<Vec<Found>, FileError> {
     let mut found = Vec::new();
     for entry in entries(dir)? {
@@ -76,7 +81,7 @@ pub(super) fn scan(dir: &Path) -> Result<Vec<Found>, FileError> {
         };
         match look_at(&entry, id) {
             Ok(archive) => found.extend(archive),
-            // Removed just now, when this is not the server that holds the folder.
+            // Removed by the running server, if this is a process that does not hold the lock.
             Err(error) if error.source.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -101,22 +106,23 @@ fn look_at(entry: &DirEntry, id: String) -> Result<Option<Found>, FileError> {
     }
     let uploaded_to = match std::fs::read_to_string(path.join(MARKER)) {
         Ok(bucket) => Some(bucket),
-        // After a power loss anything may be in it: uploaded again, it is right again.
+        // The file is not synced and may hold anything after a power failure. Then the archive is uploaded again.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => None,
         Err(e) => return Err(FileError::of("reading", path.join(MARKER))(e)),
     };
     Ok(Some(Found { id, bytes, uploaded_to, since }))
 }
 
-/// Notes that `bucket` has the archive in `dir`. Need not outlast a power loss: it would be uploaded again.
+/// Records that `bucket` has a copy of the archive in `dir`.
 pub(super) fn mark_uploaded(dir: &Path, bucket: &str) -> Result<(), FileError> {
     let path = dir.join(MARKER);
+    // Not synced: what is lost in a power failure costs one more upload, and nothing else.
     let mut options = File::options();
     let file = options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
     file.open(&path).and_then(|mut file| file.write_all(bucket.as_bytes())).map_err(FileError::of("writing", &path))
 }
 
-/// Takes that note back.
+/// Removes the record of [`mark_uploaded`].
 pub(super) fn unmark_uploaded(dir: &Path) -> Result<(), FileError> {
     let path = dir.join(MARKER);
     match std::fs::remove_file(&path) {
@@ -125,8 +131,9 @@ pub(super) fn unmark_uploaded(dir: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Removes a folder or file, if it is there.
+/// Removes a directory or file, if it exists.
 pub(super) fn remove_all(path: &Path) -> Result<(), FileError> {
+    // A link is a file here: it is removed, and not what it leads to.
     let removed = match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

@@ -1,13 +1,13 @@
-//! The bucket: an S3 prefix, or a folder that stands in for one.
+//! The bucket: an S3 prefix, or a directory that stands in for one.
 //!
 //! ```text
-//! <prefix>/installation.json    whose it is: the fingerprint of a server's key
-//!          <id>/memory, …       the parts of an archive, as in the local folder
+//! <prefix>/installation.json    the installation that owns the prefix: the fingerprint of its server's key
+//!          <id>/memory, …       the parts of an archive, the same bytes as in the local directory
 //!          <id>/manifest.json   put last and removed first: an archive with a manifest is complete
 //! ```
 //!
-//! A prefix belongs to one installation with one server. What that server does not know is garbage to it; the first
-//! object keeps a second installation with another key from finding out.
+//! A prefix belongs to one installation with one server. Archives that this server does not know are garbage to it, so
+//! the first object keeps a second installation, which has another key, from removing the first one's archives.
 
 use super::error::StoreError;
 use crate::archive::{MANIFEST, MANIFEST_MAX, check_name};
@@ -22,11 +22,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// Bytes of an upload that are in memory at a time: so many, in so many requests at once (S3 wants at least 5 MiB each
-/// and takes at most 10,000 of them, which is 80 GB).
+/// Bytes of one request of an upload.
+// S3 wants at least 5 MiB in each part of a multipart upload and takes at most 10,000 of them, so that 8 MiB allow
+// files of 80 GB. An upload sends three pieces at a time, which bounds the memory it takes.
 pub(super) const PIECE: usize = 8 << 20;
 const REQUESTS: usize = 3;
-/// Has a dot, as no archive's id does.
+/// The object that names the owner. No archive has this name, because it contains a dot.
 const OWNER: &str = "installation.json";
 
 #[derive(Serialize, Deserialize)]
@@ -34,17 +35,18 @@ struct Owner {
     key: String,
 }
 
-/// See the module. Cheap to clone.
+/// A prefix of an object store, as a client of it. Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Remote {
     pub objects: Arc<dyn ObjectStore>,
     pub prefix: Path,
-    /// Where it is, as configured.
+    /// The URL as configured, without a slash at its end.
     pub url: String,
-    /// The same with the server's address: another server's bucket of that name is another bucket.
+    /// The URL with the address of the S3 server, because two servers may have buckets of the same name. It is what the
+    /// marker of an uploaded archive says.
     pub identity: String,
-    /// Set once the prefix is known to be ours.
-    pub ours: Arc<OnceCell<()>>,
+    /// Set once the prefix is known to belong to this installation.
+    pub claimed: Arc<OnceCell<()>>,
 }
 
 impl Remote {
@@ -52,19 +54,24 @@ impl Remote {
         self.prefix.clone().join(id).join(name)
     }
 
-    /// Makes sure that the prefix is of the installation with the key `fingerprint`; if it is nobody's, it is ours now.
+    /// Makes sure that the prefix belongs to the installation with the key `fingerprint`, and makes it the owner if
+    /// there is none. Called before anything is written, removed or swept.
     pub async fn claim(&self, fingerprint: &str) -> Result<(), StoreError> {
-        self.ours.get_or_try_init(|| self.check_owner(fingerprint)).await.copied()
+        // Asked once per life of the server; a failed attempt is not kept.
+        self.claimed.get_or_try_init(|| self.check_owner(fingerprint)).await.copied()
     }
 
     async fn check_owner(&self, fingerprint: &str) -> Result<(), StoreError> {
         let object = self.prefix.clone().join(OWNER);
-        let found = match self.read(&object, "reading whose the prefix is").await {
+        let found = match self.read(&object, "reading the owner of the prefix").await {
             Err(StoreError::Remote { source: ObjectError::NotFound { .. }, .. }) => {
+                // A conditional write, so that of two installations that claim the prefix at once only one succeeds.
                 let text = serde_json::json!(Owner { key: fingerprint.to_owned() }).to_string();
                 match self.objects.put_opts(&object, text.into(), PutOptions::from(PutMode::Create)).await {
                     Ok(_) => return Ok(()),
-                    Err(ObjectError::AlreadyExists { .. }) => self.read(&object, "reading whose the prefix is").await?,
+                    Err(ObjectError::AlreadyExists { .. }) => {
+                        self.read(&object, "reading the owner of the prefix").await?
+                    }
                     Err(e) => return Err(failed("claiming the prefix", &object)(e)),
                 }
             }
@@ -73,11 +80,12 @@ impl Remote {
         match serde_json::from_slice::<Owner>(&found) {
             Ok(owner) if owner.key == fingerprint => Ok(()),
             Ok(owner) => Err(StoreError::OtherInstallation { url: self.url.clone(), found: owner.key }),
+            // Whatever this object is, it is not ours. Overwriting it would mean to sweep somebody's archives.
             Err(_) => Err(StoreError::OtherInstallation { url: self.url.clone(), found: "unreadable".to_owned() }),
         }
     }
 
-    /// The manifest's bytes; none if the bucket has no such archive.
+    /// Reads the manifest's bytes; none if the bucket has no such archive, or not all of it.
     pub async fn manifest(&self, id: &str) -> Result<Option<Bytes>, StoreError> {
         match self.read(&self.object(id, MANIFEST), "reading").await {
             Err(StoreError::Remote { source: ObjectError::NotFound { .. }, .. }) => Ok(None),
@@ -85,16 +93,17 @@ impl Remote {
         }
     }
 
-    /// A small object, whose length is looked at before its bytes are.
+    /// Reads a small object into memory.
     async fn read(&self, object: &Path, step: &'static str) -> Result<Bytes, StoreError> {
         let found = self.objects.get(object).await.map_err(failed(step, object))?;
+        // Before the body is read: whoever can write the bucket must not decide how much memory that takes.
         if found.meta.size > MANIFEST_MAX {
             return Err(wrong_length(object, found.meta.size, MANIFEST_MAX));
         }
         found.bytes().await.map_err(failed(step, object))
     }
 
-    /// Opens a part, which must have `length` bytes.
+    /// Opens a part, which must have `length` bytes by its manifest.
     pub async fn part(&self, id: &str, name: &str, length: u64) -> Result<GetResult, StoreError> {
         let object = self.object(id, name);
         let found = self.objects.get(&object).await.map_err(failed("reading", &object))?;
@@ -104,14 +113,13 @@ impl Remote {
         Ok(found)
     }
 
-    /// Puts one small object.
+    /// Puts one small object in a single request.
     pub async fn put(&self, id: &str, name: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
         let object = self.object(id, name);
         self.objects.put(&object, bytes.into()).await.map_err(failed("writing", &object)).map(drop)
     }
 
-    /// Puts an object piece by piece, as `next` gives them, none being the end. What cannot be ended is aborted, so
-    /// that no piece of it stays.
+    /// Puts an object piece by piece, as `next` returns them, until it returns none.
     pub async fn put_pieces<F>(&self, id: &str, name: &str, mut next: impl FnMut() -> F) -> Result<(), StoreError>
     where
         F: Future<Output = Result<Option<Bytes>, StoreError>>,
@@ -136,20 +144,26 @@ impl Remote {
                 ended.map_err(generic).map_err(failed("writing", &object))
             }
             Err(e) => {
+                // Parts of an upload that is neither completed nor aborted are invisible in S3, and paid for.
                 if let Err(left) = writer.abort().await {
-                    tracing::warn!(%object, error = %chain(&left), "pieces of an upload may be left in the object store");
+                    tracing::warn!(
+                        %object, error = %chain(&left),
+                        "an upload could not be aborted; parts of it may be left in the object store"
+                    );
                 }
                 Err(e)
             }
         }
     }
 
-    /// Removes all of an archive, the manifest first.
+    /// Removes an archive. It may be called again after it failed half way.
     pub async fn remove(&self, id: &str) -> Result<(), StoreError> {
         let manifest = self.object(id, MANIFEST);
         let parts = self.list_objects(&self.prefix.clone().join(id)).await?;
+        // The manifest first: without it the archive does not exist for any reader, whatever else is left of it.
         for object in std::iter::once(manifest.clone()).chain(parts.into_iter().filter(|part| *part != manifest)) {
             match self.objects.delete(&object).await {
+                // S3 says nothing of a deleted object that did not exist; a directory does.
                 Ok(()) | Err(ObjectError::NotFound { .. }) => {}
                 Err(e) => return Err(failed("removing", &object)(e)),
             }
@@ -157,10 +171,11 @@ impl Remote {
         Ok(())
     }
 
-    /// All ids there is anything of, and whether they are complete.
+    /// Lists the ids of which the bucket has any object, and whether each archive is complete.
     pub async fn list(&self) -> Result<BTreeMap<String, bool>, StoreError> {
         let mut ids = BTreeMap::new();
         for object in self.list_objects(&self.prefix).await? {
+            // Exactly `<id>/<name>`: objects that others keep under the prefix are no archives, and must not be swept.
             let mut names = object.prefix_match(&self.prefix).into_iter().flatten();
             let (Some(id), Some(name), None) = (names.next(), names.next(), names.next()) else {
                 continue;

@@ -1,5 +1,7 @@
-//! What goes on between the folder and the bucket in the background: removals, uploads, evictions, in this order and
-//! one at a time.
+//! Background work between the directory and the bucket: removals, uploads and evictions, in this order and one at a
+//! time.
+//!
+//! [`ArchiveStore::run`] is started by `lifecycle` with its machines and ends with the server.
 
 use super::error::StoreError;
 use super::index::{Index, Reason};
@@ -16,36 +18,41 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// After a failure; doubled with every further one.
-const PATIENCE: Duration = Duration::from_secs(1);
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// An upload that is under way when the server ends may abort itself for so long.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// The pause after a failure, doubled with every further one up to `BACKOFF_MAX`.
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+// When the server ends, an upload has this long to abort itself, so that no parts of it are left in the bucket. Less
+// than `local::LOCK_WAIT`: the next server waits for this one's lock.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl ArchiveStore {
-    /// Works until `stop`: uploads what is sealed and released, removes from the bucket what was removed here, and
-    /// keeps the folder within its bound. Failures are logged and tried again. To be run once per store.
+    /// Works until `stop`: uploads archives that are sealed and not pinned, removes from the bucket those that were
+    /// removed here, and keeps the directory within its budget. Failures are logged and tried again. To be run once per
+    /// store.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut patience = PATIENCE;
+        let mut backoff = BACKOFF_MIN;
         while !stop.is_cancelled() {
             let worked = tokio::select! {
                 worked = self.inner.settle(&stop) => worked,
-                () = stopped_for(&stop, FAREWELL) => return,
+                () = stopped_for(&stop, SHUTDOWN_TIMEOUT) => return,
             };
             let pause = match worked {
                 Ok(()) => {
-                    patience = PATIENCE;
+                    backoff = BACKOFF_MIN;
                     Duration::MAX
                 }
                 Err(_) if stop.is_cancelled() => return,
                 Err(e) => {
-                    tracing::warn!(error = %chain(&e), retry_in = ?patience, "the object store");
-                    let longer = (patience * 2).min(PATIENCE_MAX);
-                    std::mem::replace(&mut patience, longer)
+                    tracing::warn!(
+                        error = %chain(&e), retry_in = ?backoff,
+                        "work with the object store failed; trying again"
+                    );
+                    let longer = (backoff * 2).min(BACKOFF_MAX);
+                    std::mem::replace(&mut backoff, longer)
                 }
             };
             tokio::select! {
-                // After a failure, news is no reason to try sooner.
+                // After a failure the pause is kept even if there is more to do: that would fail as well.
                 () = self.inner.index.work.notified(), if pause == Duration::MAX => {}
                 () = sleep(pause), if pause < Duration::MAX => {}
                 () = stop.cancelled() => {}
@@ -62,7 +69,7 @@ impl ArchiveStore {
 
 async fn stopped_for(stop: &CancellationToken, time: Duration) {
     stop.cancelled().await;
-    // Never ends before.
+    // A sleep that is always the whole `time`, because the inner future never ends.
     let _ = timeout(time, std::future::pending::<()>()).await;
 }
 
@@ -74,11 +81,13 @@ impl Inner {
         let _working = self.working.lock().await;
         let mut removed = Ok(());
         while !stop.is_cancelled() {
-            // What cannot be removed now does not keep the rest from being uploaded.
+            // Removals first, because an archive that was written anew under a removed one's name can be uploaded only
+            // after it. One that fails does not keep the others from being uploaded, and is reported in the end.
             if removed.is_ok() {
-                removed = self.remove_doomed(remote).await;
+                removed = self.delete_pending(remote).await;
             }
             let Some(id) = self.index.next_upload() else {
+                // After the uploads, because only uploaded archives may be evicted.
                 self.evict().await?;
                 break;
             };
@@ -88,11 +97,11 @@ impl Inner {
         removed
     }
 
-    async fn remove_doomed(&self, remote: &Remote) -> Result<(), StoreError> {
-        while let Some(id) = self.index.next_doomed() {
+    async fn delete_pending(&self, remote: &Remote) -> Result<(), StoreError> {
+        while let Some(id) = self.index.next_pending_remote_delete() {
             remote.claim(self.key.fingerprint()).await?;
             remote.remove(&id).await?;
-            self.index.undoom(&id);
+            self.index.finish_remote_delete(&id);
         }
         Ok(())
     }
@@ -100,15 +109,17 @@ impl Inner {
     async fn evict(&self) -> Result<(), StoreError> {
         let limit = self.cache_bytes.unwrap_or(u64::MAX);
         while let Some(id) = self.index.next_eviction(limit) {
-            // False if somebody has just begun to use it: then it is no longer the next.
+            // The result does not matter: false says that it has just been pinned, and then it is no longer the next.
             self.remove_local(&id, Reason::Evicted).await?;
         }
         Ok(())
     }
 
-    /// Uploads one archive, the manifest last. If it is removed meanwhile, that is no error; the removal follows.
+    /// Uploads one archive. If it is removed meanwhile, that is no error; its removal from the bucket follows.
     async fn upload(&self, remote: &Remote, id: &ArchiveId, stop: &CancellationToken) -> Result<(), StoreError> {
         let folder = id.to_string();
+        // Opening it authenticates the manifest and compares the parts' lengths, so that an archive that lacks
+        // something is not uploaded.
         let Some(archive) = self.open_local(id).await? else {
             self.index.forget(&folder);
             return Ok(());
@@ -117,12 +128,13 @@ impl Inner {
             return Ok(());
         }
         for (name, file, length) in archive.stored_parts() {
-            let wanted = Wanted { index: Arc::clone(&self.index), id: id.clone(), stop: stop.clone() };
-            match put_file(remote, &folder, name, file, length, wanted).await {
-                Err(StoreError::GivenUp { .. }) if !stop.is_cancelled() => return Ok(()),
+            let needed = StillNeeded { index: Arc::clone(&self.index), id: id.clone(), stop: stop.clone() };
+            match put_file(remote, &folder, name, file, length, needed).await {
+                Err(StoreError::UploadCancelled { .. }) if !stop.is_cancelled() => return Ok(()),
                 put => put?,
             }
         }
+        // The manifest last, and only when all parts are complete: an archive in the bucket that has one is whole.
         remote.put(&folder, MANIFEST, archive.manifest_text().to_vec()).await?;
         if !self.index.mark_uploaded(&folder, true) {
             return Ok(());
@@ -138,13 +150,15 @@ async fn put_file(
     name: &str,
     file: &Arc<File>,
     length: u64,
-    wanted: Wanted,
+    needed: StillNeeded,
 ) -> Result<(), StoreError> {
     let mut position = 0;
     let next = || {
+        // One piece at a time is read from the disk, and checked for before: what is not needed any more is given up
+        // within a piece.
         let (file, start) = (Arc::clone(file), position);
         position = length.min(start + PIECE as u64);
-        let piece = wanted.check().map(|()| (position - start) as usize);
+        let piece = needed.check().map(|()| (position - start) as usize);
         let failed = FileError::of("reading the part", name.to_owned());
         async move {
             match piece? {
@@ -162,20 +176,21 @@ fn read_piece(file: &File, start: u64, size: usize) -> std::io::Result<Bytes> {
     Ok(piece.into())
 }
 
-/// Whether an upload is still of use.
-struct Wanted {
+/// Tells whether an upload is still needed; asked before every piece.
+struct StillNeeded {
     index: Arc<Index>,
     id: ArchiveId,
     stop: CancellationToken,
 }
 
-impl Wanted {
+impl StillNeeded {
     fn check(&self) -> Result<(), StoreError> {
-        // Doomed: removed, and perhaps written anew under the same name since.
+        // The pending removal counts as well as the missing entry: another archive may have been written under the same
+        // name since, and this upload is of the files of the removed one.
         let name = self.id.to_string();
-        let gone = !self.index.contains(&name) || self.index.is_doomed(&name);
+        let gone = !self.index.contains(&name) || self.index.is_pending_remote_delete(&name);
         if self.stop.is_cancelled() || gone {
-            return Err(StoreError::GivenUp { id: self.id.clone() });
+            return Err(StoreError::UploadCancelled { id: self.id.clone() });
         }
         Ok(())
     }

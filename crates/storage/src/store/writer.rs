@@ -1,4 +1,4 @@
-//! Writing an archive into the store.
+//! Writes an archive into the store.
 
 use super::error::StoreError;
 use super::index::Pin;
@@ -6,21 +6,21 @@ use crate::archive::{ArchiveError, PartStats, Writer};
 use crate::run::Runs;
 use serde::Serialize;
 
-/// An archive that is being written; dropped unsealed, nothing of it stays. Everything here is blocking.
+/// An archive that is being written; dropped unsealed, it is removed. Everything here is blocking.
 pub struct ArchiveWriter {
     writer: Writer,
     pin: Pin,
 }
 
-/// An archive that is on disk. Its pin is to be kept until the database names it.
+/// An archive that is on disk.
 #[derive(Debug)]
 #[must_use = "garbage collection may take the archive as soon as this is dropped, unless something names it"]
 pub struct Sealed {
-    /// Bytes that went in.
+    /// Bytes that were given to the writer, over all parts.
     pub plain_bytes: u64,
-    /// Bytes of its files.
+    /// Bytes of the archive's files.
     pub stored_bytes: u64,
-    /// Lets go when dropped.
+    /// To be kept until a row of the database that names the archive is committed.
     pub pin: Pin,
 }
 
@@ -34,16 +34,17 @@ impl ArchiveWriter {
         self.writer.bytes(name, bytes)
     }
 
-    /// Adds a part of runs, which are read to their end, on another thread. After an error nothing can be added, and
-    /// the archive not be sealed.
+    /// Adds a part of runs, which are read to their end on another thread. After an error no part can be added, and the
+    /// archive cannot be sealed.
     pub fn runs(&mut self, name: &str, runs: Runs) -> Result<PartStats, ArchiveError> {
         self.writer.runs(name, runs)
     }
 
-    /// Completes the archive: all of it is on disk when this returns, and nothing of it after an error. The header
-    /// can be read by whoever sees the folder or the bucket: no secrets belong there.
+    /// Completes the archive: all of it is on disk when this returns, and nothing of it after an error. The header is
+    /// not encrypted, so it must contain no secrets.
     pub fn seal<H: Serialize>(self, header: &H) -> Result<Sealed, StoreError> {
         let totals = self.writer.seal(header)?;
+        // Known to the index only now, so that neither a sweep nor an upload meets an archive that is not complete.
         self.pin.sealed(totals.stored);
         Ok(Sealed { plain_bytes: totals.plain, stored_bytes: totals.stored, pin: self.pin })
     }

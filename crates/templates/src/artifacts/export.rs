@@ -1,7 +1,7 @@
-//! Guest images are exported to archives and imported from them: whatever is stored needs its image, so that a bucket
-//! without the image would be of no use to another host.
+//! Exports guest images to archives and imports them from there. A checkpoint can be restored only with its image, so
+//! the image must be in the bucket as well for a host that has lost its own.
 //!
-//! The archive's id is `image-<digest>`. What comes back is compared with that digest before it is kept.
+//! The archive's id is `image-<digest>`. An imported image is compared with that digest before it is kept.
 
 use super::images::ImageParts;
 use super::manifest::StoredArtifact;
@@ -21,7 +21,7 @@ const INITRAMFS: &str = "initramfs";
 const ROOTFS: &str = "rootfs";
 const CONFIG: &str = "config";
 
-/// What the archive of an image begins with: the files' lengths in bytes.
+/// The header of an image's archive: the lengths of the files in bytes, holes included.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -39,7 +39,7 @@ impl Artifacts {
         packed.map_err(|reason| reason.of_image(digest))
     }
 
-    /// The image of an archive: the one that is here already, or one made of it.
+    /// Imports the image of an archive, unless it is on this host already, and returns it with its configuration.
     pub async fn import_image(&self, archive: Archive) -> Result<(GuestImage, ImageConfig), ArtifactError> {
         let ArchiveId::Image(digest) = archive.id().clone() else {
             return Err(ArtifactError::NotAnImage { archive: archive.id().clone() });
@@ -51,13 +51,13 @@ impl Artifacts {
         let unpacking = tokio::task::spawn_blocking(move || unpack(&archive, &wanted, &dir));
         let unpacked = unpacking.await.unwrap_or_else(|source| Err(PackError::Interrupted { source }.into()));
         let parts = unpacked.map_err(|reason| reason.of_image(&digest))?;
-        tracing::info!(digest = digest.as_str(), "a guest image came back from its archive");
+        tracing::info!(digest = digest.as_str(), "imported a guest image from its archive");
         Ok((parts.image(&self.dir)?, parts.config(&self.dir)?))
     }
 }
 
-fn pack(parts: &ImageParts, artifacts: &Path, mut writer: ArchiveWriter) -> Result<Sealed, Failed> {
-    // Damaged parts would be found when they come back, when it is too late.
+fn pack(parts: &ImageParts, artifacts: &Path, mut writer: ArchiveWriter) -> Result<Sealed, TransferError> {
+    // Damage that is exported would be found only by an import, when no sound copy is left.
     parts.files().into_iter().try_for_each(|stored| stored.verify(artifacts))?;
     let config = parts.config_file(artifacts);
     let text = std::fs::read(&config).map_err(PackError::file("reading", &config))?;
@@ -70,10 +70,10 @@ fn pack(parts: &ImageParts, artifacts: &Path, mut writer: ArchiveWriter) -> Resu
     Ok(writer.seal(&header).map_err(|source| PackError::Seal { source })?)
 }
 
-fn unpack(archive: &Archive, digest: &ImageDigest, artifacts: &Path) -> Result<ImageParts, Failed> {
+fn unpack(archive: &Archive, digest: &ImageDigest, artifacts: &Path) -> Result<ImageParts, TransferError> {
     let folder = artifacts.join(FOLDER);
-    std::fs::create_dir_all(&folder).map_err(PackError::file("making", &folder))?;
-    // Dropped in whatever way this ends, it is removed with what is in it.
+    std::fs::create_dir_all(&folder).map_err(PackError::file("creating", &folder))?;
+    // Removed when it is dropped, in whatever way this ends.
     let unfinished = Unfinished::make(folder.join(format!(".{digest}.{}", std::process::id())))?;
     let header: Header = archive.header().map_err(|source| PackError::Part { part: "header", source })?;
     let place = Path::new(FOLDER).join(digest.as_str());
@@ -94,6 +94,8 @@ fn unpack(archive: &Archive, digest: &ImageDigest, artifacts: &Path) -> Result<I
         initramfs: file(INITRAMFS, INITRAMFS_FILE, header.initramfs_bytes)?,
         rootfs: file(ROOTFS, ROOTFS_FILE, header.rootfs_bytes)?,
     };
+    // The archive is authentic, but that only says that this installation has written it, and not that its contents are
+    // those of this image.
     let found = ArchiveId::from(&parts.digest());
     if found != *archive.id() {
         return Err(PackError::Another { id: archive.id().clone(), found }.into());
@@ -103,15 +105,16 @@ fn unpack(archive: &Archive, digest: &ImageDigest, artifacts: &Path) -> Result<I
     std::fs::write(&config, text).map_err(PackError::file("writing", &config))?;
     make_read_only(&config)?;
     publish(&unfinished.path, &artifacts.join(&place))?;
-    parts.remember(artifacts)?;
+    parts.register(artifacts)?;
     Ok(parts)
 }
 
-/// Moves a finished folder to its place, durably. What lies there is damaged: a sound one would have been used.
+/// Moves a finished directory to its place, durably.
 fn publish(built: &Path, place: &Path) -> Result<(), PackError> {
     let sync =
         |dir: &Path| File::open(dir).and_then(|dir| dir.sync_all()).map_err(PackError::file("writing to disk", dir));
     sync(built)?;
+    // If there is one, it lacks a file or is damaged: a sound one would have been used instead of importing another.
     match std::fs::remove_dir_all(place) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(PackError::file("removing", place)(e)),
         _ => {}
@@ -120,16 +123,16 @@ fn publish(built: &Path, place: &Path) -> Result<(), PackError> {
     sync(place.parent().unwrap_or(place))
 }
 
-/// A folder that goes unless it has been moved away.
+/// A directory that is removed when this is dropped, unless it has been renamed.
 struct Unfinished {
     path: PathBuf,
 }
 
 impl Unfinished {
     fn make(path: PathBuf) -> Result<Self, PackError> {
-        // A former process with this id may have been killed.
+        // An earlier process with this id may have been killed and have left it.
         let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir(&path).map_err(PackError::file("making", &path))?;
+        std::fs::create_dir(&path).map_err(PackError::file("creating", &path))?;
         Ok(Self { path })
     }
 }
@@ -140,30 +143,30 @@ impl Drop for Unfinished {
     }
 }
 
-/// Why an image did not get into its archive, or out of it.
-enum Failed {
+/// An error of an export or import, before it gets the image's digest.
+enum TransferError {
     Pack(Box<PackError>),
     Artifact(ArtifactError),
 }
 
-impl Failed {
+impl TransferError {
     fn of_image(self, digest: &ImageDigest) -> ArtifactError {
         match self {
-            Failed::Pack(source) => ArtifactError::Archive { digest: digest.clone(), source },
-            Failed::Artifact(error) => error,
+            TransferError::Pack(source) => ArtifactError::Archive { digest: digest.clone(), source },
+            TransferError::Artifact(error) => error,
         }
     }
 }
 
-impl From<PackError> for Failed {
+impl From<PackError> for TransferError {
     fn from(error: PackError) -> Self {
-        Failed::Pack(Box::new(error))
+        TransferError::Pack(Box::new(error))
     }
 }
 
-impl From<ArtifactError> for Failed {
+impl From<ArtifactError> for TransferError {
     fn from(error: ArtifactError) -> Self {
-        Failed::Artifact(error)
+        TransferError::Artifact(error)
     }
 }
 

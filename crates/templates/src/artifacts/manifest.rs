@@ -1,4 +1,4 @@
-//! `current.json`: which artifacts are in use.
+//! `current.json`: the artifacts that are in use.
 
 use crate::error::ArtifactError;
 use leapbox_errors::FileError;
@@ -12,46 +12,45 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "current.json";
-/// Grows when the meaning of `current.json` changes.
+/// The version of the stored format; it changes with the meaning of `current.json`.
 const FORMAT: u32 = 1;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// One artifact: a folder with one main file, and what it was made from.
+/// An artifact: a directory with one main file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredArtifact {
-    /// Its folder, relative to the artifacts folder.
+    /// The directory, relative to the artifacts directory.
     pub dir: PathBuf,
-    /// Its main file in there.
+    /// The name of the main file in the directory.
     pub file: String,
-    /// SHA-256 of the main file.
+    /// SHA-256 of the main file, in hexadecimal.
     pub sha256: String,
-    /// Length of the main file.
+    /// Length of the main file in bytes.
     pub bytes: u64,
-    /// Digest of everything it was made from: equal inputs need no rebuild.
+    /// The digest of everything that it was built from. It is not built again while that is the same.
     pub inputs: String,
 }
 
-/// The guest kernel.
+/// The artifact of the guest kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelArtifact {
-    /// `uname -r` in the guest.
+    /// The kernel's release, as `uname -r` prints it in the guest.
     pub version: String,
-    /// Debian package and version it comes from.
+    /// The Debian package and version that it was taken from.
     pub package: String,
-    /// Where it is.
     #[serde(flatten)]
     pub stored: StoredArtifact,
 }
 
-/// Everything in use. Parts are missing while set-up has not got that far.
+/// The artifacts in use. Some are missing if set-up was never run to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
-    /// The guest kernel of all templates.
+    /// The kernel of all templates.
     pub kernel: Option<KernelArtifact>,
     /// The initramfs of all templates.
     pub initramfs: Option<StoredArtifact>,
-    /// Root file systems by template name.
+    /// The root file system of each template, by the template's name.
     pub templates: BTreeMap<String, StoredArtifact>,
 }
 
@@ -62,15 +61,17 @@ impl Default for Manifest {
 }
 
 impl Manifest {
-    /// Reads it; `None` when there is none yet.
+    /// Reads `current.json` in `dir`; none if there is no such file.
     pub(super) fn read(dir: &Path) -> Result<Option<Self>, ArtifactError> {
         let path = dir.join(FILE);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(FileError::of("read", &path)(e).into()),
+            Err(e) => return Err(FileError::of("reading", &path)(e).into()),
         };
         let unreadable = |source| ArtifactError::Unreadable { path: path.clone(), source };
+        // The format comes first: the file of another version may have other fields, and the operator is to learn that
+        // set-up must be run and not that the file is damaged.
         #[derive(Deserialize)]
         struct Version {
             format: u32,
@@ -82,7 +83,7 @@ impl Manifest {
         serde_json::from_slice(&text).map(Some).map_err(unreadable)
     }
 
-    /// Replaces it atomically and durably.
+    /// Replaces `current.json` in `dir`, durably and at once: a server that reads it sees the old or the new one.
     pub(super) fn write(&self, dir: &Path) -> Result<(), ArtifactError> {
         let (path, temporary) = (dir.join(FILE), dir.join("current.json.new"));
         let mut text = serde_json::to_vec_pretty(self)
@@ -95,22 +96,23 @@ impl Manifest {
             std::fs::rename(&temporary, &path)?;
             File::open(dir)?.sync_all()
         };
-        Ok(write().map_err(FileError::of("write", &path))?)
+        Ok(write().map_err(FileError::of("writing", &path))?)
     }
 }
 
 impl StoredArtifact {
-    /// Absolute path of the main file.
     pub(crate) fn path(&self, artifacts: &Path) -> PathBuf {
         artifacts.join(&self.dir).join(&self.file)
     }
 
-    /// Path of the main file if it is there in full length, and nobody else could have put it there or change it.
+    /// Returns the path of the main file, if it has its full length and no other user could have put it there or change
+    /// it.
     pub(crate) fn checked_file(&self, artifacts: &Path) -> Result<PathBuf, ArtifactError> {
         let path = self.path(artifacts);
-        let meta = std::fs::symlink_metadata(&path).map_err(FileError::of("look at an artifact", &path))?;
-        if let Some(found) = foreign(&meta) {
-            return Err(ArtifactError::Foreign { path, found });
+        // A link is not followed but refused: it could lead to another file after the check.
+        let meta = std::fs::symlink_metadata(&path).map_err(FileError::of("looking at an artifact", &path))?;
+        if let Some(found) = distrust(&meta) {
+            return Err(ArtifactError::Untrusted { path, found });
         }
         let bytes = meta.len();
         if bytes != self.bytes {
@@ -120,10 +122,10 @@ impl StoredArtifact {
         Ok(path)
     }
 
-    /// Compares content and digest.
+    /// Reads the main file and compares it with its digest.
     pub(crate) fn verify(&self, artifacts: &Path) -> Result<(), ArtifactError> {
         let path = self.checked_file(artifacts)?;
-        let found = digest::of_file(&path).map(hex::encode).map_err(FileError::of("read an artifact", &path))?;
+        let found = digest::of_file(&path).map(hex::encode).map_err(FileError::of("reading an artifact", &path))?;
         if found != self.sha256 {
             let expected = format!("sha256 {}", self.sha256);
             return Err(ArtifactError::Damaged { path, found: format!("sha256 {found}"), expected });
@@ -132,11 +134,12 @@ impl StoredArtifact {
     }
 }
 
-/// What makes a file one that others could have put there, or could change.
-fn foreign(meta: &Metadata) -> Option<String> {
+/// The reason for which a file must not be used: other users of the host could have put it there, or could change it.
+fn distrust(meta: &Metadata) -> Option<String> {
     if !meta.is_file() {
-        return Some("it is no regular file".to_owned());
+        return Some("it is not a regular file".to_owned());
     }
+    // Root's files are trusted as well as the server's own: `leapbox setup` is run by root.
     if meta.uid() != 0 && meta.uid() != Uid::effective().as_raw() {
         return Some(format!("it belongs to uid {}", meta.uid()));
     }

@@ -1,27 +1,27 @@
 //! The folder's promises, on real files with small contents.
 
-use super::workshop::NewArtifact;
+use super::builder::NewArtifact;
 use super::*;
 use leapbox_ids::ImageDigest;
 use std::fs;
 
-fn build(workshop: &mut Workshop, content: &str) -> StoredArtifact {
-    let scratch = workshop.scratch("thing").expect("scratch");
+fn build(builder: &mut ArtifactBuilder, content: &str) -> StoredArtifact {
+    let scratch = builder.scratch("thing").expect("scratch");
     fs::write(scratch.join(INITRAMFS_FILE), content).expect("write");
     let new = NewArtifact { kind: "initramfs", prefix: "", file: INITRAMFS_FILE, inputs: content };
-    let stored = workshop.publish(&scratch, new).expect("publish");
-    workshop.record(|m| m.initramfs = Some(stored.clone())).expect("record");
+    let stored = builder.publish(&scratch, new).expect("publish");
+    builder.record(|m| m.initramfs = Some(stored.clone())).expect("record");
     stored
 }
 
 #[test]
 fn a_published_artifact_is_found_again_by_content() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let mut workshop = Workshop::open(dir.path(), || {}).expect("open");
-    let stored = build(&mut workshop, "one");
-    assert!(workshop.is_current(Some(&stored), "one"));
-    assert!(!workshop.is_current(Some(&stored), "two"));
-    drop(workshop);
+    let mut builder = ArtifactBuilder::open(dir.path(), || {}).expect("open");
+    let stored = build(&mut builder, "one");
+    assert!(builder.is_current(Some(&stored), "one"));
+    assert!(!builder.is_current(Some(&stored), "two"));
+    drop(builder);
 
     let artifacts = Artifacts::open(dir.path()).expect("open");
     assert_eq!(artifacts.manifest().initramfs.as_ref(), Some(&stored));
@@ -31,8 +31,8 @@ fn a_published_artifact_is_found_again_by_content() {
 #[test]
 fn a_rebuilt_artifact_leaves_the_old_one_in_place() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let mut workshop = Workshop::open(dir.path(), || {}).expect("open");
-    let (one, two) = (build(&mut workshop, "one"), build(&mut workshop, "two"));
+    let mut builder = ArtifactBuilder::open(dir.path(), || {}).expect("open");
+    let (one, two) = (build(&mut builder, "one"), build(&mut builder, "two"));
     assert_eq!(fs::read_to_string(one.path(dir.path())).expect("read"), "one");
     assert_eq!(fs::read_to_string(two.path(dir.path())).expect("read"), "two");
 }
@@ -40,38 +40,38 @@ fn a_rebuilt_artifact_leaves_the_old_one_in_place() {
 #[test]
 fn case_39_a_truncated_or_flipped_artifact_is_noticed_and_replaced() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let mut workshop = Workshop::open(dir.path(), || {}).expect("open");
-    let stored = build(&mut workshop, "good");
+    let mut builder = ArtifactBuilder::open(dir.path(), || {}).expect("open");
+    let stored = build(&mut builder, "good");
 
     fs::write(stored.path(dir.path()), "goo").expect("truncate");
-    assert!(!workshop.is_current(Some(&stored), "good"));
+    assert!(!builder.is_current(Some(&stored), "good"));
     fs::write(stored.path(dir.path()), "goof").expect("flip");
     assert!(matches!(stored.verify(dir.path()), Err(ArtifactError::Damaged { .. })));
 
-    build(&mut workshop, "good");
+    build(&mut builder, "good");
     stored.verify(dir.path()).expect("whole again");
 }
 
 #[test]
 fn what_an_interrupted_builder_left_is_cleared_and_not_in_use() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let workshop = Workshop::open(dir.path(), || {}).expect("open");
-    let scratch = workshop.scratch("half").expect("scratch");
+    let builder = ArtifactBuilder::open(dir.path(), || {}).expect("open");
+    let scratch = builder.scratch("half").expect("scratch");
     fs::write(scratch.join("half"), "half").expect("write");
-    drop(workshop);
+    drop(builder);
 
-    let workshop = Workshop::open(dir.path(), || {}).expect("open again");
+    let builder = ArtifactBuilder::open(dir.path(), || {}).expect("open again");
     assert!(!scratch.exists());
-    assert_eq!(workshop.manifest(), &Manifest::default());
+    assert_eq!(builder.manifest(), &Manifest::default());
 }
 
 #[test]
 fn a_second_builder_waits_for_the_first() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let first = Workshop::open(dir.path(), || {}).expect("open");
+    let first = ArtifactBuilder::open(dir.path(), || {}).expect("open");
     let path = dir.path().to_owned();
     let (told, hears) = std::sync::mpsc::channel();
-    let second = std::thread::spawn(move || Workshop::open(&path, || told.send(()).expect("heard")));
+    let second = std::thread::spawn(move || ArtifactBuilder::open(&path, || told.send(()).expect("heard")));
     hears.recv().expect("the second one waits");
     drop(first);
     second.join().expect("no panic").expect("opens after the first");
@@ -81,8 +81,8 @@ fn a_second_builder_waits_for_the_first() {
 fn an_unknown_template_says_to_run_setup() {
     let dir = tempfile::tempdir().expect("temp dir");
     assert!(matches!(Artifacts::open(dir.path()), Err(ArtifactError::NotBuilt { .. })));
-    let mut workshop = Workshop::open(dir.path(), || {}).expect("open");
-    build(&mut workshop, "one");
+    let mut builder = ArtifactBuilder::open(dir.path(), || {}).expect("open");
+    build(&mut builder, "one");
     let error = Artifacts::open(dir.path()).expect("open").guest_image("no/such").expect_err("refused");
     assert!(error.to_string().contains("leapbox setup"), "{error}");
 }
@@ -92,8 +92,8 @@ fn a_manifest_of_another_format_is_refused_by_readers_and_replaced_by_builders()
     let dir = tempfile::tempdir().expect("temp dir");
     fs::write(dir.path().join("current.json"), r#"{"format": 99}"#).expect("write");
     assert!(matches!(Artifacts::open(dir.path()), Err(ArtifactError::Format { found: 99, .. })));
-    let mut workshop = Workshop::open(dir.path(), || {}).expect("open");
-    build(&mut workshop, "one");
+    let mut builder = ArtifactBuilder::open(dir.path(), || {}).expect("open");
+    build(&mut builder, "one");
     Artifacts::open(dir.path()).expect("readable again");
 }
 
@@ -102,22 +102,22 @@ pub(super) const FIRST: [&str; 3] = ["the kernel", "the initramfs", "the root"];
 
 /// Builds an image of these contents, in use as `system/test`.
 pub(super) fn build_image(dir: &Path, [kernel, initramfs, rootfs]: [&str; 3]) {
-    let mut workshop = Workshop::open(dir, || {}).expect("open");
+    let mut builder = ArtifactBuilder::open(dir, || {}).expect("open");
     let publish = |kind, file: &'static str, content: &str| {
-        let scratch = workshop.scratch(kind).expect("scratch");
+        let scratch = builder.scratch(kind).expect("scratch");
         fs::write(scratch.join(file), content).expect("write");
         let config = r#"{"user":"u","uid":1,"gid":1,"groups":[],"home":"/","workdir":"/","env":[],"port":null}"#;
         fs::write(scratch.join(IMAGE_FILE), config).expect("write");
-        workshop.publish(&scratch, NewArtifact { kind, prefix: "", file, inputs: content }).expect("publish")
+        builder.publish(&scratch, NewArtifact { kind, prefix: "", file, inputs: content }).expect("publish")
     };
     let stored = publish("kernel", KERNEL_FILE, kernel);
     let (version, package) = ("6.1".to_owned(), "linux".to_owned());
     let kernel = KernelArtifact { version, package, stored };
     let initramfs = publish("initramfs", INITRAMFS_FILE, initramfs);
     let rootfs = publish("rootfs", ROOTFS_FILE, rootfs);
-    workshop.record(|m| m.kernel = Some(kernel)).expect("record");
-    workshop.record(|m| m.initramfs = Some(initramfs)).expect("record");
-    workshop.record(|m| drop(m.templates.insert("system/test".to_owned(), rootfs))).expect("record");
+    builder.record(|m| m.kernel = Some(kernel)).expect("record");
+    builder.record(|m| m.initramfs = Some(initramfs)).expect("record");
+    builder.record(|m| drop(m.templates.insert("system/test".to_owned(), rootfs))).expect("record");
 }
 
 #[test]

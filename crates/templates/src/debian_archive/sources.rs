@@ -1,23 +1,23 @@
-//! Reading the host's apt configuration: which entries serve our suite, and how it downloads. Pure but for reading.
+//! Reads the host's apt configuration: the sources of our suite, and the settings for downloads.
 
 use super::{KEYRING, SUITE};
 use std::path::Path;
 
-/// Suites of ours besides the release itself.
+/// The suffixes of the suites that belong to a release.
 const POCKETS: [&str; 3] = ["", "-updates", "-security"];
 
-/// One archive: where, which of our suites, which components.
+/// An archive, with those of our suites that it is configured for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     uri: String,
     suites: Vec<String>,
 }
 
-fn ours(suite: &str) -> bool {
+fn is_our_suite(suite: &str) -> bool {
     POCKETS.iter().any(|p| suite == format!("{SUITE}{p}"))
 }
 
-/// The host's entries for our suite as a deb822 text; `None` when it has none for the release itself.
+/// The host's sources of our suite in the deb822 format; none if it has none of the release itself.
 pub(super) fn of_host(apt: &Path) -> Option<String> {
     let mut entries = Vec::new();
     let mut files = vec![apt.join("sources.list")];
@@ -31,15 +31,17 @@ pub(super) fn of_host(apt: &Path) -> Option<String> {
             _ => {}
         }
     }
+    // Updates or security fixes alone, as on a host of another release, are not enough to install a system from.
     let has_release = entries.iter().any(|e| e.suites.iter().any(|s| s == SUITE));
     has_release.then(|| as_deb822(&entries))
 }
 
 fn entry(uri: &str, suites: impl Iterator<Item = String>, has_main: bool) -> Option<Entry> {
-    let suites: Vec<_> = suites.filter(|s| ours(s)).collect();
-    // Media and local folders cannot be counted on to hold what we need.
+    let suites: Vec<_> = suites.filter(|s| is_our_suite(s)).collect();
+    // An archive on a CD or in a local directory need not contain the packages of the template.
     let fetched = ["http://", "https://", "mirror+"].iter().any(|scheme| uri.starts_with(scheme));
-    // Debian's own archives only: a third party's repository may use the same suite name.
+    // Only mirrors of Debian's archives, which are known by the last segment of their URL: a third party's repository
+    // may have a suite of the same name.
     let debian = uri.trim_end_matches('/').rsplit('/').next().is_some_and(|last| last.starts_with("debian"));
     (!suites.is_empty() && has_main && fetched && debian).then(|| Entry { uri: uri.to_owned(), suites })
 }
@@ -47,6 +49,7 @@ fn entry(uri: &str, suites: impl Iterator<Item = String>, has_main: bool) -> Opt
 fn one_line_style(text: &str) -> Vec<Entry> {
     let parse = |line: &str| {
         let mut rest = line.split('#').next()?.trim().strip_prefix("deb")?.strip_prefix([' ', '\t'])?.trim_start();
+        // Options, such as the key that signs it, are left out: every entry gets Debian's keyring.
         if let Some(options) = rest.strip_prefix('[') {
             rest = options.split_once(']')?.1;
         }
@@ -88,7 +91,7 @@ fn as_deb822(entries: &[Entry]) -> String {
     entries.iter().map(stanza).collect::<Vec<_>>().join("\n")
 }
 
-/// Lines of `apt-config dump` that say how to download, as they are.
+/// The lines of `apt-config dump` that are settings for downloads, unchanged.
 pub(super) fn download_settings(dump: &str) -> Vec<String> {
     const WANTED: [&str; 6] = [
         "Acquire::http::",
@@ -98,6 +101,7 @@ pub(super) fn download_settings(dump: &str) -> Vec<String> {
         "Acquire::Retries",
         "Acquire::ForceIPv",
     ];
+    // apt-config prints an empty value for a node that has only children.
     let wanted = |line: &&str| WANTED.iter().any(|w| line.starts_with(w)) && !line.ends_with("\"\";");
     dump.lines().filter(wanted).map(str::to_owned).collect()
 }

@@ -1,17 +1,18 @@
-//! Which QEMU runs the guest kernel soundly under emulation.
+//! The QEMU versions that run the guest kernel soundly under emulation.
 //!
-//! Debian bookworm's 7.2 does. 10.0 crashes it in about half of its boots (divide error while patching
-//! alternatives), with every CPU model. What lies between has not been tried.
+//! Debian bookworm's 7.2 does. With 10.0 and later most boots of the guest kernel die of a divide error. The cause is
+//! the firmware: SeaBIOS, which later packages use for `microvm`, leaves the 8259 interrupt controller unmasked, and
+//! the first timer interrupt arrives in the kernel as vector 0; in bookworm's package the same file name leads to
+//! qboot. Versions between have not been tried.
 
 use super::HostPackagesError;
 use crate::host_command::HostCommand;
 use std::fmt;
 
 const PACKAGE: &str = "qemu-system-x86";
-/// Debian version prefix of the QEMU that is known to be sound.
+/// The beginning of the Debian version of the QEMU that is known to be sound.
 const SOUND: &str = "1:7.2";
 
-/// Major, minor and micro version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QemuVersion {
     pub major: u32,
@@ -19,14 +20,13 @@ pub struct QemuVersion {
     pub micro: u32,
 }
 
-/// What is known about a version under emulation (TCG).
+/// Whether a version runs guests soundly under emulation (TCG), as far as it was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Soundness {
-    /// Tried, works.
     Sound,
-    /// Nobody has tried it.
+    /// The version was not tried: `leapbox doctor` warns.
     Untried,
-    /// Crashes guests.
+    /// Guests crash: `leapbox setup` refuses it.
     KnownBad,
 }
 
@@ -44,7 +44,6 @@ impl QemuVersion {
         Some(Self { major: parts.next()??, minor: parts.next()??, micro: parts.next().flatten().unwrap_or(0) })
     }
 
-    /// What is known about it.
     pub fn soundness(&self) -> Soundness {
         match (self.major, self.minor) {
             (7, 2) => Soundness::Sound,
@@ -54,23 +53,25 @@ impl QemuVersion {
     }
 }
 
-/// Version of the QEMU that is installed; `None` when none is, or it does not say.
+/// The version of the installed QEMU; none if there is none, or if its answer cannot be parsed.
 pub fn installed_version() -> Option<QemuVersion> {
     let text = HostCommand::new("qemu-system-x86_64").arg("--version").query().ok()?;
     QemuVersion::parse(&text)
 }
 
-/// What to ask apt for, to get a sound QEMU.
+/// The packages, with versions, that make apt install a sound QEMU.
 pub(super) fn packages() -> Result<Vec<String>, HostPackagesError> {
     let asked = HostCommand::new("apt-cache").args(["madison", PACKAGE]).query();
-    let text = asked.map_err(|source| HostPackagesError::Ask { step: "ask apt which QEMU versions it has", source })?;
+    let text =
+        asked.map_err(|source| HostPackagesError::Query { step: "asking apt which QEMU versions it has", source })?;
     let versions: Vec<&str> = text.lines().filter_map(|l| l.split('|').nth(1)).map(str::trim).collect();
     choose(&versions).ok_or_else(|| HostPackagesError::NoSoundQemu { offered: versions.join(", ") })
 }
 
-/// `versions` as apt lists them, newest first. The parts of QEMU that must be of the same build are pinned with it.
+/// Chooses from `versions` as apt lists them, newest first.
 fn choose(versions: &[&str]) -> Option<Vec<String>> {
     let version = versions.iter().find(|v| v.starts_with(SOUND))?;
+    // The version is named because backports may offer a newer QEMU. The common package must be of the same build.
     Some(vec![format!("{PACKAGE}={version}"), format!("qemu-system-common={version}")])
 }
 

@@ -1,13 +1,15 @@
-//! A writer of cpio archives in the `newc` format the kernel unpacks (Documentation/driver-api/early-userspace/
-//! buffer-format.rst). Equal entries give equal bytes: sorted, owned by root, dated 1970.
+//! Writes cpio archives in the `newc` format, which the kernel unpacks
+//! (Documentation/driver-api/early-userspace/buffer-format.rst). Equal entries give equal bytes: they are sorted, owned
+//! by root and dated 1970.
 
 use std::collections::BTreeMap;
 
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
-/// Every header, name and content begins at a multiple of this.
+/// Every header, and the content after every name, begins at a multiple of so many bytes.
 const ALIGNMENT: usize = 4;
+/// The name of the entry that ends an archive.
 const END: &str = "TRAILER!!!";
 
 struct Entry {
@@ -16,9 +18,10 @@ struct Entry {
     content: Vec<u8>,
 }
 
-/// An archive being put together. A folder sorts before what is in it, as the kernel needs it.
+/// The entries of an archive by their paths.
 #[derive(Default)]
 pub(super) struct Archive {
+    // Sorted, so that a directory comes before its entries: the kernel does not create missing parents.
     entries: BTreeMap<String, Entry>,
 }
 
@@ -39,9 +42,10 @@ impl Archive {
         self.entries.insert(path.to_owned(), Entry { mode, device, content });
     }
 
-    /// The archive's bytes.
+    /// Returns the bytes of the archive.
     pub(super) fn finish(self) -> Vec<u8> {
         let mut out = Vec::new();
+        // Inode numbers only have to differ; they matter for hard links, of which there are none.
         for (inode, (path, entry)) in (1..).zip(&self.entries) {
             write_entry(&mut out, inode, path, entry);
         }

@@ -1,27 +1,29 @@
-//! In which order kernel modules are loaded: what one depends on comes first.
+//! The order in which kernel modules are loaded: a module comes after those that it depends on.
 //!
-//! Read from what `depmod` wrote for exactly this kernel, because dependencies change between point releases.
+//! The dependencies are read from the index that `depmod` has written for exactly this kernel, because they change
+//! between point releases: in 6.1.192 virtio and virtio_ring swapped sides.
 
 use crate::error::ArtifactError;
 use leapbox_errors::FileError;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// Paths of the wanted modules and of all they depend on, below `dir`, first to load first.
+/// Returns the paths below `dir` of the wanted modules and of all that they depend on, in the order of loading.
 ///
 /// # Errors
-/// [`ArtifactError::ModuleMissing`] for a wanted one that is neither a module nor built in.
+/// [`ArtifactError::ModuleMissing`] for a wanted module that is neither a file nor built in.
 pub(super) fn in_load_order(kernel: &str, dir: &Path, wanted: &[&str]) -> Result<Vec<String>, ArtifactError> {
     let read = |name: &str| {
         let path = dir.join(name);
-        std::fs::read_to_string(&path).map_err(FileError::of("read the kernel's module index", &path))
+        std::fs::read_to_string(&path).map_err(FileError::of("reading the kernel's module index", &path))
     };
     let index = Index::parse(&read("modules.dep")?, &read("modules.softdep")?, &read("modules.builtin")?);
     index.order(wanted).map_err(|Missing { module }| ArtifactError::ModuleMissing { kernel: kernel.to_owned(), module })
 }
 
-/// `kernel/drivers/char/hw_random/virtio-rng.ko` → `virtio_rng`: dash and underscore are the same to the kernel.
+/// The name of a module from its path: `kernel/drivers/char/hw_random/virtio-rng.ko` → `virtio_rng`.
 fn name_of(path: &str) -> String {
+    // Dash and underscore are the same to the kernel, and the files of the index mix them.
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
@@ -33,7 +35,7 @@ struct Index {
     builtin: HashSet<String>,
 }
 
-/// A module that the kernel neither has built in nor as a file.
+/// A module that the kernel has neither built in nor as a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Missing {
     module: String,
@@ -49,6 +51,7 @@ impl Index {
         for line in softdep.lines() {
             let mut words = line.split_whitespace();
             let (Some("softdep"), Some(module)) = (words.next(), words.next()) else { continue };
+            // Soft dependencies marked `pre:` come first as well, if they exist: by modprobe.d(5) they are optional.
             let before = words.skip_while(|w| *w != "pre:").skip(1).take_while(|w| !w.ends_with(':'));
             let before: Vec<_> = before.map(name_of).filter(|m| index.paths.contains_key(m)).collect();
             index.needs.entry(name_of(module)).or_default().extend(before);
@@ -56,7 +59,6 @@ impl Index {
         index
     }
 
-    /// The module that is missing is the error.
     fn order(&self, wanted: &[&str]) -> Result<Vec<String>, Missing> {
         let (mut order, mut seen) = (Vec::new(), HashSet::new());
         for module in wanted {
@@ -65,8 +67,9 @@ impl Index {
         Ok(order)
     }
 
-    /// Depth first; `seen` also ends a circle, which only soft dependencies can form.
+    /// Adds a module to `order`, after those that it depends on.
     fn visit(&self, module: &str, seen: &mut HashSet<String>, order: &mut Vec<String>) -> Result<(), Missing> {
+        // Marked before its dependencies are visited, which also ends a circle. Only soft dependencies can form one.
         if !seen.insert(module.to_owned()) {
             return Ok(());
         }

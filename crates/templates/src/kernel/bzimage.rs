@@ -1,19 +1,18 @@
-//! Where the compressed kernel lies inside a bzImage.
+//! Finds the compressed kernel inside a bzImage.
 //!
-//! Offsets are those of the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst): the setup header begins at
-//! 0x1f1, `payload_offset` counts from the protected-mode code, and the payload's last four bytes are its
-//! decompressed length, little-endian. Pure.
+//! The offsets are those of the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst): the setup header begins at
+//! 0x1f1, `payload_offset` counts from the protected-mode code, and the last four bytes of the payload are its
+//! decompressed length, little-endian. No input makes it panic.
 
 const SETUP_SECTORS: usize = 0x1f1;
 const MAGIC: usize = 0x202;
 const VERSION: usize = 0x206;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
-/// The first protocol version that has the payload's place.
+/// The first version of the protocol that has `payload_offset` and `payload_length`.
 const VERSION_2_08: u16 = 0x0208;
 const SECTOR: usize = 512;
 
-/// How a kernel is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Gzip,
@@ -22,13 +21,12 @@ pub(super) enum Compression {
     Lz4,
 }
 
-/// The compressed kernel.
+/// The compressed kernel: a stream that the usual tool of its compression can read, and its length in bytes once
+/// decompressed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Payload<'a> {
     pub(super) compression: Compression,
-    /// A stream that its usual tool can read.
     pub(super) stream: &'a [u8],
-    /// Bytes once decompressed.
     pub(super) length: u32,
 }
 
@@ -37,26 +35,28 @@ fn u32_at(image: &[u8], at: usize) -> Result<u32, &'static str> {
     bytes.map(u32::from_le_bytes).ok_or("it is too short")
 }
 
-/// Finds the payload, or says what is wrong with the image.
+/// Finds the payload; the error says what is wrong with the image.
 pub(super) fn payload(image: &[u8]) -> Result<Payload<'_>, &'static str> {
     if image.get(MAGIC..MAGIC + 4) != Some(b"HdrS".as_slice()) {
-        return Err("it is no bzImage");
+        return Err("it is not a bzImage");
     }
     let version = u32_at(image, VERSION)? as u16;
     if version < VERSION_2_08 {
         return Err("its boot protocol is older than 2.08");
     }
-    // Zero means four, for history's sake.
+    // By the protocol, zero means four (kernels that are older than the field).
     let sectors = match image.get(SETUP_SECTORS).copied().ok_or("it is too short")? {
         0 => 4,
         n => usize::from(n),
     };
+    // The boot sector comes before the setup code and is not counted in `setup_sects`.
     let start = (sectors + 1) * SECTOR + u32_at(image, PAYLOAD_OFFSET)? as usize;
     let length = u32_at(image, PAYLOAD_LENGTH)? as usize;
     let whole = image.get(start..start.saturating_add(length)).ok_or("its payload lies outside of the file")?;
     let (packed, trailer) = whole.split_last_chunk::<4>().ok_or("its payload is empty")?;
     let compression = compression_of(packed)?;
-    // gzip's own trailer ends in that length; the others have it appended, which their tools would refuse.
+    // gzip's own trailer ends with that length. To the other formats the build appends it, and their tools would refuse
+    // the extra bytes.
     let stream = if compression == Compression::Gzip { whole } else { packed };
     Ok(Payload { compression, stream, length: u32::from_le_bytes(*trailer) })
 }

@@ -1,5 +1,5 @@
-//! From a freshly installed root to an image: nothing of this host in it, nothing that clones would share, and
-//! what the agent needs to know.
+//! Turns a freshly installed root into an image: removes what comes from this host and what all clones would share, and
+//! adds the configuration that the agent reads.
 
 use super::recipe::Recipe;
 use crate::debian_archive::PUBLIC_SOURCES;
@@ -13,9 +13,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where the agent reads the image's configuration.
+/// The directory in the image from which the agent reads the image's configuration.
 const CONFIG_DIR: &str = ".leapbox";
-/// Left by the build: host settings, caches, logs, backups, identities. Emptied or removed.
+/// Files that the build leaves: settings of the host, backups, locks, caches and identities.
 const REMOVED: [&str; 14] = [
     "etc/apt/sources.list",
     "etc/apt/apt.conf.d/99mmdebstrap",
@@ -32,6 +32,7 @@ const REMOVED: [&str; 14] = [
     "var/lib/dpkg/status-old",
     "var/lib/dpkg/available-old",
 ];
+/// Directories whose contents the build leaves. They stay themselves, because programs expect them.
 const EMPTIED: [&str; 9] = [
     "dev",
     "run",
@@ -51,12 +52,14 @@ pub(super) fn finish(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, Artifa
     write(tree, "etc/apt/sources.list.d/debian.sources", PUBLIC_SOURCES, 0o644)?;
     write(tree, "etc/hostname", "sandbox\n", 0o644)?;
     write(tree, "etc/hosts", HOSTS, 0o644)?;
+    // The agent writes it at boot; mmdebstrap has copied the host's.
     write(tree, "etc/resolv.conf", "", 0o644)?;
-    // Empty, so that every sandbox gets one of its own.
+    // Empty, so that every sandbox gets an id of its own from the agent.
     write(tree, "etc/machine-id", "", 0o444)?;
+    // The user has no password and may be root in the sandbox: what confines it is the virtual machine.
     let sudoers = format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", recipe.user);
     write(tree, "etc/sudoers.d/leapbox", &sudoers, 0o440)?;
-    // mmdebstrap's name for the options would puzzle whoever reads it in a sandbox.
+    // dpkg's options of excluded files stay in force in the sandbox. Their file gets a name that says what it is.
     rename_if_there(tree, "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/leapbox-slim")?;
     fix_password_dates(tree)?;
 
@@ -64,7 +67,7 @@ pub(super) fn finish(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, Artifa
     for folder in recipe.folders {
         let path = tree.join(folder);
         make_dir(&path, 0o755)?;
-        chown(&path, Some(image.uid), Some(image.gid)).map_err(FileError::of("give away", &path))?;
+        chown(&path, Some(image.uid), Some(image.gid)).map_err(FileError::of("changing the owner of", &path))?;
     }
     make_dir(&tree.join(CONFIG_DIR), 0o755)?;
     super::write_image_config(&image, &tree.join(CONFIG_DIR).join("image.json"))?;
@@ -75,7 +78,7 @@ fn clean(tree: &Path) -> Result<(), ArtifactError> {
     for name in REMOVED {
         let path = tree.join(name);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(FileError::of("remove", &path)(e).into()),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(FileError::of("removing", &path)(e).into()),
             _ => {}
         }
     }
@@ -85,70 +88,74 @@ fn clean(tree: &Path) -> Result<(), ArtifactError> {
     for (name, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("proc", 0o555), ("sys", 0o555)] {
         make_dir(&tree.join(name), mode)?;
     }
-    // apt wants these folders to exist.
+    // apt expects its directories to exist.
     make_dir(&tree.join("var/lib/apt/lists/partial"), 0o700)?;
     make_dir(&tree.join("var/cache/apt/archives/partial"), 0o700)?;
     make_dir(&tree.join("run/lock"), 0o1777)?;
+    // Files alone: services expect their directories in /var/log, with owners and modes.
     for_each(&tree.join("var/log"), &mut |path, meta| if meta.is_file() { fs::remove_file(path) } else { Ok(()) })
 }
 
-/// Removes what is in a folder, keeps the folder with its owner and mode.
+/// Removes everything in a directory and keeps the directory with its owner and mode.
 fn empty(dir: &Path) -> Result<(), ArtifactError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(FileError::of("list", dir)(e).into()),
+        Err(e) => return Err(FileError::of("listing", dir)(e).into()),
     };
     for entry in entries.flatten() {
         let (path, is_dir) = (entry.path(), entry.file_type().is_ok_and(|t| t.is_dir()));
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(FileError::of("remove", &path))?;
+        removed.map_err(FileError::of("removing", &path))?;
     }
     Ok(())
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), ArtifactError> {
     let make = || fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
-    Ok(make().map_err(FileError::of("create in the image", path))?)
+    Ok(make().map_err(FileError::of("creating in the image", path))?)
 }
 
 fn write(tree: &Path, name: &str, text: &str, mode: u32) -> Result<(), ArtifactError> {
     let path = tree.join(name);
-    // Removed first: it may be a symbolic link, and writing through it would leave the tree.
+    // Removed first, because it may be a symbolic link: writing through an absolute one would change a file of the
+    // host.
     let _ = fs::remove_file(&path);
     let write = || fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)));
-    Ok(write().map_err(FileError::of("write into the image", &path))?)
+    Ok(write().map_err(FileError::of("writing into the image", &path))?)
 }
 
 fn rename_if_there(tree: &Path, from: &str, to: &str) -> Result<(), ArtifactError> {
     let from = tree.join(from);
     match fs::rename(&from, tree.join(to)) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(FileError::of("rename in the image", &from)(e).into()),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(FileError::of("renaming in the image", &from)(e).into()),
         _ => Ok(()),
     }
 }
 
-/// Days of last password change are today's: the same packages would give another image tomorrow.
+/// Replaces the days of last password changes in `etc/shadow` by a fixed one.
 fn fix_password_dates(tree: &Path) -> Result<(), ArtifactError> {
     let path = tree.join("etc/shadow");
-    let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(FileError::of("reading", &path))?;
     let fixed = |line: &str| {
         let mut fields: Vec<&str> = line.split(':').collect();
+        // The third field is in days since 1970 (shadow(5)), and useradd has put in today: the same packages would give
+        // another image tomorrow.
         if let Some(date) = fields.get_mut(2) {
             *date = "19000";
         }
         fields.join(":") + "\n"
     };
     let text: String = text.lines().map(fixed).collect();
-    Ok(fs::write(&path, text).map_err(FileError::of("write", &path))?)
+    Ok(fs::write(&path, text).map_err(FileError::of("writing", &path))?)
 }
 
-/// Users and groups as they are in the image.
+/// The configuration of the image, with the numbers of its user and groups as they are in the image.
 fn image_config(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, ArtifactError> {
     let missing = |what: String| ArtifactError::RootfsIncomplete { template: recipe.name.to_owned(), what };
     let read = |name: &str| {
         let path = tree.join(name);
-        fs::read_to_string(&path).map_err(FileError::of("read", &path))
+        fs::read_to_string(&path).map_err(FileError::of("reading", &path))
     };
     let passwd = read("etc/passwd")?;
     let user: Vec<&str> = passwd
@@ -161,7 +168,7 @@ fn image_config(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, ArtifactErr
     let (uid, gid) = (number(user[2])?, number(user[3])?);
     for dir in [user[5], recipe.workdir] {
         if !tree.join(dir.trim_start_matches('/')).is_dir() {
-            return Err(missing(format!("folder {dir}")));
+            return Err(missing(format!("directory {dir}")));
         }
     }
     Ok(ImageConfig {
@@ -176,7 +183,7 @@ fn image_config(recipe: &Recipe, tree: &Path) -> Result<ImageConfig, ArtifactErr
     })
 }
 
-/// Supplementary groups of a user.
+/// The ids of a user's supplementary groups, from the text of `etc/group` (group(5)).
 fn groups_of(user: &str, group: &str) -> Vec<u32> {
     let of_line = |line: &str| {
         let mut fields = line.split(':').skip(2);
@@ -191,14 +198,14 @@ fn for_each(
     dir: &Path,
     visit: &mut impl FnMut(&Path, &fs::Metadata) -> std::io::Result<()>,
 ) -> Result<(), ArtifactError> {
-    let entries = fs::read_dir(dir).map_err(FileError::of("list", dir))?;
+    let entries = fs::read_dir(dir).map_err(FileError::of("listing", dir))?;
     for entry in entries.flatten() {
         let path = entry.path();
-        let meta = entry.metadata().map_err(FileError::of("look at", &path))?;
+        let meta = entry.metadata().map_err(FileError::of("looking at", &path))?;
         if meta.is_dir() {
             for_each(&path, visit)?;
         }
-        visit(&path, &meta).map_err(FileError::of("clean up", &path))?;
+        visit(&path, &meta).map_err(FileError::of("cleaning up", &path))?;
     }
     Ok(())
 }
@@ -208,7 +215,8 @@ pub(super) fn newest_before(tree: &Path, limit: SystemTime) -> Result<i64, Artif
     let limit = limit.duration_since(UNIX_EPOCH).map_or(i64::MAX, |d| d.as_secs() as i64);
     let mut newest = 0;
     for_each(tree, &mut |_, meta| {
-        // A file dated in the second the build began is the build's.
+        // The build's own files may be dated in the second in which it began, or in the one before, because file times
+        // come from the kernel's coarse clock.
         if meta.mtime() < limit - 1 {
             newest = newest.max(meta.mtime());
         }

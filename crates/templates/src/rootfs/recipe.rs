@@ -1,38 +1,41 @@
-//! What a system template consists of. Plain data: its digest decides whether a template is rebuilt.
+//! The recipe of a system template: plain data, whose digest decides whether the template is built anew.
 
 use crate::artifacts::SYSTEM_DEBIAN;
 use crate::debian_archive::{PUBLIC_SOURCES, SUITE};
 use leapbox_storage::digest;
 
-/// Grows when [`super::finish`] writes something else, or packing changes.
+/// To be increased when [`super::finish`] writes other files, or when packing changes, so that templates are built
+/// anew.
 const FINISH: &str = "2";
 
-/// A template made from Debian's packages.
+/// The recipe of a template that is made from Debian's packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     /// The template's name in the API.
     pub name: &'static str,
-    /// Debian packages besides the required ones.
+    /// Debian packages besides those of the priority `required` and apt.
     pub packages: &'static [&'static str],
-    /// dpkg options that leave files out, here and in what is installed later.
+    /// Options of dpkg that leave files out, also when the sandbox's user installs packages later.
     pub excluded_files: &'static [&'static str],
-    /// Shell command run on the host with the root folder as `$1` once the packages are installed.
+    /// A shell command that runs on the host once the packages are installed, with the root directory as `$1`.
     pub customize: &'static str,
-    /// The user processes run as. The shell command makes it.
+    /// The user that processes run as. It is created by `customize`.
     pub user: &'static str,
-    /// Where processes start.
+    /// The working directory of processes.
     pub workdir: &'static str,
-    /// Folders made for that user.
+    /// Directories that are created for the user, relative to the root.
     pub folders: &'static [&'static str],
-    /// Environment of processes.
+    /// The environment of processes.
     pub env: &'static [(&'static str, &'static str)],
-    /// Where the sandbox's hostname without a port leads.
+    /// The port in the sandbox to which its hostname without a port leads.
     pub port: Option<u16>,
 }
 
 impl Recipe {
-    /// Digest of everything that decides what is built, but the versions of Debian's packages.
+    /// The digest of everything that decides what is built.
     pub(crate) fn inputs(&self) -> String {
+        // Without the versions of Debian's packages: a template must not change, and all bases with it, because set-up
+        // was run again.
         hex::encode(digest::of_parts(&[
             format!("{self:?}").as_bytes(),
             SUITE.as_bytes(),
@@ -42,12 +45,12 @@ impl Recipe {
     }
 }
 
-/// `system/debian:bookworm`.
+/// The recipe of `system/debian:bookworm`.
 pub fn system_debian() -> Recipe {
     Recipe {
         name: SYSTEM_DEBIAN,
         packages: &["bash", "ca-certificates", "coreutils", "curl", "git", "iproute2", "procps", "python3", "sudo"],
-        // As Debian's own slim container images do; licences stay.
+        // The same files that Debian's slim container images leave out. Licences stay.
         excluded_files: &[
             "path-exclude=/usr/share/doc/*",
             "path-include=/usr/share/doc/*/copyright",

@@ -1,4 +1,4 @@
-//! The server's side of a launch.
+//! The server's side of a launch: starts `leapbox confine`, sends it the spec, and waits until the VMM's program runs.
 
 use super::spec::{ConfineSpec, PassedFd, Report};
 use crate::error::VmmError;
@@ -12,19 +12,21 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
-/// Longest answer of the launcher, in bytes.
+/// The most that is read of the launcher's reports, in bytes.
 const REPORT_MAX: u64 = 64 * 1024;
+/// Bounds a launch, which takes milliseconds: a launcher that hangs must not hold up a create for ever.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A VMM that has just been started.
 #[derive(Debug)]
 pub struct Launched {
-    /// Its process id.
+    /// Its process id in the host's pid namespace.
     pub pid: i32,
 }
 
-/// Starts the VMM of `spec` inside its walls by `launcher confine`. `netns` is entered, `stderr` becomes its standard error, `passed` are
-/// its descriptors. Returns once the VMM's program runs.
+/// Starts the VMM of `spec` in its confinement by running `launcher confine`. The VMM runs in `netns`, has `stderr` as
+/// its standard error and `passed` as its descriptors. Returns once the VMM's program has been executed. On failure the
+/// caller ends what is left in the control group.
 pub async fn launch(
     launcher: &Path,
     spec: ConfineSpec,
@@ -36,8 +38,11 @@ pub async fn launch(
     let (ours, theirs) = UnixStream::pair().map_err(system("making the launcher's socket"))?;
     let mut fds: Vec<RawFd> = vec![netns.as_raw_fd(), stderr.as_raw_fd()];
     fds.extend(passed.iter().map(|p| p.fd.as_raw_fd()));
+    // Sent before the launcher exists: the message waits in the socket, so that no deadline is needed for the sending.
     send_spec(&ours, &spec, &fds)?;
 
+    // After this statement only the launcher and its child have `theirs` open, and the reports end when both have
+    // closed it: the launcher by its exit, the child by executing the VMM.
     let mut child = tokio::process::Command::new(launcher)
         .arg("confine")
         .env_clear()
@@ -50,7 +55,10 @@ pub async fn launch(
         Ok(reports) => reports?,
         Err(_) => {
             let _ = child.start_kill();
-            return Err(VmmError::Hung { command: "confine".to_owned(), seconds: DEADLINE.as_secs() });
+            return Err(VmmError::Hung {
+                command: "its launch by `leapbox confine`".to_owned(),
+                seconds: DEADLINE.as_secs(),
+            });
         }
     };
     child.wait().await.map_err(system("waiting for the launcher"))?;
@@ -58,17 +66,18 @@ pub async fn launch(
     match (pid, failed) {
         (Some(pid), None) => Ok(Launched { pid }),
         (pid, failed) => {
-            // What was to become the VMM has ended, or is about to; reaping it is up to us.
+            // The child that failed to become the VMM exits after its report. As the subreaper this process is its
+            // parent by now and must reap it.
             if let Some(process) = pid.and_then(|pid| Process::open(pid).ok()) {
                 let _ = tokio::time::timeout(DEADLINE, process.exited()).await;
             }
-            let message = failed.unwrap_or_else(|| "the launcher ended without an answer".to_owned());
+            let message = failed.unwrap_or_else(|| "`leapbox confine` ended without a report".to_owned());
             Err(VmmError::Launch { message })
         }
     }
 }
 
-/// The spec and its descriptors in one message. It fits the socket's buffer, so this never blocks.
+/// Sends the spec and its descriptors as one message. It fits the socket's buffer, so this never blocks.
 fn send_spec(socket: &UnixStream, spec: &ConfineSpec, fds: &[RawFd]) -> Result<(), VmmError> {
     let text = serde_json::to_vec(spec).map_err(|e| VmmError::Launch { message: e.to_string() })?;
     let sent = sendmsg::<()>(
@@ -78,17 +87,18 @@ fn send_spec(socket: &UnixStream, spec: &ConfineSpec, fds: &[RawFd]) -> Result<(
         MsgFlags::empty(),
         None,
     )
-    .map_err(|errno| VmmError::System { step: "sending the launcher its orders", source: errno.into() })?;
+    .map_err(|errno| VmmError::System { step: "sending the launcher its spec", source: errno.into() })?;
+    // The launcher reads one message, and the descriptors are attached to its first byte.
     if sent != text.len() {
-        return Err(VmmError::Launch { message: "the orders did not fit the socket".to_owned() });
+        return Err(VmmError::Launch { message: "the spec does not fit the socket's buffer".to_owned() });
     }
     socket
         .shutdown(std::net::Shutdown::Write)
-        .map_err(|source| VmmError::System { step: "ending the launcher's orders", source })
+        .map_err(|source| VmmError::System { step: "ending the launcher's spec", source })
 }
 
 async fn read_reports(socket: UnixStream) -> Result<Vec<Report>, VmmError> {
-    let system = |source| VmmError::System { step: "reading the launcher's answer", source };
+    let system = |source| VmmError::System { step: "reading the launcher's reports", source };
     socket.set_nonblocking(true).map_err(system)?;
     let socket = tokio::net::UnixStream::from_std(socket).map_err(system)?;
     let mut text = String::new();
@@ -98,7 +108,7 @@ async fn read_reports(socket: UnixStream) -> Result<Vec<Report>, VmmError> {
         .collect()
 }
 
-/// The VMM's process id and what failed, as far as either was told.
+/// The VMM's process id and the failed step, each if it was reported. A child that fails comes with both.
 fn outcome(reports: Vec<Report>) -> (Option<i32>, Option<String>) {
     let (mut pid, mut failed) = (None, None);
     for report in reports {

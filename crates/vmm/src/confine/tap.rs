@@ -1,4 +1,4 @@
-//! Opening a VMM's taps.
+//! Opens the taps that a VMM is given as descriptors.
 
 #![allow(unsafe_code)]
 
@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Why a tap could not be opened.
+/// The step at which opening a tap failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TapError {
     #[error("opening /dev/net/tun")]
@@ -27,6 +27,7 @@ pub(crate) fn open_tap(name: &str) -> Result<OwnedFd, TapError> {
     let tun = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(TapError::Open)?;
     // SAFETY: ifreq is plain data for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte is left for the NUL that ends the name.
     if name.len() >= request.ifr_name.len() {
         return Err(TapError::Name { name: name.to_owned() });
     }

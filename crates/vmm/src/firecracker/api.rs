@@ -15,18 +15,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// Longest answer taken, in bytes; real ones are a few hundred.
+/// The longest answer that is read, in bytes; real ones have a few hundred.
 const ANSWER_MAX: usize = 64 * 1024;
-/// For requests that change a setting or a state.
+/// Bounds requests that change a setting or a state.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// For requests that read or write a machine's memory: 8 GiB on a slow, busy disk.
+/// Bounds requests that read or write a machine's memory: 8 GiB on a slow, busy disk.
 const MEMORY_DEADLINE: Duration = Duration::from_secs(180);
 
-/// The API of one Firecracker.
+/// A client of one Firecracker's API.
 #[derive(Debug)]
 pub(super) struct Api {
     socket: SocketPath,
-    /// A request is under way during which Firecracker answers no other.
+    /// Set while a request runs during which Firecracker answers no other.
     busy: AtomicBool,
 }
 
@@ -35,35 +35,35 @@ impl Api {
         Self { socket, busy: AtomicBool::new(false) }
     }
 
-    /// Whether it can be connected to by now.
+    /// Whether Firecracker accepts connections yet.
     pub async fn is_up(&self) -> bool {
         UnixStream::connect(self.socket.path()).await.is_ok()
     }
 
-    /// Sets something up.
     pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<(), VmmError> {
         self.change(Method::PUT, path, body, DEADLINE).await
     }
 
-    /// Does something that takes as long as memory is large.
+    /// Sends a PUT that reads or writes guest memory, and so takes longer the larger that is.
     pub async fn put_memory(&self, path: &str, body: &impl Serialize) -> Result<(), VmmError> {
+        // Firecracker works on one request at a time. Without the flag the watchdog's question would wait behind this
+        // one, and a slow disk would look like a hung VMM, which is killed.
         self.busy.store(true, Ordering::Relaxed);
         let done = self.change(Method::PUT, path, body, MEMORY_DEADLINE).await;
         self.busy.store(false, Ordering::Relaxed);
         done
     }
 
-    /// Changes something.
     pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<(), VmmError> {
         self.change(Method::PATCH, path, body, DEADLINE).await
     }
 
-    /// Whether it lives: it answers, or is at work for as long as it may be.
+    /// The watchdog's question: whether Firecracker answers, or is busy with a request whose own deadline bounds it.
     pub async fn is_alive(&self) -> bool {
         self.busy.load(Ordering::Relaxed) || self.ping().await.is_ok()
     }
 
-    /// An error unless it answers.
+    /// An error unless Firecracker answers `GET /`.
     pub async fn ping(&self) -> Result<(), VmmError> {
         let command = "GET /";
         let (status, body) = self.send(command, Method::GET, "/", Bytes::new(), DEADLINE).await?;
@@ -119,8 +119,8 @@ impl Api {
             Ok((status, body.to_bytes()))
         };
         tokio::pin!(exchange);
-        // The connection moves the bytes; it ends before the exchange only when the other end hangs up, and then the
-        // exchange tells that.
+        // Polling the connection is what moves the bytes. It ends before the exchange only when Firecracker hangs up,
+        // and the exchange then returns the better error.
         tokio::select! {
             biased;
             answer = &mut exchange => answer,
@@ -133,12 +133,13 @@ fn protocol(command: &str, error: impl std::fmt::Display) -> VmmError {
     VmmError::Protocol { command: command.to_owned(), message: error.to_string() }
 }
 
-/// An error unless the request was carried out.
+/// An error with Firecracker's message unless the request has succeeded.
 fn refused(command: &str, status: StatusCode, body: &[u8]) -> Result<(), VmmError> {
     if status.is_success() {
         return Ok(());
     }
     let message = match serde_json::from_slice::<Fault>(body) {
+        // Cut to one short line: a guest that has taken over its VMM writes this text into our log.
         Ok(fault) => plain(&fault.fault_message),
         Err(_) => format!("status {status}"),
     };

@@ -1,11 +1,11 @@
-//! The firecracker and jailer binaries: found, and trusted only after a look at them.
+//! Inspects the firecracker and jailer binaries before they are used.
 //!
 //! ```text
 //! paths ─► nobody but root can replace them ─► static ─► `--version` ─► version::judge ─► Binaries
 //! ```
 //!
-//! Whoever can replace them owns every sandbox and, because the jailer starts as root, the host. Called by
-//! `leapbox setup`, `serve` and `doctor`. Blocking: it reads both binaries and runs them once.
+//! Whoever can replace them controls every sandbox and, because the jailer starts as root, the host. Called by
+//! `leapbox setup`, `serve` and `doctor`. Blocking: it reads both binaries and runs each once.
 
 mod elf;
 mod published;
@@ -23,75 +23,69 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the firecracker binary is called where its links end.
+/// The name that the firecracker binary must have, once symbolic links are resolved.
 const FILE_NAME: &str = "firecracker";
-/// Who has to own the binaries and every folder above them.
+/// The user who must own the binaries and every directory above them.
 const ROOT_UID: u32 = 0;
-/// How long `--version` may take.
+/// Bounds `--version`, which takes milliseconds, so that a wrong program cannot hold up the start of the server.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of `--version`'s output that are read.
+/// The most that is read of the output of `--version`, in bytes.
 const VERSION_OUTPUT: u64 = 4096;
 
 /// A pair of binaries that may run sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
-    /// The firecracker binary, without symbolic links. Its file name is `firecracker`: the jailer names the folder of
-    /// its jails after it.
+    /// The firecracker binary, with symbolic links resolved. Its file name is `firecracker`: the jailer names a
+    /// directory of the jail after it.
     pub firecracker: PathBuf,
-    /// The jailer binary, without symbolic links.
+    /// The jailer binary, with symbolic links resolved.
     pub jailer: PathBuf,
-    /// Version of both.
+    /// The version of both.
     pub version: Version,
-    /// SHA-256 of the firecracker binary, lowercase hexadecimal: a snapshot fits no other build.
+    /// SHA-256 of the firecracker binary, lowercase hexadecimal. It is part of every compatibility key.
     pub digest: String,
-    /// Whether both are what upstream published under this version.
+    /// Whether both are the files that upstream published under this version.
     pub provenance: Provenance,
     /// Known weaknesses of this version.
     pub warnings: Vec<Warning>,
 }
 
-/// Everything that stands against using the binaries.
+/// All reasons for which the binaries are not used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct BinariesRefused {
     pub faults: Vec<BinaryFault>,
 }
 
-/// Something that stands against using a binary.
+/// A reason for which a binary is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryFault {
-    /// It is not on this host.
+    /// No directory in PATH has the program.
     #[error("no {name} in PATH")]
     NotFound { name: &'static str },
-    /// Its path cannot be followed to a file.
-    #[error("{path} cannot be looked at ({source})")]
+    /// The path cannot be followed to a file, or the file cannot be read.
+    #[error("{path} cannot be read ({source})")]
     Unreadable { path: PathBuf, source: io::Error },
-    /// It is a folder, a device or a socket.
+    /// The path leads to a directory, a device or a socket.
     #[error("{path} is not a regular file")]
     NotAFile { path: PathBuf },
-    /// Others than root could replace it.
+    /// Users other than root could replace the binary.
     #[error("{path} cannot be trusted: {}", listed(untrusted))]
     Untrusted { path: PathBuf, untrusted: Vec<Untrusted> },
-    /// The jailer names its jails after the file, symbolic links aside, and they would not be found again.
+    /// The jailer names a directory of the jail after the resolved file name, and the driver expects `firecracker`
+    /// there.
     #[error("{path} must be named firecracker, because the jails are named after it")]
-    Name {
-        /// The path, without symbolic links.
-        path: PathBuf,
-    },
-    /// The jailer copies it into a folder without libraries.
+    Name { path: PathBuf },
+    /// The jailer copies the binary into a jail without libraries.
     #[error("{path} is not a static executable, and a jail holds no libraries")]
     NotStatic { path: PathBuf },
-    /// It does not start, or does not end.
+    /// The program does not start, or does not end in time.
     #[error("`{path} --version` does not run ({source})")]
     DoesNotRun { path: PathBuf, source: io::Error },
-    /// What it prints is no version.
-    #[error("`{path} --version` says {said:?}, which is no version")]
-    NoVersion {
-        path: PathBuf,
-        /// The first line it printed.
-        said: String,
-    },
-    /// This version, or this pair, is not used.
+    /// The first line that the program prints is not a version.
+    #[error("`{path} --version` printed {said:?}, which is not a version")]
+    NoVersion { path: PathBuf, said: String },
+    /// The driver does not work with this version, or not with this pair.
     #[error(transparent)]
     Version(#[from] Refusal),
 }
@@ -101,13 +95,13 @@ fn listed(untrusted: &[Untrusted]) -> String {
 }
 
 impl Binaries {
-    /// Looks at both. `None` is a binary that was not found. Everything that is wrong is told at once.
+    /// Inspects both binaries; `None` is one that was not found in PATH. The error lists the faults of both.
     pub fn inspect(firecracker: Option<&Path>, jailer: Option<&Path>) -> Result<Self, BinariesRefused> {
         Self::inspect_owned(firecracker, jailer, ROOT_UID)
     }
 
     fn inspect_owned(firecracker: Option<&Path>, jailer: Option<&Path>, owner: u32) -> Result<Self, BinariesRefused> {
-        let vmm = Binary::inspect(FILE_NAME, firecracker, owner).and_then(Binary::fit_for_a_jail);
+        let vmm = Binary::inspect(FILE_NAME, firecracker, owner).and_then(Binary::check_fits_jail);
         let jailer = Binary::inspect("jailer", jailer, owner);
         let (vmm, jailer) = match (vmm, jailer) {
             (Ok(vmm), Ok(jailer)) => (vmm, jailer),
@@ -129,7 +123,7 @@ impl Binaries {
     }
 }
 
-/// One of the two.
+/// One of the two binaries after its inspection.
 struct Binary {
     path: PathBuf,
     version: Version,
@@ -145,7 +139,7 @@ impl Binary {
         if !meta.is_file() {
             return Err(BinaryFault::NotAFile { path });
         }
-        // What others could have written is not even run.
+        // Before `--version`, because that runs the program as root.
         if !untrusted.is_empty() {
             return Err(BinaryFault::Untrusted { path: given.to_owned(), untrusted });
         }
@@ -161,7 +155,7 @@ impl Binary {
         }
     }
 
-    fn fit_for_a_jail(self) -> Result<Self, BinaryFault> {
+    fn check_fits_jail(self) -> Result<Self, BinaryFault> {
         if self.path.file_name().is_none_or(|name| name != FILE_NAME) {
             return Err(BinaryFault::Name { path: self.path });
         }
@@ -185,12 +179,14 @@ fn digest(path: &Path) -> io::Result<String> {
     }
 }
 
-/// The first line of `PROGRAM --version`, started without an environment.
+/// Runs `PROGRAM --version` without an environment and returns the first line it prints.
 fn first_line(path: &Path) -> io::Result<String> {
     let mut command = Command::new(path);
     command.arg("--version").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let deadline = Instant::now() + VERSION_DEADLINE;
+    // The output is read after the program's end. It fits the pipe (64 KiB); a program that prints more stops there and
+    // ends at the deadline.
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {
             child.kill()?;

@@ -1,12 +1,11 @@
-//! The guest's console and the VMM's log, both of which Firecracker writes to its standard output: a pipe.
+//! Keeps the end of what Firecracker writes to its standard output: the guest's console and the VMM's own log.
 //!
 //! ```text
 //! firecracker ─stdout─► pipe (64 KiB) ─► this server's reader ─► the last 64 KiB, in memory
 //! ```
 //!
-//! Firecracker's end is open for reading, too, and does not block: while no server reads, what does not fit is
-//! dropped, and neither does the guest wait nor is Firecracker told by a signal, whose handler would print again.
-//! The next server opens the reading end anew.
+//! While no server runs, nobody reads the pipe; what does not fit is then dropped. The next server opens the reading
+//! end anew through /proc.
 
 use crate::error::VmmError;
 use leapbox_errors::FileError;
@@ -22,25 +21,27 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-/// Bytes kept.
-const KEPT: usize = 64 * 1024;
-/// The kernel's last words when it halts or powers off (kernel/reboot.c). Firecracker can't be powered off by its guest
-/// and would idle on for ever.
-const LAST: [&[u8]; 2] = [b"reboot: System halted", b"reboot: Power down"];
-const LONGEST: usize = LAST[0].len();
-/// Between two reads: 64 KiB each, so that 3 MiB a second are kept up with.
-const PACE: Duration = Duration::from_millis(20);
-/// How long after the process's end its last words may take.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The most that is kept of a console, in bytes.
+const TAIL_BYTES: usize = 64 * 1024;
+/// The kernel's message when it halts or powers off (kernel/reboot.c). Firecracker has no power-off: after it the
+/// process would idle for ever, so the message is how the end of such a guest is noticed.
+const HALT_MESSAGES: [&[u8]; 2] = [b"reboot: System halted", b"reboot: Power down"];
+const LONGEST_HALT_MESSAGE: usize = HALT_MESSAGES[0].len();
+/// The time between two reads of up to 64 KiB, which keeps up with 3 MiB a second.
+const READ_INTERVAL: Duration = Duration::from_millis(20);
+/// How long after the process's end its last output is waited for.
+const FINAL_TEXT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How far the reader is.
+/// The things that the reader has come across so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Progress {
+    /// A message of [`HALT_MESSAGES`].
     halted: bool,
+    /// The end of the pipe: no process has its writing end open.
     ended: bool,
 }
 
-/// The console of one machine. Cheap to clone.
+/// The console of one machine. Clones share its text.
 #[derive(Debug, Clone)]
 pub(super) struct Console {
     tail: Arc<Mutex<VecDeque<u8>>>,
@@ -48,11 +49,15 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// A new pipe: its reader, and the end to be given to Firecracker and then dropped.
+    /// Makes a pipe and starts reading it. The returned file is Firecracker's standard output; the caller must drop its
+    /// copy after the launch, or the end of the pipe is never seen.
     pub fn new() -> Result<(Self, File), VmmError> {
         let system = |step| move |source| VmmError::System { step, source };
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
             .map_err(|errno| VmmError::System { step: "making the console's pipe", source: errno.into() })?;
+        // Firecracker's end is open for reading as well: a pipe without any reader would answer its writes with SIGPIPE
+        // while no server runs, and the signal's handler would print again. It does not block, so that neither the VMM
+        // nor its guest waits for a server.
         let both = File::options()
             .read(true)
             .write(true)
@@ -62,7 +67,7 @@ impl Console {
         Ok((Self::read(read)?, both))
     }
 
-    /// The console of a process that a former server started, from here on.
+    /// Goes on reading the console of process `pid`, which a former server started. What that server has read is lost.
     pub fn adopted(pid: i32) -> Result<Self, VmmError> {
         let path = format!("/proc/{pid}/fd/1");
         let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
@@ -73,59 +78,62 @@ impl Console {
     fn read(fd: OwnedFd) -> Result<Self, VmmError> {
         let from = pipe::Receiver::from_owned_fd(fd)
             .map_err(|source| VmmError::System { step: "reading the console's pipe", source })?;
-        let (told, progress) = watch::channel(Progress::default());
+        let (sender, progress) = watch::channel(Progress::default());
         let tail = Arc::default();
-        tokio::spawn(keep_tail(from, Arc::clone(&tail), told));
+        tokio::spawn(keep_tail(from, Arc::clone(&tail), sender));
         Ok(Self { tail, progress })
     }
 
-    /// Its end.
+    /// The last output so far, at most [`TAIL_BYTES`].
     pub fn text(&self) -> String {
         let tail = self.tail.lock();
         let (first, second) = tail.as_slices();
         String::from_utf8_lossy(&[first, second].concat()).trim().to_owned()
     }
 
-    /// The end of one whose process is gone.
-    pub async fn last_words(&self) -> String {
+    /// The last output of a process that has ended, once the pipe has been read to its end.
+    pub async fn final_text(&self) -> String {
         let mut progress = self.progress.clone();
-        // A process that was given the pipe's end by the first one may live on: that is no reason to wait.
-        let _ = tokio::time::timeout(LAST_WORDS, progress.wait_for(|p| p.ended)).await;
+        // Bounded, because the end never comes if a VMM that its guest has taken over has handed the pipe to another
+        // process.
+        let _ = tokio::time::timeout(FINAL_TEXT_TIMEOUT, progress.wait_for(|p| p.ended)).await;
         self.text()
     }
 
-    /// Comes to an end when the guest has halted itself. A guest that forges the words ends itself, too.
+    /// Waits until the guest has halted itself. A guest that prints the message without halting is ended as well, which
+    /// harms nobody else.
     pub async fn halted(&self) {
         let mut progress = self.progress.clone();
         if progress.wait_for(|p| p.halted).await.is_err() {
+            // The reader has stopped, so the process has ended or is about to, and its exit status says more than this.
             std::future::pending::<()>().await;
         }
     }
 }
 
-async fn keep_tail(mut from: pipe::Receiver, tail: Arc<Mutex<VecDeque<u8>>>, told: watch::Sender<Progress>) {
-    let mut buffer = vec![0; KEPT];
+async fn keep_tail(mut from: pipe::Receiver, tail: Arc<Mutex<VecDeque<u8>>>, progress: watch::Sender<Progress>) {
+    let mut buffer = vec![0; TAIL_BYTES];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if keep(&tail, &buffer[..read]) {
-            told.send_modify(|p| p.halted = true);
+            progress.send_modify(|p| p.halted = true);
         }
-        // A guest that floods its console, byte by byte, must not have this process wake up for every one of them.
-        tokio::time::sleep(PACE).await;
+        // A guest that floods its console byte by byte must not wake this process for every one of them.
+        tokio::time::sleep(READ_INTERVAL).await;
     }
-    told.send_modify(|p| p.ended = true);
+    progress.send_modify(|p| p.ended = true);
 }
 
-/// Appends to the tail. Whether the kernel's last words are in what is new.
+/// Appends `new` to the tail. Returns whether that completes one of [`HALT_MESSAGES`].
 fn keep(tail: &Mutex<VecDeque<u8>>, new: &[u8]) -> bool {
     let mut tail = tail.lock();
     tail.extend(new);
-    let excess = tail.len().saturating_sub(KEPT);
+    let excess = tail.len().saturating_sub(TAIL_BYTES);
     tail.drain(..excess);
-    // They may have come in two pieces.
-    let start = tail.len().saturating_sub(new.len() + LONGEST);
+    // A message may have arrived in two pieces, so the end of what came before is searched as well.
+    let start = tail.len().saturating_sub(new.len() + LONGEST_HALT_MESSAGE);
     let recent: Vec<u8> = tail.range(start..).copied().collect();
     drop(tail);
-    LAST.iter().any(|last| recent.windows(last.len()).any(|words| words == *last))
+    HALT_MESSAGES.iter().any(|last| recent.windows(last.len()).any(|words| words == *last))
 }
 
 #[cfg(test)]
@@ -143,8 +151,8 @@ mod tests {
             }
         }
         drop(end);
-        let text = console.last_words().await;
-        assert!(text.len() <= KEPT && text.ends_with("line 39999"), "{} bytes", text.len());
+        let text = console.final_text().await;
+        assert!(text.len() <= TAIL_BYTES && text.ends_with("line 39999"), "{} bytes", text.len());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! What Firecracker does in its own way with a living machine: over its API, and through files in the jail.
+//! Controls a running Firecracker: over its API, and through files in the jail.
 
 use super::api::Api;
 use super::exit::Logs;
@@ -7,7 +7,7 @@ use super::types::{SnapshotCreate, SnapshotType, Vm, VmState};
 use crate::driver::Control;
 use crate::error::{ExitReason, VmmError};
 use crate::machine::Machine;
-use crate::memory::{Composed, Mapping};
+use crate::memory::{Mapping, OverlaidMemory};
 use crate::process::Process;
 use crate::spec::Snapshot;
 use crate::started::Started;
@@ -18,15 +18,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The way to a running Firecracker.
+/// The [`Control`] of one Firecracker.
 struct FirecrackerControl {
     api: Arc<Api>,
     logs: Arc<Logs>,
-    /// Where its files are: the jail's root.
+    /// The jail's root, in which its files are.
     root: PathBuf,
 }
 
-/// Starts watching a process whose machine runs.
+/// Makes a [`Machine`] of a Firecracker whose guest runs.
 pub(super) fn watch(started: Started, api: Api, logs: Logs, root: PathBuf) -> Machine {
     let (api, logs) = (Arc::new(api), Arc::new(logs));
     let control = FirecrackerControl { api: Arc::clone(&api), logs: Arc::clone(&logs), root };
@@ -38,9 +38,11 @@ impl FirecrackerControl {
         machine.while_alive("being paused or resumed", self.api.patch("/vm", &Vm { state })).await
     }
 
-    /// Lets Firecracker write memory and state into the jail.
+    /// Has Firecracker write memory and state into the jail.
     async fn write_outputs(&self, machine: &Machine) -> Result<(), VmmError> {
+        // A server that was killed in the middle of this has left its outputs, and new ones must not exist.
         files::remove_outputs(&self.root);
+        // Firecracker's user can create no file in the jail, so the two are made for it.
         for name in [NEW_MEMORY, NEW_STATE] {
             files::new_output(&self.root, name, machine.record.uid)?;
         }
@@ -60,19 +62,19 @@ impl Control for FirecrackerControl {
         self.set(machine, VmState::Resumed).await
     }
 
-    /// Which pages differ is asked of the kernel, not of Firecracker: it forgets its own account of them with every
-    /// attempt, and one that failed half way would leave a machine that can't be saved any more. The memory file beside
-    /// the state, as large as what was written since the last time, is thrown away.
     async fn save_state(&self, machine: &Machine) -> Result<Vec<u8>, VmmError> {
         let written = self.write_outputs(machine).await;
         let state = written.and_then(|()| files::read_state(&self.root));
+        // Firecracker cannot write the state alone. Its memory file, the pages written since the last time, is not
+        // used: Firecracker resets its record of dirty pages with every attempt, so that after one that failed half way
+        // no later one is complete. The kernel's page tables say the same without that (`memory`).
         files::remove_outputs(&self.root);
         state
     }
 
-    /// The outputs of a booted machine are complete: with tracking on from the start, Firecracker has written every
-    /// page that was ever touched.
     async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError> {
+        // Here Firecracker's memory file is the whole memory: dirty pages have been tracked since the boot, so it has
+        // every page that was ever touched, and the rest are holes.
         self.write_outputs(machine).await?;
         let state = files::read_state(&self.root)?;
         fs::write(&snapshot.state, state).map_err(FileError::of("writing", &snapshot.state))?;
@@ -84,8 +86,8 @@ impl Control for FirecrackerControl {
         Mapping::of_file(&self.root.join(MEMORY))
     }
 
-    fn composed(&self, machine: &Machine) -> Option<Composed> {
-        Some(Composed { memory: self.root.join(MEMORY), note: machine.record.dir.join(INHERITED) })
+    fn overlaid_memory(&self, machine: &Machine) -> Option<OverlaidMemory> {
+        Some(OverlaidMemory { memory: self.root.join(MEMORY), note: machine.record.dir.join(INHERITED) })
     }
 
     async fn console_tail(&self) -> String {
@@ -93,7 +95,7 @@ impl Control for FirecrackerControl {
     }
 }
 
-/// Comes to an end with the first of: the process ended, the guest halted, Firecracker stopped answering.
+/// Waits for the first of three ends: the process exits, the guest halts, or Firecracker stops answering.
 async fn ended(process: Arc<Process>, api: Arc<Api>, logs: Arc<Logs>) -> ExitReason {
     tokio::select! {
         biased;

@@ -1,11 +1,11 @@
-//! What a Firecracker's end means.
+//! Explains the end of a Firecracker process by its exit code and what it printed.
 
 use super::console::Console;
 use crate::error::ExitReason;
 use crate::log::log_text;
 use std::fs::File;
 
-/// Firecracker's exit codes that say more than "an error" (its `FcExitCode`).
+/// Those of Firecracker's exit codes (its `FcExitCode`) that stand for one cause.
 const MEANINGS: [(i32, &str); 6] = [
     (148, "it made a system call that its filter forbids"),
     (149, "it was hit by SIGBUS: a file it maps could not be read, or the host's disk is full"),
@@ -15,18 +15,21 @@ const MEANINGS: [(i32, &str); 6] = [
     (157, "it was hit by SIGILL"),
 ];
 
-/// What the process wrote to its standard output (the guest's console and the VMM's log) and standard error.
+/// The output of one Firecracker.
 pub(super) struct Logs {
+    /// Standard output: the guest's console and the VMM's own log.
     pub console: Console,
+    /// Standard error, a [`bounded_log`](crate::log::bounded_log).
     pub errors: File,
 }
 
 impl Logs {
-    /// The reason with what there is to tell about it. Firecracker exits with 0 when its guest has shut down.
+    /// Adds to `reason` what the output says of it.
     pub async fn explain(&self, reason: ExitReason) -> ExitReason {
         match reason {
+            // Firecracker exits with 0 when its guest has shut down, rebooted or panicked (`reboot=k`, `panic=-1`).
             ExitReason::Exited { code: 0, .. } => {
-                ExitReason::GuestShutdown { console: self.console.last_words().await }
+                ExitReason::GuestShutdown { console: self.console.final_text().await }
             }
             ExitReason::Exited { code, .. } => ExitReason::Exited { code, message: self.message(code).await },
             other => other,
@@ -41,7 +44,8 @@ impl Logs {
         if !errors.is_empty() {
             return errors;
         }
-        self.console.last_words().await.lines().last().unwrap_or_default().to_owned()
+        // Firecracker logs its errors to standard output, behind whatever the guest has printed.
+        self.console.final_text().await.lines().last().unwrap_or_default().to_owned()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Firecracker as one would start it by hand, without its jailer: see [`crate::floor`].
+//! Starts Firecracker as one would by hand, without its jailer; see [`crate::floor`].
 
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 impl Firecracker {
-    /// What `restore` does, in a Firecracker that no jailer has started.
+    /// Restores as [`Vmm::restore`] does, in a Firecracker that runs as root, without a jail or a control group.
     pub(crate) async fn restore_unconfined(&self, spec: RestoreSpec) -> Result<Machine, VmmError> {
         let snapshot = &spec.snapshot;
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
@@ -37,7 +37,7 @@ impl Firecracker {
     }
 }
 
-/// Starts `program` in the folder `dir` and waits for its API. On failure no process is left.
+/// Starts `program` in the directory `dir` and waits for its API. On failure no process is left.
 async fn start(program: &Path, dir: &Path, netns: &Arc<OwnedFd>) -> Result<Jailed, VmmError> {
     let (logs, output) = new_logs()?;
     let process = spawn(program, dir, netns, output)?;
@@ -51,7 +51,7 @@ async fn start(program: &Path, dir: &Path, netns: &Arc<OwnedFd>) -> Result<Jaile
     }
 }
 
-/// Starts `program` in the folder `dir` and the network namespace `netns`.
+/// Starts `program` in the directory `dir` and the network namespace `netns`.
 fn spawn(program: &Path, dir: &Path, netns: &Arc<OwnedFd>, output: Output) -> Result<Process, VmmError> {
     let system = |step| move |source| VmmError::System { step, source };
     let mut command = std::process::Command::new(program);
@@ -61,7 +61,7 @@ fn spawn(program: &Path, dir: &Path, netns: &Arc<OwnedFd>, output: Output) -> Re
     let netns = Arc::clone(netns);
     // SAFETY: the closure makes one system call; that may be done between fork and exec.
     unsafe { command.pre_exec(move || Ok(setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?)) };
-    // Reaped through its pidfd.
+    // The `Child` is dropped without a wait: `Process` reaps it through its pidfd.
     let child = command.spawn().map_err(system("starting Firecracker"))?;
     Process::open(child.id() as i32)
 }

@@ -1,4 +1,4 @@
-//! What a Firecracker is told before its guest runs: the machine to boot, or the snapshot to load.
+//! Configures an idle Firecracker over its API: describes the machine to boot, or loads a snapshot.
 
 use super::api::Api;
 use super::files::{DISK, INITRAMFS, KERNEL, MEMORY, ROOTFS, STATE};
@@ -10,31 +10,36 @@ use crate::error::VmmError;
 use crate::shape::Shape;
 use crate::spec::{IoLimits, NetworkAttachment};
 
+// `panic=-1` and `reboot=k` turn a panic or a reboot into an exit of Firecracker. Firecracker's own default has
+// `nomodule`, but the agent loads modules; nothing may turn ACPI off, by which the kernel finds the devices. The
+// options for the UART, the i8042 and the crypto manager leave out probes of absent devices and self-tests: they only
+// save boot time.
 /// The guest kernel's command line.
-///
-/// `panic=-1` and `reboot=k` turn a dead guest into a Firecracker that exits. Never `nomodule` (part of
-/// Firecracker's default), since the agent loads modules; nothing against ACPI, by which devices are found.
 pub(super) const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=k random.trust_cpu=on \
      8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd cryptomgr.notests";
 
-/// Grows when [`boot`] makes another machine of the same arguments: a snapshot of the old one would not fit.
+/// The version of the machine that [`boot`] describes, part of the compatibility key. To be increased when the devices
+/// or their order change, because a snapshot of the former machine would not fit.
 pub(super) const MACHINE: u32 = 1;
 const WORKLOAD: &str = "workload";
 const CHANNEL: &str = "channel";
-/// A second, in which a limiter's bucket fills again.
+/// The time in which a rate limiter's bucket fills again: limits are per second.
 const REFILL_MS: u64 = 1000;
 
-/// Describes the machine and starts it.
+/// Describes a machine to Firecracker and starts it.
 pub(super) async fn boot(api: &Api, shape: Shape, network: &NetworkAttachment) -> Result<(), VmmError> {
+    // With dirty pages tracked from the start, a `Diff` snapshot has all pages that were ever touched, and holes for
+    // the rest: a base's memory file is as small as its guest's use. A `Full` one would write every byte.
     let machine =
         MachineConfig { vcpu_count: shape.vcpus, mem_size_mib: shape.memory_mib, smt: false, track_dirty_pages: true };
     api.put("/machine-config", &machine).await?;
     let source = BootSource { kernel_image_path: KERNEL, initrd_path: INITRAMFS, boot_args: KERNEL_COMMAND_LINE };
     api.put("/boot-source", &source).await?;
     for (id, is_read_only) in [(ROOTFS, true), (DISK, false)] {
-        // Firecracker's default cache type takes no flushes: a host that loses power loses its running sandboxes whole,
-        // and what is stored of a paused one is flushed by who stores it.
-        // Never a root device: an initramfs with one declared would be given it on its command line.
+        // The default cache type (`Unsafe`) ignores the guest's flushes. A host that loses power loses its running
+        // sandboxes with their disks anyway, and a paused sandbox's archive is synced by whoever writes it.
+        // Never a root device: Firecracker would add `root=` to the kernel's command line, but here the agent in the
+        // initramfs mounts the root file system.
         let drive = Drive { drive_id: id, path_on_host: id, is_root_device: false, is_read_only };
         api.put(&format!("/drives/{id}"), &drive).await?;
     }
@@ -49,16 +54,17 @@ pub(super) async fn boot(api: &Api, shape: Shape, network: &NetworkAttachment) -
     api.put_memory("/actions", &Action { action_type: ActionType::InstanceStart }).await
 }
 
-/// Loads the snapshot that lies in the jail, sets its limits, and lets its guest run. Limits are set anew each time:
-/// those in the snapshot are of the moment it was taken.
+/// Loads the snapshot that is in the jail, sets the limits, and lets the guest run.
 pub(super) async fn load(api: &Api, limits: &IoLimits) -> Result<(), VmmError> {
     let load = SnapshotLoad {
         snapshot_path: STATE,
         mem_backend: MemoryBackend { backend_type: MemoryBackendType::File, backend_path: MEMORY },
         enable_diff_snapshots: true,
+        // The guest must not run before its limits are set.
         resume_vm: false,
     };
     api.put_memory("/snapshot/load", &load).await?;
+    // Set even if there is none: the snapshot restores the limits that were in force when it was taken.
     let disk = limiter(limits.disk_bytes_per_s, limits.disk_ops_per_s);
     api.patch(&format!("/drives/{DISK}"), &DriveUpdate { drive_id: DISK, rate_limiter: disk }).await?;
     let network = limiter(limits.network_bytes_per_s, None);

@@ -1,14 +1,14 @@
-//! One jail: the folder a Firecracker is locked into, and its launch by the jailer.
+//! Launches one Firecracker through its jailer, into a new jail.
 //!
 //! ```text
-//! server ─► new folder, root's alone ─► joins the control group, own ipc, uts and cgroup namespaces
+//! server ─► new directory, root's alone ─► joins the control group, own ipc, uts and cgroup namespaces
 //!        ─► jailer: network namespace, rlimits, own mount and pid namespaces, chroot, own uid ─► firecracker
-//!        ─► the API answers: the jail's folders become root's again, then the guest's files are linked in
+//!        ─► the API answers: the jail's directories become root's again, then the guest's files are linked in
 //! ```
 //!
-//! Up to the last step nothing in the jail belongs to the sandbox's uid but what the jailer has just made, and no
-//! guest has run: what the jailer follows cannot have been planted (CVE-2026-1386). From then on the uid can create
-//! nothing there.
+//! Until the last step the sandbox's uid owns nothing in the jail but what the jailer has just made, and no guest has
+//! run: nobody can have planted a link for the jailer to follow (CVE-2026-1386). After it the uid can create nothing
+//! there.
 
 #![allow(unsafe_code)]
 
@@ -35,17 +35,19 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 
-/// Bytes kept of the VMM's standard error.
+/// The size of the VMM's standard error log in bytes.
 const LOG_BYTES: u64 = 64 * 1024;
-/// Descriptors a Firecracker may have open: about 30 with eight vCPUs.
+/// The most descriptors that a Firecracker may have open; it has about 30 with eight vCPUs.
 const OPEN_FILES: u64 = 128;
-/// The jailer takes milliseconds; a busy host needs more.
+/// Bounds the jailer, which takes 4 ms on a quiet host: one that hangs must not hold up a create for ever.
 const JAILER_DEADLINE: Duration = Duration::from_secs(30);
-/// From the jailer's end to the first connection to the API, on a busy host.
+/// Bounds the time from the jailer's end to the first connection to the API, on a busy host.
 const API_DEADLINE: Duration = Duration::from_secs(30);
+/// The time between two attempts to connect; it is part of the latency of every create.
 const API_POLL: Duration = Duration::from_millis(1);
-/// The jailer names the jail's folder after the program.
+/// The jailer names a directory of the jail after the program.
 const PROGRAM: &str = "firecracker";
+/// The file in the jail's root into which the jailer writes the id of the Firecracker that it leaves behind.
 const PID_FILE: &str = "firecracker.pid";
 
 /// A Firecracker in its jail whose API answers and which has no machine yet.
@@ -56,13 +58,13 @@ pub(super) struct Jailed {
     pub root: PathBuf,
 }
 
-/// The root of the jail of the machine `name` in its folder.
+/// The root of the jail of machine `name` below the machine's directory, as the jailer lays it out.
 pub(super) fn root_of(dir: &Path, name: &str) -> PathBuf {
     dir.join(PROGRAM).join(name).join("root")
 }
 
-/// Launches a Firecracker in the machine's folder, which is new. `file_bytes` is the longest file it may write. On
-/// failure the caller removes group and folder.
+/// Launches a Firecracker in the machine's directory, which must be new. `file_bytes` is the size of the largest file
+/// that it may write. On failure the caller removes the group and the directory.
 pub(super) async fn launch(
     binaries: &Binaries,
     confinement: &Confinement,
@@ -72,6 +74,7 @@ pub(super) async fn launch(
 ) -> Result<Jailed, VmmError> {
     let (logs, output) = new_logs()?;
     let status = run_jailer(binaries, confinement, netns, group, file_bytes, &output).await?;
+    // While this process has the pipe's writing end open, the console's reader never sees the end.
     drop(output);
     if !status.success() {
         let errors = crate::log::log_text(&logs.errors);
@@ -80,17 +83,18 @@ pub(super) async fn launch(
     let root = root_of(&confinement.dir, &confinement.name);
     let process = Process::open(read_pid(&root.join(PID_FILE))?)?;
     let api = wait_for_api(&process, &root, &logs).await?;
-    files::take_back_folders(&root)?;
+    // Not earlier, because Firecracker creates its socket in the jail as the sandbox's uid.
+    files::reclaim_directories(&root)?;
     Ok(Jailed { process, api, logs, root })
 }
 
-/// Where a process writes to.
+/// The files that a Firecracker is given as its output.
 pub(super) struct Output {
     pub stdout: File,
     pub stderr: File,
 }
 
-/// What is kept of a process's output, and the ends it is to be given.
+/// Makes the console and the log of a new process, and the files that it must be given to write to them.
 pub(super) fn new_logs() -> Result<(Logs, Output), VmmError> {
     let (console, stdout) = Console::new()?;
     let errors = bounded_log(LOG_BYTES)?;
@@ -103,6 +107,7 @@ pub(super) fn new_logs() -> Result<(Logs, Output), VmmError> {
 pub(super) async fn wait_for_api(process: &Process, dir: &Path, logs: &Logs) -> Result<Api, VmmError> {
     let api = Api::new(SocketPath::new(dir, SOCKET)?);
     let up = async {
+        // Polled: nothing reports that a socket has begun to listen.
         while !api.is_up().await {
             tokio::time::sleep(API_POLL).await;
         }
@@ -114,7 +119,10 @@ pub(super) async fn wait_for_api(process: &Process, dir: &Path, logs: &Logs) -> 
             return Err(VmmError::Died { stage: "starting", reason: logs.explain(reason).await });
         }
     };
-    waited.map_err(|_: Elapsed| VmmError::Hung { command: "its start".to_owned(), seconds: API_DEADLINE.as_secs() })?;
+    waited.map_err(|_: Elapsed| VmmError::Hung {
+        command: "a connection to its API".to_owned(),
+        seconds: API_DEADLINE.as_secs(),
+    })?;
     Ok(api)
 }
 
@@ -131,7 +139,8 @@ async fn run_jailer(
     let mut command = tokio::process::Command::new(&binaries.jailer);
     command.arg("--exec-file").arg(&binaries.firecracker).args(["--id", &confinement.name]);
     command.args(["--uid", &uid, "--gid", &uid]).arg("--chroot-base-dir").arg(&confinement.dir);
-    // The jailer opens it by path and closes all descriptors it inherits before: through ours.
+    // The jailer opens the namespace by path, after it has closed all descriptors that it inherited; so the path leads
+    // through the server's own.
     command.args(["--netns", &format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd())]);
     command.args(["--new-pid-ns", "--resource-limit", &format!("fsize={file_bytes}")]);
     command.args(["--resource-limit", &format!("no-file={OPEN_FILES}")]);
@@ -140,31 +149,40 @@ async fn run_jailer(
     command.env_clear().stdin(Stdio::null()).stdout(share(&output.stdout)?).stderr(share(&output.stderr)?);
     let joins = group.open_procs().map_err(system("opening the control group"))?;
     let numbers: Vec<RawFd> = joins.iter().map(AsRawFd::as_raw_fd).collect();
+    // Done here because the jailer does not: it has options for two other resource limits only, and of the namespaces
+    // it makes mount and pid.
     // SAFETY: the closure makes plain system calls only and allocates nothing; that may be done between fork and exec.
-    unsafe { command.pre_exec(move || enter_walls(&numbers)) };
+    unsafe { command.pre_exec(move || isolate(&numbers)) };
     let mut child = command.spawn().map_err(system("starting the jailer"))?;
     match tokio::time::timeout(JAILER_DEADLINE, child.wait()).await {
         Ok(status) => status.map_err(system("waiting for the jailer")),
         Err(_) => {
+            // The kill may find a Firecracker that the jailer has started already: the caller's clean-up ends the
+            // group.
             let _ = child.start_kill();
-            Err(VmmError::Hung { command: "the jailer".to_owned(), seconds: JAILER_DEADLINE.as_secs() })
+            Err(VmmError::Hung { command: "its launch by the jailer".to_owned(), seconds: JAILER_DEADLINE.as_secs() })
         }
     }
 }
 
-/// In the jailer-to-be: joins the control group first, so that everything from here on is counted and can be found.
-fn enter_walls(groups: &[RawFd]) -> io::Result<()> {
+/// Runs between fork and exec of the jailer: joins the control group, sets limits and makes the namespaces that the
+/// jailer does not.
+fn isolate(groups: &[RawFd]) -> io::Result<()> {
+    // First, so that everything from here on is counted and, if the server dies now, found. The cgroup namespace made
+    // below takes the group of that moment for its root.
     for group in groups {
         // SAFETY: write with a buffer of that length; `0` is the writing process.
         if unsafe { libc::write(*group, b"0".as_ptr().cast(), 1) } != 1 {
             return Err(io::Error::last_os_error());
         }
     }
-    // Limits that the jailer doesn't know. A core dump would hand the guest's memory to whatever the host does with it.
+    // A core dump would write the guest's memory into the host's file system. Locked memory and message queues are
+    // resources of the host that a VMM has no use for.
     for resource in [Resource::RLIMIT_CORE, Resource::RLIMIT_MEMLOCK, Resource::RLIMIT_MSGQUEUE] {
         setrlimit(resource, 0, 0)?;
     }
-    // Inherited, too: with huge pages every thread's stack, 2 MiB of address space, would be that much memory.
+    // Kept across exec: with transparent huge pages each thread's stack, 2 MiB of address space of which a few KiB are
+    // used, would take 2 MiB of memory.
     // SAFETY: prctl with plain numbers.
     if unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
@@ -175,6 +193,7 @@ fn enter_walls(groups: &[RawFd]) -> io::Result<()> {
 
 fn read_pid(path: &Path) -> Result<i32, VmmError> {
     let mut text = String::new();
+    // The largest number the kernel gives has seven digits; the file is in a directory of the sandbox's uid.
     let read = File::open(path).and_then(|file| file.take(16).read_to_string(&mut text));
     read.map_err(FileError::of("reading", path))?;
     text.trim().parse().map_err(|_: ParseIntError| VmmError::Launch {

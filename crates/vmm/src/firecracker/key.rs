@@ -1,6 +1,7 @@
-//! What a Firecracker snapshot fits: the program, the guest, the machine, and the CPU and kernel it was taken on.
+//! The compatibility key of a Firecracker snapshot: a hash over the program, the image, the machine, and the CPU model
+//! and kernel of the host.
 //!
-//! Firecracker promises a restore on the same CPU model and host kernel only (its docs/snapshotting/versioning.md).
+//! Firecracker promises a restore only on the same CPU model and host kernel (its docs/snapshotting/versioning.md).
 
 use super::binaries::Binaries;
 use super::guest::{KERNEL_COMMAND_LINE, MACHINE};
@@ -10,10 +11,11 @@ use crate::spec::GuestImage;
 use leapbox_errors::FileError;
 use sha2::{Digest, Sha256};
 
-/// Lines of /proc/cpuinfo that tell one CPU model from another.
+/// The lines of /proc/cpuinfo that tell CPU models apart. Others, like the clock rate, change from one reading to the
+/// next.
 const CPU_LINES: [&str; 6] = ["vendor_id", "cpu family", "model", "stepping", "microcode", "flags"];
 
-/// This host, as far as a snapshot depends on it.
+/// Describes this host as far as a snapshot depends on it: kernel release and CPU model.
 pub(super) fn host() -> Result<String, VmmError> {
     let read = |path: &'static str, step| std::fs::read_to_string(path).map_err(FileError::of(step, path));
     let kernel = read("/proc/sys/kernel/osrelease", "reading the kernel's release")?;
@@ -21,14 +23,15 @@ pub(super) fn host() -> Result<String, VmmError> {
     Ok(format!("{}\n{cpu}", kernel.trim()))
 }
 
-/// The first CPU's model: hosts with several models are not supported by KVM's live state either.
+/// The CPU's model, as lines of `cpuinfo`.
 fn cpu(cpuinfo: &str) -> String {
+    // The first CPU stands for all: KVM's state cannot move between models, so a host that mixes them is not supported.
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
     let named = |line: &&str| line.split(':').next().is_some_and(|name| CPU_LINES.contains(&name.trim()));
     first.lines().filter(named).collect::<Vec<_>>().join("\n")
 }
 
-/// The compatibility key.
+/// The compatibility key of a machine of `shape` that boots `image`, lowercase hexadecimal.
 pub(super) fn of(binaries: &Binaries, host: &str, shape: Shape, image: &GuestImage) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("firecracker {MACHINE} {} {}\n", binaries.digest, image.digest));

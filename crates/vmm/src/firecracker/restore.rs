@@ -1,26 +1,26 @@
-//! A snapshot loaded into an idle Firecracker.
+//! Loads a snapshot into an idle Firecracker.
 //!
 //! ```text
-//! of a base alone:   hard links to its memory and state ─┐
-//! with changes:      memory composed of both, new state ─┴─► jail ─► load ─► limits ─► the guest runs
-//!                    └─ what in it came from changes ─► note in the machine's folder, outside the jail
+//! of a base alone:   hard links to its memory and state ─────┐
+//! with changes:      the base's memory overlaid, new state ──┴─► jail ─► load ─► limits ─► the guest runs
+//!                    └─ list of the overlaid pages ─► the machine's directory, outside the jail
 //! ```
 //!
-//! Changes cannot be written into a loaded machine: Firecracker loads memory and devices in one step, and its devices
-//! look into the memory as they are loaded.
+//! Changes are laid over a copy of the base's memory before the load. They cannot be written into a loaded machine,
+//! because Firecracker loads memory and devices in one step, and its devices read the memory as they are loaded.
 
 use super::files::{self, INHERITED, MEMORY, ROOTFS, STATE};
 use super::{Firecracker, Idle, control, guest};
 use crate::blocking::blocking;
 use crate::error::VmmError;
 use crate::machine::Machine;
-use crate::memory::{Inherited, Mapping, compose};
+use crate::memory::{InheritedPages, Mapping, overlay};
 use crate::spec::RestoreSpec;
 use std::path::Path;
 use std::sync::Arc;
 
 impl Firecracker {
-    /// Loads what `spec` says into an idle Firecracker and lets its guest run. On failure nothing of it is left.
+    /// Loads the snapshot of `spec` into an idle Firecracker and lets its guest run. On failure nothing of it is left.
     pub(super) async fn resume_in(&self, idle: Idle, spec: RestoreSpec) -> Result<Machine, VmmError> {
         let Idle { started, api, logs, root } = idle;
         let (snapshot, limits, plain) = (Arc::clone(&spec.snapshot), spec.limits, spec.changes.is_none());
@@ -33,31 +33,35 @@ impl Firecracker {
             Ok(()) => {
                 let memory = root.join(MEMORY);
                 let machine = control::watch(started, api, logs, root);
+                // With changes the clone maps a file of its own that has just been written: there is nothing to read
+                // ahead.
                 if plain && let Ok(mapping) = Mapping::of_file(&memory) {
                     self.prefetch.record(machine.record.pid, mapping, &snapshot);
                 }
                 Ok(machine)
             }
-            Err(error) => Err(started.give_up(error, |reason| logs.explain(reason)).await),
+            Err(error) => Err(started.abort(error, |reason| logs.explain(reason)).await),
         }
     }
 }
 
-/// Puts all that the machine is made of into its jail. Blocking.
+/// Puts the files that the machine needs into its jail. Blocking.
 fn fill(spec: RestoreSpec, jail: &Path, copies: &Path) -> Result<(), VmmError> {
     let snapshot = &spec.snapshot;
     let inherited = match spec.changes {
         None => {
             files::link(&snapshot.memory, jail, MEMORY, copies)?;
             files::link(&snapshot.state, jail, STATE, copies)?;
-            Inherited::default()
+            InheritedPages::default()
         }
         Some(changes) => {
             changes.check_state()?;
             files::write_state(jail, &changes.state)?;
-            compose(&snapshot.memory, changes.memory, snapshot.shape.memory_bytes(), &jail.join(MEMORY))?
+            overlay(&snapshot.memory, changes.memory, snapshot.shape.memory_bytes(), &jail.join(MEMORY))?
         }
     };
+    // Written for a clone of the base alone as well: at its next diff a missing list is an error, because pages that
+    // are in no list would be lost unnoticed.
     inherited.save(&spec.confinement.dir.join(INHERITED))?;
     files::link(&spec.image.rootfs, jail, ROOTFS, copies)?;
     files::link_disk(&spec.disk, jail, spec.confinement.uid)

@@ -1,9 +1,9 @@
-//! What Firecracker's API takes and gives, as far as it is used here. Field names are those of its OpenAPI document
-//! (`firecracker.yaml`), the subset that 1.12 and the current release share.
+//! Requests and answers of Firecracker's API, as far as they are used here. The names are those of its OpenAPI document
+//! (`firecracker.yaml`); only fields that 1.12 and the current release share are used.
 
 use serde::{Deserialize, Serialize};
 
-/// `PUT /machine-config`
+/// The body of `PUT /machine-config`.
 #[derive(Debug, Serialize)]
 pub struct MachineConfig {
     pub vcpu_count: u8,
@@ -12,7 +12,7 @@ pub struct MachineConfig {
     pub track_dirty_pages: bool,
 }
 
-/// `PUT /boot-source`
+/// The body of `PUT /boot-source`.
 #[derive(Debug, Serialize)]
 pub struct BootSource<'a> {
     pub kernel_image_path: &'a str,
@@ -20,7 +20,7 @@ pub struct BootSource<'a> {
     pub boot_args: &'a str,
 }
 
-/// `PUT /drives/{drive_id}`
+/// The body of `PUT /drives/{drive_id}`.
 #[derive(Debug, Serialize)]
 pub struct Drive<'a> {
     pub drive_id: &'a str,
@@ -29,14 +29,14 @@ pub struct Drive<'a> {
     pub is_read_only: bool,
 }
 
-/// `PATCH /drives/{drive_id}`
+/// The body of `PATCH /drives/{drive_id}`.
 #[derive(Debug, Serialize)]
 pub struct DriveUpdate<'a> {
     pub drive_id: &'a str,
     pub rate_limiter: RateLimiter,
 }
 
-/// `PUT /network-interfaces/{iface_id}`
+/// The body of `PUT /network-interfaces/{iface_id}`.
 #[derive(Debug, Serialize)]
 pub struct NetworkInterface<'a> {
     pub iface_id: &'a str,
@@ -44,7 +44,7 @@ pub struct NetworkInterface<'a> {
     pub guest_mac: &'a str,
 }
 
-/// `PATCH /network-interfaces/{iface_id}`
+/// The body of `PATCH /network-interfaces/{iface_id}`.
 #[derive(Debug, Serialize)]
 pub struct NetworkInterfaceUpdate<'a> {
     pub iface_id: &'a str,
@@ -52,37 +52,36 @@ pub struct NetworkInterfaceUpdate<'a> {
     pub tx_rate_limiter: RateLimiter,
 }
 
-/// A bucket each for bytes and for operations.
+/// Two buckets: `bandwidth` counts bytes, `ops` operations.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct RateLimiter {
     pub bandwidth: TokenBucket,
     pub ops: TokenBucket,
 }
 
-/// `size` tokens come back in `refill_time` milliseconds; a size of 0 is no limit.
+/// A bucket of `size` tokens that is refilled in `refill_time` milliseconds. A size of 0 is no limit.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct TokenBucket {
     pub size: u64,
     pub refill_time: u64,
 }
 
-/// `PUT /entropy`
+/// The body of `PUT /entropy`.
 #[derive(Debug, Serialize)]
 pub struct Entropy {}
 
-/// `PUT /actions`
+/// The body of `PUT /actions`.
 #[derive(Debug, Serialize)]
 pub struct Action {
     pub action_type: ActionType,
 }
 
-/// Which action.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub enum ActionType {
     InstanceStart,
 }
 
-/// `PATCH /vm`
+/// The body of `PATCH /vm`.
 #[derive(Debug, Serialize)]
 pub struct Vm {
     pub state: VmState,
@@ -95,7 +94,7 @@ pub enum VmState {
     Resumed,
 }
 
-/// `PUT /snapshot/create`
+/// The body of `PUT /snapshot/create`.
 #[derive(Debug, Serialize)]
 pub struct SnapshotCreate<'a> {
     pub snapshot_type: SnapshotType,
@@ -103,39 +102,38 @@ pub struct SnapshotCreate<'a> {
     pub mem_file_path: &'a str,
 }
 
-/// How much of the memory is written.
+/// The part of the memory that a snapshot writes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub enum SnapshotType {
     /// Pages written since the boot, or since the last load or snapshot.
     Diff,
 }
 
-/// `PUT /snapshot/load`
+/// The body of `PUT /snapshot/load`.
 #[derive(Debug, Serialize)]
 pub struct SnapshotLoad<'a> {
     pub snapshot_path: &'a str,
     pub mem_backend: MemoryBackend<'a>,
     /// Turns dirty page tracking on. Its newer name, `track_dirty_pages`, is unknown to 1.12; this one is deprecated
-    /// since, and taken by every 1.x.
+    /// but accepted by every 1.x.
     pub enable_diff_snapshots: bool,
     pub resume_vm: bool,
 }
 
-/// Where guest memory comes from.
+/// The source of the guest's memory.
 #[derive(Debug, Serialize)]
 pub struct MemoryBackend<'a> {
     pub backend_type: MemoryBackendType,
     pub backend_path: &'a str,
 }
 
-/// Which kind of backend.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub enum MemoryBackendType {
-    /// A file, mapped privately.
+    /// A file that Firecracker maps copy-on-write.
     File,
 }
 
-/// The body of every refusal.
+/// The body of every answer that is not a success.
 #[derive(Debug, Deserialize)]
 pub struct Fault {
     pub fault_message: String,

@@ -1,30 +1,30 @@
-//! Which Firecracker releases this driver works with, and what is known to be wrong with each.
+//! Judges Firecracker releases: whether this driver works with them, and which faults of theirs are known.
 //!
 //! ```text
 //! `firecracker --version`, `jailer --version` ─► Version ─► judge ─► refused, with the reason
 //!                                                               └──► used, with warnings
 //! ```
 //!
-//! Pure. Asked by [`super::binaries`], and shown by `leapbox setup` and `leapbox doctor`. What is known here was
-//! true when this was written: Firecracker's own page of security advisories and docs/RELEASE_POLICY.md say more.
+//! Pure. Called by [`super::binaries`]; `leapbox setup` and `leapbox doctor` show the result. The table is of September
+//! 2026: Firecracker's page of security advisories and its docs/RELEASE_POLICY.md have what is newer.
 
 use std::fmt;
 
-/// Oldest release the driver works with.
+/// The oldest minor version that the driver works with.
 pub const OLDEST: (u32, u32) = (1, 12);
-/// Oldest minor release that Firecracker's maintainers still mended (RELEASE_POLICY.md of September 2026: the
+/// The oldest minor version that Firecracker's maintainers still fixed in September 2026 (RELEASE_POLICY.md: the
 /// release of 1.17 ended the support of 1.15).
 const OLDEST_SUPPORTED: (u32, u32) = (1, 16);
-/// Oldest release without any weakness known here: what production should run, or later.
+/// The oldest release without a weakness in this table. Production should run it or a later one.
 pub const RECOMMENDED: &str = "1.16.1";
 
-/// Version of a Firecracker or jailer binary.
+/// The version of a firecracker or jailer binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     pub major: u32,
     pub minor: u32,
     pub patch: u32,
-    /// What follows a `-` or `+`, with it: `-dev`. Empty for releases.
+    /// Everything from the first `-` or `+` on, such as `-dev`. Empty for releases.
     pub label: String,
 }
 
@@ -56,14 +56,14 @@ impl Version {
     }
 }
 
-/// Why a pair of binaries is not used.
+/// The reason for which a pair of binaries is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It lacks what the driver asks for.
+    /// The release lacks features that the driver uses.
     #[error("Firecracker {found} is too old: the driver needs {}.{} or later", OLDEST.0, OLDEST.1)]
     TooOld { found: Version },
-    /// A new major release may take away what the driver uses (RELEASE_POLICY.md, API support).
-    #[error("Firecracker {found} has another major version than the driver was made for, and may not understand it")]
+    /// A new major release may remove what the driver uses (RELEASE_POLICY.md, API support).
+    #[error("Firecracker {found} is of another major version than the driver supports: install a release of 1.x")]
     UntriedMajor { found: Version },
     /// A jailer is made for the Firecracker of its own release (docs/jailer.md, Disclaimer).
     #[error("Firecracker {firecracker} and jailer {jailer} are not of the same release")]
@@ -73,11 +73,10 @@ pub enum Refusal {
 /// A known weakness of a version that is used nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// What is wrong with it.
     pub what: String,
-    /// Whether, and why, it matters to sandboxes of this driver.
+    /// Whether it matters to sandboxes of this driver, and why.
     pub here: &'static str,
-    /// What to do.
+    /// The action that the operator should take.
     pub advice: String,
 }
 
@@ -87,7 +86,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Whether these two may run sandboxes: what to warn of, or why not.
+/// Decides whether these two may run sandboxes. Returns the known weaknesses, or the reason against it.
 pub fn judge(firecracker: &Version, jailer: &Version) -> Result<Vec<Warning>, Refusal> {
     if firecracker != jailer {
         return Err(Refusal::Mismatch { firecracker: firecracker.clone(), jailer: jailer.clone() });
@@ -110,20 +109,20 @@ fn warning(what: impl Into<String>, here: &'static str) -> Warning {
     Warning { what: what.into(), here, advice: format!("install Firecracker {RECOMMENDED} or later") }
 }
 
-/// AWS bulletin 2026-003; mended in 1.13.2 and 1.14.1.
+/// AWS bulletin 2026-003; fixed in 1.13.2 and 1.14.1.
 fn jail_symlink(version: &Version) -> Option<Warning> {
     let numbers = version.numbers();
     let affected = numbers <= (1, 13, 1) || numbers == (1, 14, 0);
     affected.then(|| {
         warning(
             "CVE-2026-1386: the jailer follows a symbolic link planted in the jail, and overwrites files of the host",
-            "little danger here: every jail folder is new, its parents are root's alone, and nothing in it belongs to \
-             a sandbox before the jailer has run",
+            "little danger here: every jail is a new directory, its parents are root's alone, and nothing in it \
+             belongs to a sandbox before the jailer has run",
         )
     })
 }
 
-/// AWS bulletin 2026-015; mended in 1.14.4 and 1.15.1.
+/// AWS bulletin 2026-015; fixed in 1.14.4 and 1.15.1.
 fn pci_write(version: &Version) -> Option<Warning> {
     let numbers = version.numbers();
     let affected = ((1, 13, 0)..=(1, 14, 3)).contains(&numbers) || numbers == (1, 15, 0);
@@ -135,12 +134,12 @@ fn pci_write(version: &Version) -> Option<Warning> {
     })
 }
 
-/// Mended in 1.16.1 (pull request 5958 of firecracker-microvm/firecracker).
+/// Fixed in 1.16.1 (pull request 5958 of firecracker-microvm/firecracker).
 fn silent_vsock(version: &Version) -> Option<Warning> {
     (version.numbers() == (1, 16, 0)).then(|| {
         warning(
             "vsock is dead after a restore",
-            "no harm here: sandboxes have no vsock, their channel is a network card",
+            "no danger here: sandboxes have no vsock; the host reaches them over a network card",
         )
     })
 }
@@ -148,8 +147,8 @@ fn silent_vsock(version: &Version) -> Option<Warning> {
 fn support(version: &Version) -> Option<Warning> {
     (version.minor_release() < OLDEST_SUPPORTED).then(|| {
         warning(
-            format!("{}.{} is past its support", version.major, version.minor),
-            "faults found in it from now on will not be mended",
+            format!("{}.{} is no longer supported upstream", version.major, version.minor),
+            "faults found in it from now on will not be fixed",
         )
     })
 }

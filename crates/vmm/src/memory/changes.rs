@@ -1,15 +1,16 @@
-//! Changes to a memory on their way into one: every run is looked at before a byte of it goes anywhere.
+//! Checks changes to a memory before they are written anywhere. Both ways of restoring them call this.
 
 use super::PAGE;
 use crate::error::VmmError;
 use leapbox_storage::{RUN_MAX, Run, Runs};
 
-/// The runs of `changes`, as long as they are whole pages of a memory of `bytes` bytes, ascending and apart. The first
-/// error ends them. Blocking, as `changes` is.
+/// Passes on the runs of `changes` as long as they are whole pages of a memory of `bytes` bytes, in ascending order and
+/// without overlaps. The first error ends them. Blocking, as `changes` is.
 pub(super) fn checked(changes: Runs, bytes: u64) -> impl Iterator<Item = Result<Run, VmmError>> {
+    // The end of the last run that passed; `None` after an error. The caller must not write a run that comes after one
+    // that is missing.
     let mut end = Some(0);
     changes.map_while(move |run| {
-        // After an error there is nothing that could be right.
         let after = end.take()?;
         Some(run.map_err(|source| VmmError::Changes { source }).and_then(|run| {
             let fail = |fault| VmmError::Change { offset: run.offset, length: run.bytes.len(), fault };
@@ -19,7 +20,7 @@ pub(super) fn checked(changes: Runs, bytes: u64) -> impl Iterator<Item = Result<
     })
 }
 
-/// The end of `run`, which must not begin before `after`.
+/// Returns the end of `run`, or the fault it has. It must not begin before `after`.
 fn check(run: &Run, after: u64, bytes: u64) -> Result<u64, &'static str> {
     let length = run.bytes.len();
     if length == 0 || length > RUN_MAX {

@@ -1,8 +1,9 @@
-//! What a machine's memory has become since it was restored: every page that differs, or may differ, from its base.
+//! Reads the difference of a machine's memory to its base: every page that differs, or may differ, since the restore.
+//! [`Machine::snapshot_diff`](crate::Machine::snapshot_diff) calls it.
 
-use super::compose::Composed;
-use super::inherited::Inherited;
+use super::inherited_pages::InheritedPages;
 use super::mapping::{Mapping, Piece, Proc};
+use super::overlay::OverlaidMemory;
 use super::pages::{runs, written};
 use super::ranges::minus;
 use crate::blocking::blocking;
@@ -16,57 +17,59 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// The difference of the paused `process` to the base it was restored from. Which pages are in it is found out at once;
-/// they are read when they are asked for, and until then the machine must stay as it is. If its RAM was `composed`, the
-/// changes in that are part of the difference.
+/// Takes the difference of the paused `process` to the base from which it was restored. The pages are found at once and
+/// read when the runs are consumed; until then the machine must stay paused. If its memory was `overlaid` with changes,
+/// these are part of the difference.
 ///
-/// The runs hold the process's memory open, and never another's that gets its number. One that dies meanwhile, or takes
-/// away what it had mapped, makes them end with an error.
+/// The runs hold the process's memory open, never that of another process with its number. If the process dies or
+/// unmaps its memory meanwhile, they end with an error.
 pub(crate) async fn difference(
     process: Proc,
     mapping: Mapping,
     shape: Shape,
-    composed: Option<Composed>,
+    overlaid: Option<OverlaidMemory>,
 ) -> Result<Runs, VmmError> {
-    let find = move || Difference::find(process, mapping, shape.memory_bytes(), composed);
+    let find = move || Difference::find(process, mapping, shape.memory_bytes(), overlaid);
     blocking("looking for the changes in a memory", find).await.map(|found| Box::new(found) as Runs)
 }
 
-/// Reads one part after the other.
+/// The iterator over the difference: it reads one part after the other.
 struct Difference {
     process: Proc,
     memory: File,
     parts: std::vec::IntoIter<Part>,
 }
 
-/// Bytes to be read at once.
+/// Bytes that become one run.
 struct Part {
     source: Source,
-    /// First byte, in the source.
+    /// The position of the first byte in the source.
     at: u64,
-    /// First byte, in the RAM.
+    /// The position of the first byte in the guest's RAM.
     offset: u64,
-    /// At most [`RUN_MAX`].
+    /// The number of bytes, at most [`RUN_MAX`].
     length: usize,
 }
 
-/// Where bytes are.
+/// The source of a part's bytes.
 #[derive(Clone)]
 enum Source {
-    /// In pages of the process's own.
+    /// The process's address space: the guest has written these pages since the restore.
     Process,
-    /// In the memory that was composed for it: there the process has not written.
-    Composed(Arc<File>),
+    /// The file that the process has mapped as its memory: these pages came from changes, and the guest has not written
+    /// them since.
+    OverlaidMemory(Arc<File>),
 }
 
 impl Difference {
-    fn find(process: Proc, mapping: Mapping, bytes: u64, composed: Option<Composed>) -> Result<Self, VmmError> {
+    fn find(process: Proc, mapping: Mapping, bytes: u64, overlaid: Option<OverlaidMemory>) -> Result<Self, VmmError> {
         let pieces = process.ram(mapping, bytes)?;
         let own = runs(&process, &pieces, written)?;
         let of_process = |run: &Piece| split(Source::Process, run.address, run.offset, run.length);
         let mut parts: Vec<Part> = own.iter().flat_map(of_process).collect();
-        if let Some(composed) = composed {
-            parts.extend(inherited(&composed, bytes, &own)?);
+        if let Some(overlaid) = overlaid {
+            // The file's pages are not anonymous, so the page tables do not show them as changes.
+            parts.extend(inherited_parts(&overlaid, bytes, &own)?);
             parts.sort_unstable_by_key(|part| part.offset);
         }
         let memory = process.memory()?;
@@ -76,7 +79,7 @@ impl Difference {
     fn read(&self, part: &Part) -> io::Result<Run> {
         let mut bytes = vec![0; part.length];
         match &part.source {
-            Source::Composed(file) => file.read_exact_at(&mut bytes, part.at)?,
+            Source::OverlaidMemory(file) => file.read_exact_at(&mut bytes, part.at)?,
             Source::Process => {
                 let read = self.memory.read_exact_at(&mut bytes, part.at);
                 read.map_err(|source| io::Error::other(self.process.failed("reading the memory", source)))?;
@@ -92,6 +95,7 @@ impl Iterator for Difference {
     fn next(&mut self) -> Option<Self::Item> {
         let part = self.parts.next()?;
         let read = self.read(&part);
+        // An error is the last item: a difference with a gap would restore a machine with wrong memory.
         if read.is_err() {
             self.parts = Vec::new().into_iter();
         }
@@ -99,17 +103,23 @@ impl Iterator for Difference {
     }
 }
 
-/// What came from changes in a composed memory, without what the process has of its `own` since.
-fn inherited(composed: &Composed, bytes: u64, own: &[Piece]) -> Result<impl Iterator<Item = Part>, VmmError> {
-    let inherited = Inherited::load(&composed.note, bytes)?;
-    let opened = File::open(&composed.memory);
-    let file = opened.map_err(FileError::of("opening", &composed.memory))?;
-    let source = Source::Composed(Arc::new(file));
+/// The parts of an overlaid memory that came from changes and that the process has not written since (`own` are those
+/// it has).
+fn inherited_parts(
+    overlaid: &OverlaidMemory,
+    bytes: u64,
+    own: &[Piece],
+) -> Result<impl Iterator<Item = Part>, VmmError> {
+    let inherited = InheritedPages::load(&overlaid.note, bytes)?;
+    let opened = File::open(&overlaid.memory);
+    let file = opened.map_err(FileError::of("opening", &overlaid.memory))?;
+    let source = Source::OverlaidMemory(Arc::new(file));
     let own: Vec<Range<u64>> = own.iter().map(|run| run.offset..run.offset + run.length).collect();
     let untouched = minus(inherited.ranges(), &own).into_iter();
     Ok(untouched.flat_map(move |range| split(source.clone(), range.start, range.start, range.end - range.start)))
 }
 
+/// Splits `length` bytes into parts of at most [`RUN_MAX`].
 fn split(source: Source, at: u64, offset: u64, length: u64) -> impl Iterator<Item = Part> {
     (0..length).step_by(RUN_MAX).map(move |done| {
         let length = (length - done).min(RUN_MAX as u64) as usize;
@@ -120,7 +130,7 @@ fn split(source: Source, at: u64, offset: u64, length: u64) -> impl Iterator<Ite
 #[cfg(test)]
 mod tests {
     use super::super::changes::tests::{run, runs};
-    use super::super::compose::compose;
+    use super::super::overlay::overlay;
     use super::*;
     use crate::memory::testing::{Guest, SHAPE, contents};
     use std::collections::BTreeMap;
@@ -165,12 +175,12 @@ mod tests {
     async fn changes_that_a_memory_was_composed_of_are_in_every_later_difference() {
         let base = Guest::of_file(RAM);
         let dir = tempfile::tempdir().expect("a folder");
-        let composed = || Composed { memory: dir.path().join("memory"), note: dir.path().join("note") };
+        let overlaid = || OverlaidMemory { memory: dir.path().join("memory"), note: dir.path().join("note") };
         let changes = runs(vec![run(3, 1, 0), run(10, 256, 7), run(4095, 1, 9)]);
-        let inherited = compose(base.base(), changes, RAM, &composed().memory).expect("composed");
-        inherited.save(&composed().note).expect("noted");
+        let inherited = overlay(base.base(), changes, RAM, &overlaid().memory).expect("overlaid");
+        inherited.save(&overlaid().note).expect("noted");
 
-        let mut guest = Guest::of(&composed().memory);
+        let mut guest = Guest::of(&overlaid().memory);
         guest.map(0, RAM);
         for (page, byte) in [(11, 1), (12, 2), (400, 3), (4095, 4)] {
             guest.write(page, byte);
@@ -178,12 +188,12 @@ mod tests {
         guest.read(10);
         let mut expected: BTreeMap<u64, u8> = (10..266).map(|page| (page, 7)).collect();
         expected.extend([(3, 0), (11, 1), (12, 2), (400, 3), (4095, 4)]);
-        let found = difference(guest.process(), guest.mapping(), SHAPE, Some(composed())).await.expect("found");
+        let found = difference(guest.process(), guest.mapping(), SHAPE, Some(overlaid())).await.expect("found");
         assert_eq!(contents(found).expect("read"), expected);
 
-        std::fs::write(composed().note, "").expect("written");
-        let refused = difference(guest.process(), guest.mapping(), SHAPE, Some(composed())).await.err();
-        assert!(matches!(refused, Some(VmmError::Inherited { .. })), "{refused:?}");
+        std::fs::write(overlaid().note, "").expect("written");
+        let refused = difference(guest.process(), guest.mapping(), SHAPE, Some(overlaid())).await.err();
+        assert!(matches!(refused, Some(VmmError::InheritedPages { .. })), "{refused:?}");
     }
 
     #[tokio::test]
@@ -204,7 +214,7 @@ mod tests {
         assert!(reading.next().is_some_and(|first| first.is_ok()));
         drop(guest);
         let told = reading.next().expect("not the end").expect_err("it is gone").to_string();
-        assert!(told.contains("not the recorded machine"), "{told}");
+        assert!(told.contains("is gone"), "{told}");
         assert!(reading.next().is_none());
         let told = difference(process, mapping, SHAPE, None).await.err();
         assert!(matches!(told, Some(VmmError::NotAlive { .. })), "{told:?}");

@@ -1,4 +1,5 @@
-//! Changes laid over the RAM that a VMM has mapped copy-on-write, from the outside.
+//! Writes changes into the RAM that a VMM has mapped copy-on-write, from outside the VMM. The QEMU driver restores with
+//! it.
 
 use super::changes::checked;
 use super::mapping::{Mapping, Piece, Proc};
@@ -10,9 +11,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Writes `changes` into the RAM of a VMM that has not begun to use it. The pages become the process's own, as if its
-/// guest had written them, so that a later [`difference`](fn@super::difference) finds them. On failure some are written:
-/// the machine must never run. A future that is dropped leaves the work to end with `changes`, or with the process.
+/// Writes `changes` into the RAM of a VMM that has not begun to use it. The pages become anonymous, as if the guest had
+/// written them, so that a later [`difference`](fn@super::difference) finds them without a list. After a failure some
+/// of them are written, and the machine must never run. If the future is dropped, the work goes on until `changes` or
+/// the process end.
 pub(crate) async fn inject(process: Proc, mapping: Mapping, shape: Shape, changes: Runs) -> Result<(), VmmError> {
     blocking("laying changes over a memory", move || write(&process, mapping, shape.memory_bytes(), changes)).await
 }
@@ -21,13 +23,13 @@ fn write(process: &Proc, mapping: Mapping, bytes: u64, changes: Runs) -> Result<
     let pieces = process.ram(mapping, bytes)?;
     let memory = process.writable_memory()?;
     for run in checked(changes, bytes) {
-        place(&memory, &pieces, &run?).map_err(|source| process.failed("writing the memory", source))?;
+        write_run(&memory, &pieces, &run?).map_err(|source| process.failed("writing the memory", source))?;
     }
     Ok(())
 }
 
-/// Writes one run, which may lie in more than one piece.
-fn place(memory: &File, pieces: &[Piece], run: &Run) -> io::Result<()> {
+/// Writes one run, which may span several pieces.
+fn write_run(memory: &File, pieces: &[Piece], run: &Run) -> io::Result<()> {
     let mut bytes = run.bytes.as_slice();
     let mut offset = run.offset;
     let first = pieces.partition_point(|piece| piece.offset + piece.length <= offset);
@@ -103,7 +105,7 @@ mod tests {
         let pieces = process.ram(mapping, RAM).expect("mapped");
         let memory = process.writable_memory().expect("opened");
         drop(guest);
-        let told = place(&memory, &pieces, &run(0, 1, 1)).map_err(|source| process.failed("writing", source));
+        let told = write_run(&memory, &pieces, &run(0, 1, 1)).map_err(|source| process.failed("writing", source));
         assert!(matches!(told, Err(VmmError::NotAlive { .. })), "{told:?}");
         let told = inject(process, mapping, SHAPE, runs(vec![run(0, 1, 1)])).await;
         assert!(matches!(told, Err(VmmError::NotAlive { .. })), "{told:?}");

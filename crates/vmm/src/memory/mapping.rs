@@ -1,4 +1,4 @@
-//! Where in a VMM's address space its guest's RAM lies.
+//! Finds the guest's RAM in the address space of its VMM.
 
 use crate::error::VmmError;
 use crate::process::not_alive;
@@ -9,48 +9,45 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The file that a VMM has mapped as its guest's RAM.
+/// Identifies the file that a VMM has mapped as its guest's RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mapping {
-    /// The memfd of this name.
+    /// The memfd that was created with this name.
     Memfd(&'static str),
-    /// This file, whatever path it had in the VMM's root.
-    File {
-        /// Its device, as stat(2) tells it.
-        device: u64,
-        inode: u64,
-    },
+    /// The file with these numbers of stat(2). A path would not do: the VMM has it below a root of its own.
+    File { device: u64, inode: u64 },
 }
 
 impl Mapping {
-    /// The file at `path`.
+    /// Identifies the file at `path`.
     pub fn of_file(path: &Path) -> Result<Self, VmmError> {
         let meta = std::fs::metadata(path);
-        let meta = meta.map_err(FileError::of("looking at", path))?;
+        let meta = meta.map_err(FileError::of("finding", path))?;
         Ok(Mapping::File { device: meta.dev(), inode: meta.ino() })
     }
 }
 
-/// A run of guest RAM: where it is in the file, and where in the VMM.
+/// A contiguous part of the guest's RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// First byte, in the VMM's address space.
+    /// The address of its first byte in the VMM.
     pub address: u64,
-    /// First byte, in the RAM file: the guest's RAM from its beginning, without the hole below 4 GiB.
+    /// The position of its first byte in the RAM file, which has the guest's RAM without the hole below 4 GiB.
     pub offset: u64,
-    /// Bytes.
+    /// Its length in bytes.
     pub length: u64,
 }
 
-/// A process's folder in /proc, held open: it stays this process's, and empties with it, whoever gets its number.
+/// A process's directory in /proc, held open. It stays this process's: once that has ended, nothing in it can be
+/// opened, also if another process gets the number.
 #[derive(Debug)]
 pub(crate) struct Proc {
     dir: File,
     pid: i32,
 }
 
-/// Longest list of mappings that is read: 65530 (`vm.max_map_count`) of them, without the long paths that a VMM has no
-/// way to.
+/// The longest list of mappings that is read, in bytes. A process has at most 65530 (`vm.max_map_count`), and a VMM can
+/// reach no file with a long path.
 const MAPS_MAX: u64 = 16 << 20;
 
 impl Proc {
@@ -60,45 +57,50 @@ impl Proc {
         Ok(Self { dir, pid })
     }
 
-    /// Its memory, for reading: it stays this process's.
+    /// Opens its memory for reading. The file stays bound to this process's address space.
     pub(super) fn memory(&self) -> Result<File, VmmError> {
         self.file("mem", "opening its memory")
     }
 
-    /// Its memory, for writing.
+    /// Opens its memory for writing.
     pub(super) fn writable_memory(&self) -> Result<File, VmmError> {
         let opened = File::options().write(true).open(self.path("mem"));
         opened.map_err(|source| self.failed("opening its memory for writing", source))
     }
 
-    /// A file of the folder, for reading.
+    /// Opens a file of the directory for reading.
     pub(super) fn file(&self, name: &str, step: &'static str) -> Result<File, VmmError> {
         File::open(self.path(name)).map_err(|source| self.failed(step, source))
     }
 
-    /// What an error while reading or writing the process is. For others its memory ends in the moment it does.
+    /// Maps an error of reading or writing the process: [`VmmError::NotAlive`] if it has ended, otherwise that of
+    /// `step`.
     pub(super) fn failed(&self, step: &'static str, source: io::Error) -> VmmError {
+        // An open /proc/PID/mem gives the end of the file from the moment the process's address space is gone.
         let ended = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);
         let gone = ended || source.raw_os_error() == Some(libc::ESRCH);
         if gone { VmmError::NotAlive { pid: self.pid } } else { VmmError::Memory { step, pid: self.pid, source } }
     }
 
-    /// Where the RAM is, in the file's order; an error unless it is all there, once, and private.
+    /// Lists the pieces of the guest's RAM in the file's order. An error unless all `bytes` of the file are mapped,
+    /// each once, and copy-on-write.
     pub(super) fn ram(&self, mapping: Mapping, bytes: u64) -> Result<Vec<Piece>, VmmError> {
         let step = "reading its mappings";
         let mut maps = Vec::new();
         let read = self.file("maps", step)?.take(MAPS_MAX).read_to_end(&mut maps);
         match read.map_err(|source| self.failed(step, source))? {
-            // No living process is without any.
+            // The list is empty only for a process that has ended.
             0 => return Err(VmmError::NotAlive { pid: self.pid }),
-            length if length as u64 == MAPS_MAX => return Err(self.unfit("more mappings than it may have".to_owned())),
+            // The list may have been cut off. A VMM that its guest has taken over decides how many mappings it has.
+            length if length as u64 == MAPS_MAX => return Err(self.unfit("it has too many mappings".to_owned())),
             _ => {}
         }
         let maps = String::from_utf8_lossy(&maps);
         let mut pieces = Vec::new();
         for entry in maps.lines().filter_map(Entry::parse).filter(|entry| self.is_of(entry, mapping)) {
+            // Written pages of a shared mapping are not anonymous: the diff would be empty.
             if !entry.private {
-                return Err(self.unfit("it is shared: what the guest writes goes to the file".to_owned()));
+                return Err(self.unfit("it is mapped shared, so the guest writes to the file".to_owned()));
             }
             pieces.push(Piece { address: entry.start, offset: entry.offset, length: entry.end - entry.start });
         }
@@ -107,11 +109,13 @@ impl Proc {
         Ok(pieces)
     }
 
+    /// An error unless `pieces` cover `bytes` bytes without gaps or overlaps. A VMM that its guest has taken over can
+    /// change its mappings, and a diff must not miss a page or have one twice because of that.
     fn check_whole(&self, pieces: &[Piece], bytes: u64) -> Result<(), VmmError> {
         let mut end = 0;
         for piece in pieces {
             if piece.offset != end {
-                return Err(self.unfit(format!("{end:#x} is followed by {:#x}", piece.offset)));
+                return Err(self.unfit(format!("the mapping up to {end:#x} is followed by one at {:#x}", piece.offset)));
             }
             end = piece.offset.saturating_add(piece.length);
         }
@@ -124,7 +128,8 @@ impl Proc {
                 entry.name.strip_prefix("/memfd:").and_then(|rest| rest.strip_suffix(" (deleted)")) == Some(name)
             }
             Mapping::File { device, inode } => {
-                // Btrfs tells maps another device than stat; the mapped file itself can be asked.
+                // On Btrfs /proc/PID/maps shows another device than stat(2) gives. The link in map_files leads to the
+                // mapped file itself, whose stat(2) then decides.
                 let range = format!("map_files/{:x}-{:x}", entry.start, entry.end);
                 let asked = || std::fs::metadata(self.path(&range)).is_ok_and(|meta| meta.dev() == device);
                 entry.inode == inode && (entry.device == device || asked())
@@ -141,7 +146,7 @@ impl Proc {
     }
 }
 
-/// A line of /proc/PID/maps (proc_pid_maps(5)).
+/// One line of /proc/PID/maps (proc_pid_maps(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Entry<'a> {
     start: u64,

@@ -1,34 +1,38 @@
-//! Which pages of a guest's RAM its VMM has in its page tables, and of which kind.
+//! Finds the pages of a guest's RAM that its VMM has in its page tables, and tells written ones from read ones.
 
 use super::PAGE;
 use super::mapping::{Piece, Proc};
 use crate::error::VmmError;
 use std::os::unix::fs::FileExt;
 
-/// Bits of an entry in /proc/PID/pagemap (proc_pid_pagemap(5)). They need no privilege beyond being allowed to read
-/// the process, unlike the page's number.
+// Bits of an entry in /proc/PID/pagemap (proc_pid_pagemap(5)). Unlike the page's frame number they can be read with no
+// more privilege than reading the process's memory takes.
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
+/// The page is of a file or shared; if clear, it is anonymous.
 const OF_A_FILE: u64 = 1 << 61;
 
-/// Bytes of an entry.
+/// The size of an entry in bytes.
 const ENTRY: usize = 8;
-/// Entries that are looked at together: as many as the processor's page tables have.
+/// The number of entries that are compared at once: as many as a page table of the processor has, for 2 MiB of RAM.
 const TABLE: usize = 512;
-/// Entries read at once: 512 KiB of them, for 256 MiB of RAM.
+/// The number of entries that are read at once: 512 KiB of them, for 256 MiB of RAM.
 const ENTRIES: u64 = 64 * 1024;
 
-/// A page that the guest has written since the RAM was mapped: a copy of its own, wherever it is now.
+/// Whether the guest has written the page since the RAM was mapped.
 pub(super) fn written(entry: u64) -> bool {
+    // A write to a copy-on-write mapping makes the page anonymous. It stays a change after the kernel has swapped it
+    // out.
     entry & (PRESENT | SWAPPED) != 0 && entry & OF_A_FILE == 0
 }
 
-/// A page that the guest has read or written, or that lies beside one that it has.
+/// Whether the guest has read or written the page, or one beside it: the kernel maps pages of the page cache around a
+/// fault as well.
 pub(super) fn touched(entry: u64) -> bool {
     entry & (PRESENT | SWAPPED) != 0
 }
 
-/// The runs of adjacent pages in `pieces` whose entry is `wanted`. At most one for every second page.
+/// Lists the runs of adjacent pages in `pieces` whose entry is `wanted`; at most one for every second page.
 pub(super) fn runs(process: &Proc, pieces: &[Piece], wanted: fn(u64) -> bool) -> Result<Vec<Piece>, VmmError> {
     let step = "reading its page map";
     let pagemap = process.file("pagemap", step)?;
@@ -41,7 +45,7 @@ pub(super) fn runs(process: &Proc, pieces: &[Piece], wanted: fn(u64) -> bool) ->
             let entries = &mut buffer[..ENTRIES.min(pages - first) as usize * ENTRY];
             let position = (piece.address / PAGE + first) * ENTRY as u64;
             pagemap.read_exact_at(entries, position).map_err(|source| process.failed(step, source))?;
-            for (page, entry) in telling(first, entries) {
+            for (page, entry) in distinct_entries(first, entries) {
                 match (wanted(entry), open) {
                     (true, None) => open = Some(page),
                     (false, Some(start)) => {
@@ -57,18 +61,20 @@ pub(super) fn runs(process: &Proc, pieces: &[Piece], wanted: fn(u64) -> bool) ->
     Ok(found)
 }
 
-/// The entries of pages from `first` on, with their pages. Of many that are all the same, only the first: most of a
-/// large RAM was never touched, and comparing them at once is quicker than looking at each.
-fn telling(first: u64, entries: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+/// Pairs the entries with their pages, of which `first` is the first. Of a table whose entries are all the same it
+/// yields only the first entry, which begins or continues a run just like the rest.
+fn distinct_entries(first: u64, entries: &[u8]) -> impl Iterator<Item = (u64, u64)> {
     let tables = (first..).step_by(TABLE).zip(entries.chunks(TABLE * ENTRY));
     tables.flat_map(|(first, table)| {
+        // Most of a large RAM was never touched, and one comparison of 4 KiB is quicker than 512 of an entry. That each
+        // entry equals the one before it means that all are equal.
         let same = table[ENTRY..] == table[..table.len() - ENTRY];
         let looked_at = if same { &table[..ENTRY] } else { table };
         (first..).zip(looked_at.as_chunks::<ENTRY>().0.iter().map(|entry| u64::from_ne_bytes(*entry)))
     })
 }
 
-/// The pages `start..end` of a piece.
+/// Returns the pages `start..end` of a piece.
 fn part(piece: &Piece, start: u64, end: u64) -> Piece {
     let (skipped, length) = (start * PAGE, (end - start) * PAGE);
     Piece { address: piece.address + skipped, offset: piece.offset + skipped, length }
@@ -108,7 +114,7 @@ mod tests {
         let entries = |pages: &[u64], length: u64| -> Vec<u8> {
             (0..length).flat_map(|page| u64::from(pages.contains(&page)).to_ne_bytes()).collect()
         };
-        let told = |pages: &[u64], length| telling(1000, &entries(pages, length)).collect::<Vec<_>>();
+        let told = |pages: &[u64], length| distinct_entries(1000, &entries(pages, length)).collect::<Vec<_>>();
         assert_eq!(told(&[], 1100), [(1000, 0), (1512, 0), (2024, 0)]);
         assert_eq!(told(&[1024], 1025), [(1000, 0), (1512, 0), (2024, 1)]);
         let second: Vec<u64> = (512..1024).collect();

@@ -1,9 +1,10 @@
-//! Sorted ranges of bytes: what they have in common, and how they are written down.
+//! Operations on sorted ranges of bytes, and their text format in stored files.
 
 use std::fmt::Write;
 use std::ops::Range;
 
-/// Adds `next`, which must not begin before the last of `ranges` does, and joins it to that across a gap of `gap` bytes.
+/// Adds `next`, which must not begin before the last of `ranges` does. The two are joined if at most `gap` bytes are
+/// between them.
 pub(super) fn push(ranges: &mut Vec<Range<u64>>, next: Range<u64>, gap: u64) {
     match ranges.last_mut() {
         Some(last) if next.start <= last.end.saturating_add(gap) => last.end = last.end.max(next.end),
@@ -11,7 +12,7 @@ pub(super) fn push(ranges: &mut Vec<Range<u64>>, next: Range<u64>, gap: u64) {
     }
 }
 
-/// What of `ranges` is in none of `others`. Both ascend and do not overlap.
+/// Returns the parts of `ranges` that are in none of `others`. Both must be in ascending order and without overlaps.
 pub(super) fn minus(ranges: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut left = Vec::new();
     let mut others = others.iter().peekable();
@@ -31,15 +32,16 @@ pub(super) fn minus(ranges: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u
     left
 }
 
-/// Writes a line for each of `ranges`.
+/// Writes a line with start and end for each of `ranges`.
 pub(super) fn print(text: &mut String, ranges: &[Range<u64>]) {
     for range in ranges {
-        // Into a string, which does not fail.
+        // Writing into a string cannot fail.
         let _ = writeln!(text, "{} {}", range.start, range.end);
     }
 }
 
-/// What [`print()`] wrote; none unless the ranges ascend, are apart, and end within `bytes`.
+/// Parses the lines that [`print()`] writes. `None` unless the ranges are in ascending order, apart, and within
+/// `bytes`.
 pub(super) fn parse<'a>(lines: impl Iterator<Item = &'a str>, bytes: u64) -> Option<Vec<Range<u64>>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for line in lines {

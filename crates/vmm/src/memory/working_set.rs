@@ -1,14 +1,14 @@
-//! Which parts of a snapshot's memory a waking guest touches, so that a host whose page cache is cold can read them in
-//! a few large requests instead of a page fault at a time.
+//! Working sets: the parts of a snapshot's memory that its clones touch when they start. A host whose page cache is
+//! cold reads them in a few large requests instead of one page fault at a time.
 //!
 //! ```text
-//! first wakes:  record ─┐
-//!               load  ──┴─ and ──► save, until RECORDED_WAKES are in it
-//! later wakes:  load ──► prefetch, while the VMM starts
+//! first clones:  record ─┐
+//!                load  ──┴─ union ──► save, until RECORDED_WAKES are in it
+//! later clones:  load ──► prefetch, while the VMM starts
 //! ```
 //!
-//! It is advice: a set that is missing or wrong costs time and nothing else. Called by the Firecracker driver, whose
-//! clones map the snapshot's file.
+//! A set that is missing or wrong only costs time. Called by the Firecracker driver, whose clones map the snapshot's
+//! file.
 
 use super::mapping::{Mapping, Proc};
 use super::pages::{runs, touched};
@@ -25,33 +25,35 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Wakes that a set is made from. What a guest touches in its first second differs little from wake to wake.
+/// The number of clones that a set is made from. The pages that a guest touches in its first second differ little from
+/// one clone to the next.
 const RECORDED_WAKES: u32 = 3;
-/// Gaps up to so many bytes are read, too: one request of a disk costs more than they do.
+/// Gaps of up to this many bytes are read as well: that costs less than another request to the disk.
 const GAP: u64 = 64 << 10;
-/// First line of a stored set: what it is, and its version.
+/// The first line of a stored set, with the version of its format.
 const HEADER: &str = "leapbox working set 1";
-/// Longest stored set, in bytes: 8 GiB touched every 128 KiB are 65,536 lines of at most 22 characters.
+/// The longest stored set that is read, in bytes: 8 GiB touched every 128 KiB are 65,536 lines of at most 22
+/// characters.
 const STORED_MAX: u64 = 2 << 20;
 
-/// Most that is read ahead, in bytes: a tenant's clone that touches everything while it is looked at must not cost every
-/// later one.
-const MOST: u64 = 256 << 20;
+/// The most that is read ahead, in bytes. A sandbox that touches all of its memory while it is recorded must not slow
+/// down every later clone of the base; its set is discarded.
+const READ_AHEAD_MAX: u64 = 256 << 20;
 
-/// Parts of a snapshot's memory.
+/// A set of ranges of a snapshot's memory file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WorkingSet {
-    /// How many wakes it was recorded in.
+    /// The number of clones it was recorded from.
     wakes: u32,
-    /// Bytes of the file: ascending, apart by more than [`GAP`].
+    /// In ascending order, and apart by more than [`GAP`] bytes.
     ranges: Vec<Range<u64>>,
 }
 
-/// Makes a name of its own for every set that is being written.
+/// Numbers the temporary files of sets that are being written, so that no two writers share one.
 static SAVED: AtomicU64 = AtomicU64::new(0);
 
 impl WorkingSet {
-    /// What process `pid` has touched of `mapping` until now.
+    /// Records the pages of `mapping` that process `pid` has touched until now.
     pub async fn record(pid: i32, mapping: Mapping, shape: Shape) -> Result<Self, VmmError> {
         blocking("recording a working set", move || {
             let process = Proc::open(pid)?;
@@ -62,24 +64,24 @@ impl WorkingSet {
         .await
     }
 
-    /// Whether enough wakes are in it.
+    /// Whether it was recorded from enough clones.
     pub fn is_complete(&self) -> bool {
         self.wakes >= RECORDED_WAKES
     }
 
     /// Whether it is small enough to be read ahead.
-    pub fn is_modest(&self) -> bool {
-        self.ranges.iter().map(|range| range.end - range.start).sum::<u64>() <= MOST
+    pub fn is_within_limit(&self) -> bool {
+        self.ranges.iter().map(|range| range.end - range.start).sum::<u64>() <= READ_AHEAD_MAX
     }
 
-    /// What was touched in the wakes of either.
-    pub fn and(&self, other: &Self) -> Self {
+    /// Joins two sets, and their numbers of clones.
+    pub fn union(&self, other: &Self) -> Self {
         let mut both = [self.ranges.as_slice(), &other.ranges].concat();
         both.sort_unstable_by_key(|range| range.start);
         Self { wakes: self.wakes.saturating_add(other.wakes), ranges: merge(both.into_iter()) }
     }
 
-    /// Reads what [`WorkingSet::save`] wrote for a memory of `shape`; `None` if nothing was. Blocking.
+    /// Reads the set that [`WorkingSet::save`] has written for a memory of `shape`; `None` if there is none. Blocking.
     pub fn load(path: &Path, shape: Shape) -> Result<Option<Self>, VmmError> {
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(STORED_MAX + 1).read_to_string(&mut text));
@@ -93,8 +95,9 @@ impl WorkingSet {
         }
     }
 
-    /// Stores it at `path` (mode 0600), whole or not at all; of several who do at once, the last. Blocking.
+    /// Writes the set to `path` (mode 0600), which it replaces. Blocking.
     pub fn save(&self, path: &Path) -> Result<(), VmmError> {
+        // By a rename, so that another restore never reads half a set. Not synced, as it can be recorded again.
         let mut text = format!("{HEADER}\n{}\n", self.wakes);
         ranges::print(&mut text, &self.ranges);
         let unfinished = path.with_extension(format!("new-{}", SAVED.fetch_add(1, Ordering::Relaxed)));
@@ -105,27 +108,27 @@ impl WorkingSet {
         Ok(std::fs::rename(&unfinished, path).map_err(FileError::of("replacing", path))?)
     }
 
-    /// Has the kernel read its parts of `file` into the page cache. Blocking, as long as the disk's queue is full.
+    /// Has the kernel read the set's parts of `file` into the page cache. Blocking while the disk's queue is full.
     pub fn prefetch(&self, file: &File) {
         for range in &self.ranges {
             let (start, length) = (range.start as i64, (range.end - range.start) as i64);
-            // Advice: a file system that takes none is as slow as without it.
+            // A file system that does not support the advice is no worse off than without it.
             if let Err(error) = posix_fadvise(file, start, length, PosixFadviseAdvice::POSIX_FADV_WILLNEED) {
-                tracing::debug!(error = %chain(&error), "the working set cannot be read ahead");
+                tracing::debug!(error = %chain(&error), "a base's working set could not be read ahead");
                 return;
             }
         }
     }
 }
 
-/// Joins ranges, which come in ascending order of their starts, across gaps.
+/// Joins ranges across gaps of up to [`GAP`] bytes. They must come in ascending order of their starts.
 fn merge(found: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut merged = Vec::new();
     found.for_each(|range| ranges::push(&mut merged, range, GAP));
     merged
 }
 
-/// What a stored set says; `None` if it is damaged, or of another size or version.
+/// Parses a stored set; `None` if it is damaged, or of another size or version.
 fn parse(text: &str, bytes: u64) -> Option<WorkingSet> {
     if text.len() as u64 > STORED_MAX || !text.ends_with('\n') {
         return None;
@@ -137,7 +140,7 @@ fn parse(text: &str, bytes: u64) -> Option<WorkingSet> {
     let wakes = lines.next()?.parse().ok()?;
     let ranges = ranges::parse(lines, bytes)?;
     let set = WorkingSet { wakes, ranges };
-    set.is_modest().then_some(set)
+    set.is_within_limit().then_some(set)
 }
 
 #[cfg(test)]
@@ -176,9 +179,9 @@ mod tests {
     fn the_first_wakes_make_the_set() {
         let first = set(1, &[0..4096, 10 << 20..11 << 20]);
         let second = set(1, &[1 << 20..2 << 20, (10 << 20) + 4096..12 << 20]);
-        let both = first.and(&second);
+        let both = first.union(&second);
         assert_eq!(both, set(2, &[0..4096, 1 << 20..2 << 20, 10 << 20..12 << 20]));
-        assert!(both.and(&first).is_complete());
+        assert!(both.union(&first).is_complete());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The guest's console. QEMU keeps the last of it in a ring that reading empties, so what was read is kept here.
+//! The end of the guest's console. QEMU keeps it in a ring buffer that is empty once it has been read, so the text that
+//! was read is kept here.
 
 use super::args::CONSOLE_BYTES;
 use super::qmp::Qmp;
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// The console of one machine.
+/// The console of one machine. Clones share the text.
 #[derive(Clone)]
 pub(super) struct Console {
     qmp: Arc<Qmp>,
@@ -18,8 +19,9 @@ impl Console {
         Self { qmp, tail: Arc::default() }
     }
 
-    /// Its end, at most [`CONSOLE_BYTES`]. Of a QEMU that does not answer, what was read before.
+    /// The last output, at most [`CONSOLE_BYTES`]. If QEMU does not answer, it is what was read before.
     pub async fn tail(&self) -> String {
+        // Locked across the command: two readers at once get pieces of the ring, which must be appended in their order.
         let mut tail = self.tail.lock().await;
         let read = json!({"device": "console", "size": CONSOLE_BYTES, "format": "utf8"});
         if let Ok(Value::String(new)) = self.qmp.run("ringbuf-read", read).await {
@@ -30,7 +32,7 @@ impl Console {
     }
 }
 
-/// Cuts off the beginning of what is too long.
+/// Removes whole characters from the beginning until at most `most` bytes are left.
 fn shorten(text: &mut String, most: usize) {
     let excess = text.len().saturating_sub(most);
     let start = (excess..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());

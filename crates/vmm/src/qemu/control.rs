@@ -1,4 +1,4 @@
-//! What QEMU does in its own way with a living machine: over its control connection (QMP).
+//! Controls a running QEMU over its control connection (QMP).
 
 use super::console::Console;
 use super::qmp::Qmp;
@@ -21,14 +21,14 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The way to a running QEMU.
+/// The [`Control`] of one QEMU.
 struct QemuControl {
     qmp: Arc<Qmp>,
     console: Console,
 }
 
-/// Opens the control connection, which a restore goes on to use, and starts watching the process. On failure nothing of
-/// the machine is left.
+/// Opens the control connection and makes a [`Machine`] of the process. A restore goes on to use the returned
+/// connection. On failure nothing of the machine is left.
 pub(super) async fn connect(
     started: Started,
     log: File,
@@ -45,7 +45,7 @@ pub(super) async fn connect(
     };
     let qmp = match connected {
         Ok(qmp) => Arc::new(qmp),
-        Err(error) => return Err(started.give_up(error, async |reason| with_log(reason, &log)).await),
+        Err(error) => return Err(started.abort(error, async |reason| with_log(reason, &log)).await),
     };
     let console = Console::new(Arc::clone(&qmp));
     let control = QemuControl { qmp: Arc::clone(&qmp), console: console.clone() };
@@ -64,7 +64,8 @@ impl Control for QemuControl {
     async fn resume(&self, machine: &Machine) -> Result<(), VmmError> {
         let cont = async {
             self.qmp.run("cont", json!({})).await?;
-            state::let_go(&self.qmp).await
+            // Of the last saved state: QEMU closes descriptors only while its guest runs.
+            state::close_state_fd(&self.qmp).await
         };
         machine.while_alive("being resumed", cont).await
     }
@@ -73,8 +74,8 @@ impl Control for QemuControl {
         machine.while_alive("saving its state", state::save(&self.qmp)).await
     }
 
-    /// The memory is in its file already: a machine that boots maps it shared.
     async fn write_snapshot(&self, machine: &Machine, snapshot: &Snapshot) -> Result<(), VmmError> {
+        // The memory is in its file already: a machine that boots maps it shared.
         let state = self.save_state(machine).await?;
         Ok(std::fs::write(&snapshot.state, state).map_err(FileError::of("writing", &snapshot.state))?)
     }
@@ -88,7 +89,7 @@ impl Control for QemuControl {
     }
 }
 
-/// Comes to an end with the first of: the process ended, the guest shut down, QEMU stopped answering.
+/// Waits for the first of three ends: the process exits, the guest shuts down, or QEMU stops answering.
 async fn ended(process: Arc<Process>, qmp: Arc<Qmp>, console: Console, log: File) -> ExitReason {
     let ping = || async { qmp.run("query-status", json!({})).await.is_ok() };
     tokio::select! {

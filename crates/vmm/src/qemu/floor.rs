@@ -1,4 +1,4 @@
-//! QEMU as one would start it by hand, with the same arguments and descriptors and no walls: see [`crate::floor`].
+//! Starts QEMU as one would by hand, with the same arguments and descriptors but no confinement; see [`crate::floor`].
 
 #![allow(unsafe_code)]
 
@@ -10,10 +10,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-/// Descriptors are moved above this before they are put at their numbers.
+/// Descriptors are moved to this number or above it before they are put at the numbers that QEMU expects.
 const PARKING: RawFd = 100;
 
-/// Starts `program` in `netns`. Blocking; the process is reaped by whoever holds its pidfd.
+/// Starts `program` in `netns` and returns its process id. Blocking. The caller reaps the process through a pidfd.
 pub(super) fn spawn(
     program: &str,
     argv: &[String],
@@ -36,13 +36,15 @@ pub(super) fn spawn(
         let child = command.spawn();
         child.map(|c| c.id() as i32).map_err(|source| VmmError::System { step: "starting QEMU", source })
     };
-    // On a thread of its own, because it changes its network namespace.
+    // On a thread that ends afterwards, because setns changes the thread's network namespace for good.
     std::thread::scope(|scope| scope.spawn(work).join())
         .unwrap_or_else(|_| Err(VmmError::Launch { message: "the launching thread panicked".to_owned() }))
 }
 
-/// Puts every descriptor at its number, in two rounds so that none is overwritten before it has been moved.
+/// Duplicates every descriptor to its number, in two rounds so that none is overwritten before it has been moved.
 fn place_all(places: &[(RawFd, RawFd)]) -> std::io::Result<()> {
+    // An array, because between fork and exec nothing may be allocated: another thread may have held the allocator's
+    // lock at the fork. There are nine descriptors.
     let mut parked = [(0, 0); 16];
     for (slot, (from, to)) in parked.iter_mut().zip(places) {
         // SAFETY: fcntl on a plain number.

@@ -1,4 +1,4 @@
-//! Files in memory that QEMU is given and cannot change.
+//! Files in memory that QEMU is given but cannot change.
 
 use crate::error::VmmError;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -6,7 +6,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-/// A memfd with what `fill` writes into it, sealed against every change.
+/// Makes a memfd, has `fill` write its contents, and seals it against every change.
 pub(super) fn sealed(name: &str, fill: impl FnOnce(&File) -> Result<(), VmmError>) -> Result<OwnedFd, VmmError> {
     let system = |step| move |errno: nix::errno::Errno| VmmError::System { step, source: errno.into() };
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;

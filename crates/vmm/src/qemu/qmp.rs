@@ -1,4 +1,4 @@
-//! QEMU's control protocol: one JSON object a line, one command at a time, events in between.
+//! A client of QEMU's control protocol (QMP): one JSON object per line, one command at a time, events in between.
 //!
 //! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
 
@@ -15,23 +15,24 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, mpsc, watch};
 
-/// Longest line taken, in bytes: the console's 64 KiB, escaped.
+/// The longest line that is read, in bytes. The longest real one is the console's 64 KiB, of which every byte may be
+/// escaped with six.
 const LINE_MAX: u64 = 1 << 20;
-/// Answers waiting to be read; there is one command at a time, so more is a fault of the other end.
+/// The most answers that wait to be read. As there is one command at a time, more of them are a fault of the other end.
 const ANSWERS_MAX: usize = 8;
 /// How long QEMU may take to answer a command before it counts as hung.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What QEMU has said of itself so far.
+/// The events that QEMU has sent so far, as far as they matter.
 #[derive(Debug, Clone, Default)]
 pub struct Events {
     /// The guest shut down, rebooted or panicked.
     pub shutdown: bool,
-    /// The last state of a migration.
+    /// The latest status of the last migration, `completed` for example.
     pub migration: Option<String>,
 }
 
-/// An open control connection.
+/// An open control connection. Commands from several tasks wait for one another.
 #[derive(Debug)]
 pub struct Qmp {
     commands: Mutex<Commands>,
@@ -42,12 +43,13 @@ pub struct Qmp {
 struct Commands {
     to: OwnedWriteHalf,
     answers: mpsc::Receiver<Value>,
-    /// An answer was given up on: the next one would be taken for another command's.
+    /// Set while an answer is due. If it is still set at the next command, that answer was not waited for and would be
+    /// taken for the next command's.
     out_of_step: bool,
 }
 
 impl Qmp {
-    /// Connects, waits for the greeting and agrees on capabilities. The greeting comes once QEMU is up.
+    /// Connects, waits for the greeting, which QEMU sends once it has started, and leaves QMP's negotiation mode.
     pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, VmmError> {
         let connected = UnixStream::connect(socket).await;
         let stream = connected.map_err(FileError::of("connecting to the control socket", socket))?;
@@ -63,19 +65,23 @@ impl Qmp {
 
     async fn greeting(&self, deadline: Duration) -> Result<(), VmmError> {
         let mut commands = self.commands.lock().await;
-        let greeting = next(&mut commands.answers, "its greeting", deadline).await?;
+        let greeting = next(&mut commands.answers, "a connection to its control socket", deadline).await?;
         if greeting.get("QMP").is_some() {
             return Ok(());
         }
-        Err(VmmError::Protocol { command: "its greeting".to_owned(), message: greeting.to_string() })
+        Err(VmmError::Protocol {
+            command: "a connection to its control socket".to_owned(),
+            message: greeting.to_string(),
+        })
     }
 
-    /// Runs one command and gives its `return` value.
+    /// Runs one command and returns its `return` value.
     pub async fn run(&self, command: &str, arguments: Value) -> Result<Value, VmmError> {
         self.exchange(command, arguments, None).await
     }
 
-    /// Gives QEMU a descriptor that it can open as `/dev/fdset/SET`, before any other of that set.
+    /// Gives QEMU a duplicate of a descriptor, which it can then open as `/dev/fdset/SET`. Of several in one set, QEMU
+    /// takes the one added last.
     pub async fn add_fd(&self, set: i32, fd: BorrowedFd<'_>) -> Result<(), VmmError> {
         self.exchange("add-fd", json!({"fdset-id": set}), Some(fd)).await.map(drop)
     }
@@ -86,6 +92,7 @@ impl Qmp {
             return Err(VmmError::Hung { command: command.to_owned(), seconds: 0 });
         }
         let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
+        // Before the write: the caller may be dropped at any await from here on, and its answer would stay unread.
         commands.out_of_step = true;
         let written = match fd {
             None => commands.to.write_all(line.as_bytes()).await,
@@ -102,8 +109,9 @@ impl Qmp {
         Err(VmmError::Refused { command: command.to_owned(), message: message.to_owned() })
     }
 
-    /// Waits until the last migration has ended, either way.
+    /// Waits until the last migration has ended; an error if it has failed.
     pub async fn migrated(&self, command: &str) -> Result<(), VmmError> {
+        // The events are state and not a stream, so one that came before this call is not missed.
         let mut events = self.events.clone();
         let ended = events.wait_for(|e| matches!(e.migration.as_deref(), Some("completed" | "failed")));
         let ended = tokio::time::timeout(CONTROL_DEADLINE, ended).await;
@@ -118,16 +126,18 @@ impl Qmp {
         Err(VmmError::Refused { command: command.to_owned(), message: "the migration failed".to_owned() })
     }
 
-    /// Waits until the guest has shut down; never returns if the connection ends before.
+    /// Waits until the guest has shut down.
     pub async fn shutdown(&self) {
         let mut events = self.events.clone();
         if events.wait_for(|e| e.shutdown).await.is_err() {
+            // The connection has ended, which is no shutdown: the process's exit or the watchdog gives the reason.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// A line is far smaller than the socket's buffer and goes whole or not at all.
+/// Sends a line with a descriptor attached. The line is far smaller than the socket's buffer, so it is sent whole or
+/// not at all.
 async fn send_with_fd(to: &OwnedWriteHalf, line: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
     let fds = [fd.as_raw_fd()];
     let stream = to.as_ref();
@@ -155,7 +165,8 @@ async fn next(answers: &mut mpsc::Receiver<Value>, command: &str, deadline: Dura
     }
 }
 
-/// Sorts incoming lines into answers and events until the connection ends, or the other end misbehaves.
+/// Sorts incoming lines into answers and events until the connection ends or the other end breaks the protocol. It
+/// reads without pause, so that QEMU never waits for this process with an event.
 async fn read(mut from: BufReader<OwnedReadHalf>, answers: mpsc::Sender<Value>, events: watch::Sender<Events>) {
     let mut line = Vec::new();
     loop {
@@ -166,6 +177,7 @@ async fn read(mut from: BufReader<OwnedReadHalf>, answers: mpsc::Sender<Value>, 
         }
         let Ok(value) = serde_json::from_slice::<Value>(&line) else { return };
         let Some(event) = value.get("event").and_then(Value::as_str) else {
+            // Without waiting: answers to no command, however many, must neither fill memory nor hold up the events.
             if answers.try_send(value).is_err() {
                 return;
             }

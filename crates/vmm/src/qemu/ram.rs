@@ -1,7 +1,7 @@
-//! The RAM of a base as a sealed memfd that all its clones map copy-on-write.
+//! The RAM of a base as a sealed memfd, which all its clones map copy-on-write.
 //!
-//! QEMU 7.2 opens its RAM for writing even where it only ever maps it privately. With a plain file, a guest that has
-//! taken over its QEMU could change the RAM of every clone to come; the seals make the kernel refuse that.
+//! QEMU 7.2 opens its RAM for writing even if it only maps it privately. With a plain file, a guest that has taken over
+//! its QEMU could change the RAM of every later clone; the seals make the kernel refuse that.
 
 use super::memfd;
 use crate::blocking::blocking;
@@ -16,44 +16,47 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Mutex, OnceCell};
 
-/// Name of every sealed image: what a clone's RAM is found by in its QEMU.
+/// The name of every sealed image. A diff finds a clone's RAM by it among the mappings of its QEMU.
 pub const NAME: &str = "leapbox-ram";
 
-/// Images kept at once. Each holds some hundred MiB of the host's memory, and a tenant may ask for many shapes.
+/// The most images that are kept at once. Each holds some hundred MiB of the host's memory, and one organisation can
+/// ask for many shapes. Beyond it the one unused for the longest is dropped, and its next restore copies it again.
 const KEPT_MAX: usize = 16;
 
-type Cell = Arc<OnceCell<Arc<OwnedFd>>>;
+type ImageCell = Arc<OnceCell<Arc<OwnedFd>>>;
 
 /// Sealed RAM images by the file they were made from, and when each was last asked for.
 #[derive(Debug, Default)]
 pub struct RamImages {
-    images: Mutex<HashMap<PathBuf, (Instant, Cell)>>,
+    images: Mutex<HashMap<PathBuf, (Instant, ImageCell)>>,
 }
 
 impl RamImages {
-    /// The sealed copy of `memory`, made at its first use.
+    /// Returns the sealed copy of `memory`, which the first call makes.
     pub async fn sealed(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError> {
         let cell = self.cell(memory).await;
         let make = || async {
             let path = memory.to_path_buf();
             blocking("sealing a RAM image", move || seal(&path)).await.map(Arc::new)
         };
+        // Restores of one base at the same time make one copy and wait for it; those of other bases do not wait.
         cell.get_or_try_init(make).await.cloned()
     }
 
-    /// Forgets the copy of `memory`; running clones keep theirs.
+    /// Drops this process's copy of `memory`. Running clones have descriptors of their own and keep it.
     pub async fn forget(&self, memory: &Path) {
         self.images.lock().await.remove(memory);
     }
 
-    /// The place of an image; a new one takes that of the one unused for the longest.
-    async fn cell(&self, memory: &Path) -> Cell {
+    /// The cell of the image of `memory`. If it is new and there are [`KEPT_MAX`], the one unused for the longest goes.
+    async fn cell(&self, memory: &Path) -> ImageCell {
         let mut images = self.images.lock().await;
         if !images.contains_key(memory) && images.len() >= KEPT_MAX {
             let oldest = images.iter().min_by_key(|(_, (asked, _))| *asked).map(|(path, _)| path.clone());
             oldest.map(|path| images.remove(&path));
         }
-        let (asked, cell) = images.entry(memory.to_path_buf()).or_insert_with(|| (Instant::now(), Cell::default()));
+        let (asked, cell) =
+            images.entry(memory.to_path_buf()).or_insert_with(|| (Instant::now(), ImageCell::default()));
         *asked = Instant::now();
         Arc::clone(cell)
     }

@@ -1,8 +1,8 @@
-//! QEMU's own root: the program, its libraries and its firmware, copied once into a folder that becomes the read-only
-//! root of every QEMU process, bound folder by folder.
+//! QEMU's own root: copies of the program, its libraries and its firmware in one directory, whose subdirectories are
+//! bound into the read-only root of every QEMU process (see [`crate::confine`]).
 //!
-//! Nothing else of the host can be named from inside it, and an upgrade of the host's package changes neither running
-//! machines nor the snapshots made with the old build: each build has a folder of its own.
+//! A QEMU can open nothing else of the host. An upgrade of the host's package changes no running machine, because each
+//! build is copied into a directory of its own.
 
 use crate::error::VmmError;
 use leapbox_errors::FileError;
@@ -12,13 +12,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// QEMU, on the host and in its own root alike: it finds its modules and firmware relative to where it lies.
+/// QEMU's path, on the host and in its own root alike: it finds its modules and firmware relative to its program.
 pub(super) const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 const INSTALL_HINT: &str = "install it with `apt-get install qemu-system-x86`, or run `leapbox setup`";
-/// Where Debian's dynamic loader looks without a cache.
+/// All libraries are copied here. It is one of the directories in which Debian's dynamic loader looks without
+/// /etc/ld.so.cache, which is not in the root.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
-/// The accelerator is a module of its own in Debian's build.
+/// The TCG accelerator, which Debian 12 builds as a module of its own.
 const MODULE: &str = "usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so";
 const FIRMWARE: [&str; 4] = [
     "usr/share/qemu/bios-microvm.bin",
@@ -27,30 +28,31 @@ const FIRMWARE: [&str; 4] = [
     "usr/share/qemu/linuxboot.bin",
 ];
 
-/// A prepared root.
+/// The prepared root of one build of QEMU.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    /// The folder.
     pub root: PathBuf,
-    /// Hash that names this build of QEMU and its libraries.
+    /// A hash that identifies this build of QEMU and its libraries; part of the compatibility key.
     pub digest: String,
-    /// What `--version` says, first line.
+    /// The first line that `--version` prints.
     pub version: String,
 }
 
-/// One file of the host and its place in the root.
+/// One file to copy.
 struct Part {
     source: PathBuf,
+    /// Its path in the root, without a leading slash.
     place: String,
 }
 
 impl Runtime {
-    /// Prepares the root of the installed QEMU under `dir`, unless it is there already. Blocking.
+    /// Prepares the root of the installed QEMU under `dir`, unless that has been done. Blocking.
     pub fn prepare(dir: &Path) -> Result<Self, VmmError> {
         let version = version()?;
         let parts = parts()?;
         let digest = digest(&version, &parts)?;
         let root = dir.join(format!("qemu-{}", &digest[..12]));
+        // `build` renames the finished root to this name, so one that exists is complete.
         if !root.exists() {
             build(dir, &root, &parts)?;
         }
@@ -73,7 +75,7 @@ fn run(command: &mut Command) -> Result<String, VmmError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The program, what `ldd` finds for it and for the accelerator, the loader and the firmware.
+/// Lists the files of the root: program, accelerator, the libraries that `ldd` finds for both, loader and firmware.
 fn parts() -> Result<Vec<Part>, VmmError> {
     let module = format!("/{MODULE}");
     let mut parts = vec![
@@ -81,7 +83,8 @@ fn parts() -> Result<Vec<Part>, VmmError> {
         Part { source: format!("/{LOADER}").into(), place: LOADER.to_owned() },
     ];
     let mut programs = vec![PROGRAM];
-    // Builds without modules have the accelerator inside.
+    // The module is loaded by dlopen, so its libraries are not among the program's. Builds without modules, such as
+    // Debian 13's, have the accelerator in the program.
     if Path::new(&module).exists() {
         parts.push(Part { source: module.clone().into(), place: MODULE.to_owned() });
         programs.push(&module);
@@ -99,11 +102,13 @@ fn parts() -> Result<Vec<Part>, VmmError> {
     Ok(parts)
 }
 
-/// Names a build by its version and by place, size and time of every file (packages carry their files' times).
+/// Identifies a build by its version and the path, size and modification time of every file.
 fn digest(version: &str, parts: &[Part]) -> Result<String, VmmError> {
     let mut hash = Sha256::new();
     hash.update(version);
     for part in parts {
+        // Not by the contents, all of which would have to be read at every start. A package sets the times of its
+        // files, so they are the same on all hosts that have installed the same one.
         let meta = fs::metadata(&part.source).map_err(FileError::of("reading", &part.source))?;
         hash.update(format!("{} {} {}\n", part.place, meta.size(), meta.mtime()));
     }

@@ -1,4 +1,4 @@
-//! One start of QEMU: its descriptors, its walls, its process.
+//! Starts one QEMU: opens its files, launches the process in its confinement and connects to it.
 
 use super::args::{Macs, Start, command_line, fd};
 use super::qmp::Qmp;
@@ -24,34 +24,37 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The control socket's name in the machine's folder.
+/// The control socket's name in the machine's directory.
 pub(super) const CONTROL_SOCKET: &str = "control.sock";
-/// Bytes kept of what QEMU prints.
+/// The size of QEMU's standard error log in bytes.
 const LOG_BYTES: u64 = 64 * 1024;
-/// Memory QEMU may use beside the guest's, in bytes: program, translation cache, buffers.
+/// Bytes of memory that QEMU may use beside the guest's: program, translation cache, buffers. Beyond it the kernel
+/// kills the VMM.
 const OVERHEAD_BYTES: u64 = 384 << 20;
-/// Threads beside one per virtual CPU: main loop, I/O workers.
+/// Threads that QEMU may have beside one per virtual CPU: main loop, and a pool of at most 64 for disk operations.
 const EXTRA_TASKS: u32 = 80;
+/// The most descriptors that a QEMU may have open.
 const OPEN_FILES: u64 = 256;
-/// From the launch to QEMU's greeting, on a busy host.
+/// Bounds the time from the launch to QEMU's greeting, on a busy host.
 pub(super) const GREETING_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The RAM a QEMU maps.
+/// The file or memfd that a QEMU maps as its guest's RAM.
 pub(super) struct Ram {
     pub fd: Arc<OwnedFd>,
+    /// The bytes of it that QEMU may write: all of a boot's file, none of a restore's sealed memfd.
     pub bytes: u64,
 }
 
-/// What surrounds the process.
+/// Whether a process is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Walls {
-    /// Everything of [`crate::confine`] and a control group.
+pub(crate) enum ProcessConfinement {
+    /// By [`crate::confine`] and in a control group.
     Confined,
-    /// Nothing: for [`crate::floor`] alone.
+    /// Not at all: for [`crate::floor`] alone.
     None,
 }
 
-/// Everything one start needs.
+/// All that one start needs.
 pub(super) struct Plan<'a> {
     pub shape: Shape,
     pub image: &'a GuestImage,
@@ -59,13 +62,13 @@ pub(super) struct Plan<'a> {
     pub confinement: &'a Confinement,
     pub disk: &'a Path,
     pub ram: Ram,
-    /// Device state to load: of a restore.
+    /// The device state that a restore loads; `None` for a boot.
     pub state: Option<File>,
     pub start: Start,
-    pub walls: Walls,
+    pub process_confinement: ProcessConfinement,
 }
 
-/// Files of one start, open.
+/// The open files of one start. QEMU inherits them, because it can open no path of the host.
 struct Files {
     kernel: File,
     initramfs: File,
@@ -93,16 +96,18 @@ impl Files {
 }
 
 impl Qemu {
-    /// Starts a process and opens its control connection. On failure nothing of it is left.
+    /// Starts a QEMU and opens its control connection. On failure nothing of it is left.
     pub(super) async fn start(&self, plan: Plan<'_>) -> Result<(Machine, Arc<Qmp>), VmmError> {
         let Plan { shape, image, network, confinement, .. } = &plan;
         let files = Files::open(image, plan.disk)?;
+        // Outside the clean-up below: a directory that exists already is another machine's and must not be removed.
         make_dir(&confinement.dir)?;
         let group = self.cgroups.named(&confinement.name);
         let started = async {
             let (control, socket) = listen(&confinement.dir)?;
             let pid = self.spawn(&plan, &files, &control, network).await?;
-            // Only QEMU listens from here on (`control` ends): if it dies, a connection fails instead of waiting.
+            // This process's copy of the listening socket (`control`) is closed here. From now on only QEMU listens: if
+            // it dies, a connection fails at once instead of waiting for nobody.
             Ok((Process::open(pid)?, socket))
         };
         match started.await {
@@ -141,7 +146,7 @@ impl Qemu {
             TapFd { name: network.channel_tap.clone(), fd: fd::CHANNEL_TAP },
         ];
         let netns = network.netns.as_fd();
-        if plan.walls == Walls::None {
+        if plan.process_confinement == ProcessConfinement::None {
             let cloned =
                 files.log.try_clone().map_err(|source| VmmError::System { step: "sharing the log", source })?;
             return floor::spawn(PROGRAM, &argv, netns, cloned.into(), &taps, &passed);
@@ -162,8 +167,8 @@ impl Qemu {
 
     fn make_group(&self, plan: &Plan<'_>) -> Result<Cgroup, VmmError> {
         let limits = Limits {
-            // Twice: the first clone to touch a page of the shared image that was never written is charged for that
-            // page of the image as well as for its own copy.
+            // Twice, because the shared image has holes: the kernel charges a page of it to the group that touches it
+            // first, so a clone may be charged for that page as well as for its own copy.
             memory_bytes: 2 * (u64::from(plan.shape.memory_mib) << 20) + OVERHEAD_BYTES,
             tasks: u32::from(plan.shape.vcpus) + EXTRA_TASKS,
             cpus: u32::from(plan.shape.vcpus),
@@ -174,6 +179,7 @@ impl Qemu {
     }
 }
 
+/// Makes the control socket in `dir` and listens on it for QEMU, whose user could not create it there.
 fn listen(dir: &Path) -> Result<(UnixListener, SocketPath), VmmError> {
     let socket = SocketPath::new(dir, CONTROL_SOCKET)?;
     let listener = UnixListener::bind(socket.path()).map_err(FileError::of("listening in", dir))?;

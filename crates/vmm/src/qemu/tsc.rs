@@ -1,4 +1,5 @@
-//! The host's time stamp counter rate, which the guest must be told (and which a snapshot then depends on).
+//! The rate of the host's time stamp counter (TSC). It is part of the guest kernel's command line, and a snapshot
+//! depends on it.
 
 use crate::error::VmmError;
 use leapbox_errors::FileError;
@@ -9,13 +10,14 @@ use std::time::{Duration, Instant};
 
 const SAMPLE: Duration = Duration::from_millis(20);
 const SAMPLES: usize = 5;
-/// A measurement this close to the kept rate is the same host: one part in a thousand.
+/// A measurement that differs from the stored rate by at most one part in this number is of the same host.
 const TOLERANCE: u64 = 1000;
 
-/// The rate in kHz, kept in `file` so that every start of the server on this host uses the same number. Blocking,
-/// 100 ms.
+/// Returns the rate in kHz and stores it in `file`. Blocking, for 100 ms.
 pub fn host_khz(file: &Path) -> Result<u64, VmmError> {
     let measured = measure();
+    // Every start of the server must use the same number: it is part of the compatibility key, and a measurement that
+    // is off by one kHz would make all bases and stored sandboxes unusable.
     let kept = fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u64>().ok());
     if let Some(kept) = kept.filter(|kept| kept.abs_diff(measured) <= measured / TOLERANCE) {
         return Ok(kept);
@@ -24,7 +26,7 @@ pub fn host_khz(file: &Path) -> Result<u64, VmmError> {
     Ok(measured)
 }
 
-/// The median of a few samples, each a count of ticks over a measured time.
+/// Measures the rate in kHz, as ticks per elapsed time.
 #[allow(unsafe_code)]
 fn measure() -> u64 {
     let mut rates: Vec<u64> = (0..SAMPLES)
@@ -38,6 +40,7 @@ fn measure() -> u64 {
             (u128::from(ticks) * 1_000_000 / start.elapsed().as_nanos().max(1)) as u64
         })
         .collect();
+    // The median: a sample is wrong if this thread lost the CPU between reading the counter and the clock.
     rates.sort_unstable();
     rates[SAMPLES / 2]
 }

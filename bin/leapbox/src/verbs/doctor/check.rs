@@ -1,29 +1,26 @@
-//! One finding, and how findings are printed.
+//! A finding of `doctor`, and how findings are printed.
 
 use serde::Serialize;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// As it should be.
     Green,
-    /// It works, but something is weaker than it could be.
+    /// Sandboxes can run, but something is weaker or slower than it could be.
     Yellow,
-    /// Sandboxes cannot run, or their walls have a hole.
+    /// Sandboxes cannot run, or their isolation is broken. This makes the exit code 1.
     Red,
 }
 
-/// One finding.
+/// A finding. Its fields are those of an entry of `checks` in `doctor --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
-    /// What was looked at.
     pub(super) name: &'static str,
-    /// How bad it is.
     pub(super) level: Level,
-    /// What is there, and why it is used.
+    /// The state that was found, as a phrase that follows the name.
     pub(super) found: String,
-    /// What to do about it; absent when green.
+    /// The remedy, mostly a command; absent if the level is green.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) advice: Option<String>,
 }
@@ -59,8 +56,8 @@ pub(super) fn as_text(checks: &[Check]) -> String {
     let (red, yellow) = (count(Level::Red), count(Level::Yellow));
     text.push_str(&match (red, yellow) {
         (0, 0) => "\nEverything is as it should be.\n".to_owned(),
-        (0, _) => format!("\nSandboxes can run; {yellow} things could be better.\n"),
-        _ => format!("\nSandboxes cannot run, or not safely: {red} things are missing or broken.\n"),
+        (0, _) => format!("\nSandboxes can run; {yellow} finding(s) could be better.\n"),
+        _ => format!("\nSandboxes cannot run, or not safely: {red} finding(s) to mend first.\n"),
     });
     text
 }

@@ -1,8 +1,8 @@
-//! What Firecracker needs of a host and advises for production: binaries, KVM, kernel, jails.
+//! Checks what Firecracker needs of a host and advises for production: binaries, KVM, kernel, jails.
 //!
-//! Only told where it matters: where Firecracker is the driver, was asked for, or would be picked if its binaries were
-//! there. In the last case sandboxes run without it, and nothing is worse than yellow. Source of the advice:
-//! docs/prod-host-setup.md and docs/jailer.md of Firecracker.
+//! It reports only where Firecracker is the driver, is configured, or would be chosen if its binaries were there. In
+//! the last case sandboxes run without it, and no finding is worse than yellow. The advice is that of Firecracker's
+//! docs/prod-host-setup.md and docs/jailer.md.
 
 use super::check::{Check, Level};
 use super::{jails, kvm};
@@ -12,19 +12,19 @@ use leapbox_vmm::binaries::{Binaries, BinaryFault, Provenance};
 use std::path::Path;
 
 const NAME: &str = "Firecracker";
-const SETUP: &str = "`leapbox setup` tells where to get the right release and how to check and install it";
+const SETUP: &str = "`leapbox setup` says where to get the right release, and how to check and install it";
 
-/// Why the reader should care.
+/// The reason for which Firecracker is checked on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Relevance {
-    /// It runs the sandboxes, or was told to.
+    /// It runs the sandboxes, or is configured to.
     Needed,
-    /// KVM works here: it would run them if it were installed.
+    /// KVM works here, so it would run the sandboxes if it were installed.
     WithinReach,
 }
 
 impl Relevance {
-    /// `None` where Firecracker does not matter.
+    /// Returns `None` on hosts where Firecracker does not matter.
     pub(super) fn of(
         setting: DriverSetting,
         facts: &DriverFacts,
@@ -50,10 +50,11 @@ pub(super) fn checks(
     let mut checks = binaries(facts);
     checks.extend(kvm::checks(root));
     checks.extend(jails::checks(state_dir, artifacts_dir, root));
+    // Nothing of this is broken as long as QEMU runs the sandboxes.
     if relevance == Relevance::WithinReach {
         checks.iter_mut().filter(|c| c.level == Level::Red).for_each(|c| c.level = Level::Yellow);
-        let found = "KVM works here, so this advice is for the day Firecracker is installed: it is the stronger wall";
-        checks.insert(0, Check::yellow("hardware walls", found, SETUP));
+        let found = "KVM works here: Firecracker, once installed, isolates sandboxes better than QEMU under emulation";
+        checks.insert(0, Check::yellow("hardware isolation", found, SETUP));
     }
     checks
 }
@@ -72,7 +73,7 @@ fn binaries(facts: &DriverFacts) -> Vec<Check> {
 fn fault(fault: &BinaryFault) -> Check {
     let advice = match fault {
         BinaryFault::Untrusted { .. } => {
-            "whoever can replace it owns every sandbox: chown root, and chmod go-w, each of these, and install it anew"
+            "whoever can replace it controls every sandbox: chown root and chmod go-w each of these, and reinstall it"
         }
         BinaryFault::NotFound { .. }
         | BinaryFault::Unreadable { .. }
@@ -88,7 +89,7 @@ fn fault(fault: &BinaryFault) -> Check {
 
 fn release(binaries: &Binaries) -> Check {
     let Binaries { version, firecracker, jailer, .. } = binaries;
-    let found = format!("{version}: {}, {}, root's alone", firecracker.display(), jailer.display());
+    let found = format!("{version}: {}, {}, writable by root alone", firecracker.display(), jailer.display());
     match binaries.provenance {
         Provenance::Published => Check::green(NAME, format!("{found}, as published")),
         Provenance::Unknown => Check::green(NAME, format!("{found}; digests of this release are not known here")),
@@ -101,7 +102,7 @@ fn release(binaries: &Binaries) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made_up::host;
+    use super::super::fake_host::host;
     use super::*;
     use crate::verbs::driver::choose;
     use leapbox_vmm::binaries::BinariesRefused;

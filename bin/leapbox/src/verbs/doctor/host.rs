@@ -1,4 +1,4 @@
-//! What the host's kernel offers: limits, namespaces, network, names.
+//! Checks what the host's kernel and its network offer: cgroups, namespaces, nftables, name servers, sandbox names.
 
 use super::check::Check;
 use crate::config::Config;
@@ -9,10 +9,12 @@ use leapbox_templates::host_command::HostCommand;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 
-/// Controllers a VMM's limits need, and what is lost without them.
+/// Cgroup controllers that the limits of VMMs need, and the limits that are lost without them.
 const CONTROLLERS: [(&str, &str); 3] = [("memory", "memory limits"), ("pids", "process limits"), ("cpu", "CPU shares")];
 
 pub(super) fn checks(config: &Config, root: &Path) -> Vec<Check> {
+    // Read and never drawn: `doctor` changes nothing. The instance only keeps our own table from being reported as
+    // another firewall's, and before set-up there is none.
     let instance = State::at(config.state_dir()).read_instance();
     let facts = host_facts(instance.as_deref().unwrap_or("0000"));
     let mut checks = vec![cgroups(root), namespaces()];
@@ -31,10 +33,11 @@ fn cgroups(root: &Path) -> Check {
         Some(text) => text.split_whitespace().any(|word| word == controller) && reaches_below(&mount, controller),
         None => mount.join(controller).join("cgroup.procs").exists(),
     };
-    let (enforced, lost): (Vec<_>, Vec<_>) = CONTROLLERS.iter().partition(|(name, _)| has(name));
+    let (enforced, missing): (Vec<_>, Vec<_>) = CONTROLLERS.iter().partition(|(name, _)| has(name));
     let words = |list: &[&(&str, &str)]| list.iter().map(|(_, what)| *what).collect::<Vec<_>>().join(", ");
-    match (version, lost.is_empty(), enforced.is_empty()) {
+    match (version, missing.is_empty(), enforced.is_empty()) {
         ("v2", true, _) => Check::green(NAME, format!("v2: {} are enforced", words(&enforced))),
+        // A v2 hierarchy beside v1 has no controllers, but `cgroup.kill` works there.
         (_, true, _) if mount.join("unified/cgroup.procs").exists() => {
             Check::green(NAME, format!("v1, with v2 beside it: {} are enforced", words(&enforced)))
         }
@@ -45,27 +48,29 @@ fn cgroups(root: &Path) -> Check {
         ),
         (_, false, true) => Check::yellow(
             NAME,
-            format!("{version} without controllers: {} are NOT enforced", words(&lost)),
+            format!("{version} without controllers: {} are NOT enforced", words(&missing)),
             "give leapbox a delegated cgroup with the cpu, memory and pids controllers",
         ),
         (_, false, false) => Check::yellow(
             NAME,
-            format!("{version}: {} are enforced, {} are NOT", words(&enforced), words(&lost)),
+            format!("{version}: {} are enforced, {} are NOT", words(&enforced), words(&missing)),
             "enable the missing controllers, and delegate them to leapbox's cgroup",
         ),
     }
 }
 
-/// Whether groups below the mounted one get this v2 controller: they do already, or `serve` can see to it. It can in
-/// the host's own root group, which alone has no type, and in one without processes (the kernel's cgroup-v2.rst).
+/// Whether groups below the mounted one get this v2 controller: it is enabled for them, or `serve` can enable it.
 fn reaches_below(mount: &Path, controller: &str) -> bool {
+    // A group with processes may not enable controllers for its children. The host's own root group may; it alone has
+    // no `cgroup.type` (the kernel's cgroup-v2.rst).
     let text = |file: &str| std::fs::read_to_string(mount.join(file)).unwrap_or_default();
     let enabled = text("cgroup.subtree_control").split_whitespace().any(|word| word == controller);
     enabled || !mount.join("cgroup.type").exists() || text("cgroup.procs").trim().is_empty()
 }
 
-/// Makes every kind of namespace a sandbox needs, around `true`.
+/// Whether every kind of namespace that a sandbox needs can be made.
 fn namespaces() -> Check {
+    // Tried with a program that does nothing, because no file says it: a container runtime may forbid it by seccomp.
     const NAME: &str = "namespaces";
     let tried = HostCommand::new("unshare").args(["--net", "--mount", "--pid", "--fork", "--ipc", "--uts", "true"]);
     match tried.query() {
@@ -96,7 +101,7 @@ fn network(facts: &HostFacts) -> Vec<Check> {
         checks.push(Check::yellow(
             "other firewalls",
             format!("forwarded packets are dropped by default in: {}", chains.join(", ")),
-            "sandboxes have no way out until those chains accept the links' addresses (link_block)",
+            "sandboxes reach nothing outside until those chains accept the links' addresses (link_block)",
         ));
     }
     if facts.legacy_iptables {
@@ -122,8 +127,9 @@ fn name_servers(config: &Config, facts: &HostFacts) -> Check {
     Check::green(NAME, format!("{} ({from})", list.join(", ")))
 }
 
-/// Asks as every program does for the name of a sandbox.
+/// Whether the name of a sandbox resolves on this host.
 fn resolution(domain: &str) -> Check {
+    // Through the C library, as most programs ask: whether `*.localhost` resolves there depends on nsswitch.conf(5).
     const NAME: &str = "sandbox names";
     let name = format!("sbx-example.{domain}");
     match (name.as_str(), 0).to_socket_addrs() {

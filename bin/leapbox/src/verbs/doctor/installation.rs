@@ -1,4 +1,4 @@
-//! What `leapbox setup` has made: artifacts, agent, certificates, key, and the folder they are in.
+//! Checks what `leapbox setup` has made: artifacts, agent, certificate, first key, and the directory that they are in.
 
 use super::check::Check;
 use crate::config::Config;
@@ -24,7 +24,7 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
 }
 
 fn data_folder(dir: &Path) -> Check {
-    const NAME: &str = "data folder";
+    const NAME: &str = "data directory";
     let shown = dir.display();
     let Ok(meta) = std::fs::metadata(dir) else {
         return Check::red(NAME, format!("{shown} is missing"), SETUP);
@@ -34,6 +34,7 @@ fn data_folder(dir: &Path) -> Check {
         return Check::red(NAME, format!("{shown} belongs to uid {}", meta.uid()), advice);
     }
     if meta.mode() & 0o022 != 0 {
+        // Whoever can write here can replace what the server starts as root.
         let found = format!("{shown} can be written by others (mode {:o})", meta.mode() & 0o7777);
         return Check::yellow(NAME, found, format!("chmod go-w {shown}"));
     }
@@ -82,6 +83,7 @@ fn certificate(config: &Config, state: &State, now: OffsetDateTime) -> Check {
         let found = format!("it is for *.{}, the domain is {}", record.domain, config.domain);
         return Check::red(NAME, found, SETUP);
     }
+    // Set-up renews a certificate in its last 30 days, so the advice works for every certificate that is reported here.
     let days = (record.server_not_after - now.unix_timestamp()) / 86_400;
     if days < 14 {
         return Check::yellow(NAME, format!("*.{} ends in {days} days", record.domain), SETUP);
@@ -96,8 +98,9 @@ fn key(state: &State) -> Check {
         return Check::yellow(NAME, format!("{} is missing", path.display()), SETUP);
     };
     if meta.mode() & 0o077 != 0 {
+        // Closing the file is not enough: somebody may have read the key already.
         let found = format!("{} can be read by others", path.display());
-        return Check::red(NAME, found, format!("chmod 600 {}, and make another key", path.display()));
+        return Check::red(NAME, found, format!("chmod 600 {}, and replace the key", path.display()));
     }
     Check::green(NAME, path.display().to_string())
 }

@@ -1,6 +1,6 @@
-//! Host settings that weaken the walls between sandboxes. They are flagged and never refused: whoever runs one
-//! tenant only may want hyper-threads more. The list is that of Firecracker's docs/prod-host-setup.md, and holds for
-//! every driver.
+//! Checks host settings that weaken the isolation between sandboxes (case 9). They are flagged and never refused: an
+//! operator with a single tenant may prefer the speed of hyper-threads. The list is that of Firecracker's
+//! docs/prod-host-setup.md, and holds for every driver.
 
 use super::check::Check;
 use super::read;
@@ -16,15 +16,16 @@ fn smt(root: &Path) -> Check {
     match read(root, "sys/devices/system/cpu/smt/active").as_deref() {
         Some("0") => Check::green(NAME, "off"),
         Some(_) => Check::yellow(NAME, "on: two sandboxes may share a core and watch each other's timing", OFF),
-        None => Check::yellow(NAME, "this kernel does not tell", "see whether lscpu shows one thread per core"),
+        None => Check::yellow(NAME, "unknown to this kernel", "see whether lscpu shows one thread per core"),
     }
 }
 
 fn ksm(root: &Path) -> Check {
     const NAME: &str = "KSM";
     match read(root, "sys/kernel/mm/ksm/run").as_deref() {
+        // 2 stops it and also separates the pages that are merged already; 0 would leave those.
         Some("1") => {
-            let found = "on: a sandbox can find out by timing what another has in memory";
+            let found = "on: by timing its own writes, a sandbox can find out what another has in memory";
             Check::yellow(NAME, found, "echo 2 > /sys/kernel/mm/ksm/run")
         }
         Some(_) => Check::green(NAME, "off"),
@@ -36,7 +37,7 @@ fn swap(root: &Path) -> Check {
     const NAME: &str = "swap";
     let text = read(root, "proc/swaps").unwrap_or_default();
     let areas = text.lines().skip(1).filter_map(|l| l.split_whitespace().next());
-    let (safe, open): (Vec<&str>, Vec<&str>) = areas.partition(|area| leaves_nothing(root, area));
+    let (safe, open): (Vec<&str>, Vec<&str>) = areas.partition(|area| is_unreadable_later(root, area));
     if !open.is_empty() {
         let found = format!("what sandboxes have in memory may end up on a disk: {}", open.join(", "));
         let advice =
@@ -49,11 +50,11 @@ fn swap(root: &Path) -> Check {
     Check::green(NAME, format!("in compressed memory or encrypted: {}", safe.join(", ")))
 }
 
-/// Whether nothing of a swap area can be read from a disk later: zram without a backing disk, or dm-crypt.
-fn leaves_nothing(root: &Path, area: &str) -> bool {
+/// Whether nothing of a swap area can be read from a disk later: it is zram without a backing disk, or on dm-crypt.
+fn is_unreadable_later(root: &Path, area: &str) -> bool {
     let Some(device) = area.strip_prefix("/dev/") else { return false };
     if device.starts_with("zram") {
-        // A kernel without write-back has no such file.
+        // A kernel without zram's write-back does not have this file.
         let backing = read(root, &format!("sys/block/{device}/backing_dev"));
         return backing.is_none_or(|backing| backing == "none");
     }
@@ -61,8 +62,7 @@ fn leaves_nothing(root: &Path, area: &str) -> bool {
     uuid.is_some_and(|uuid| uuid.starts_with("CRYPT-"))
 }
 
-/// The kernel says `Vulnerable` of what nothing is done against, and `SMT vulnerable` or `VMX: vulnerable` of what is
-/// left open (its admin-guide/hw-vuln).
+/// Whether the kernel mitigates every known fault of the CPU.
 fn mitigations(root: &Path) -> Check {
     const NAME: &str = "CPU mitigations";
     let dir = root.join("sys/devices/system/cpu/vulnerabilities");
@@ -74,8 +74,10 @@ fn mitigations(root: &Path) -> Check {
         })
         .collect();
     if faults.is_empty() {
-        return Check::yellow(NAME, "this kernel does not tell", "run a kernel that lists them, 5.10 or later");
+        return Check::yellow(NAME, "unknown to this kernel", "run a kernel that lists them, 5.10 or later");
     }
+    // The kernel writes `Vulnerable` if nothing is done against a fault, and `SMT vulnerable` or `VMX: vulnerable`
+    // behind a mitigation that leaves a part open (its admin-guide/hw-vuln).
     faults.retain(|(_, state)| state.to_ascii_lowercase().contains("vulnerable"));
     faults.sort();
     if faults.is_empty() {
@@ -90,7 +92,7 @@ fn mitigations(root: &Path) -> Check {
 #[cfg(test)]
 mod tests {
     use super::super::check::Level;
-    use super::super::made_up::host;
+    use super::super::fake_host::host;
     use super::*;
 
     const SMT: &str = "sys/devices/system/cpu/smt/active";

@@ -1,5 +1,5 @@
-//! Where jails are made: below the state folder. Who could plant something there, whether the file system lets a jail
-//! work, and whether artifacts can be linked into it.
+//! Checks the directory in which jails are made, below the state directory: who could plant something there, whether
+//! the file system lets a jail work, and whether artifacts can be linked into it.
 
 use super::check::Check;
 use super::mounts::{Mount, Mounts};
@@ -7,7 +7,7 @@ use leapbox_vmm::binaries::{Untrusted, resolve};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Owner of every folder above a jail.
+/// The uid that must own every directory above a jail.
 const ROOT_UID: u32 = 0;
 
 pub(super) fn checks(state_dir: &Path, artifacts_dir: &Path, root: &Path) -> Vec<Check> {
@@ -15,29 +15,30 @@ pub(super) fn checks(state_dir: &Path, artifacts_dir: &Path, root: &Path) -> Vec
 }
 
 fn checks_owned(state_dir: &Path, artifacts_dir: &Path, root: &Path, owner: u32) -> Vec<Check> {
-    // Folders that are not there yet will be made, where their parents are.
-    let Some(jails) = Place::of(&state_dir.join("machines"), root, owner) else {
-        return vec![Check::red("jail folder", format!("{} cannot be looked at", state_dir.display()), "run as root")];
+    // The directory may not exist yet. It will be made in the innermost of its parents that exists, which is looked at
+    // then.
+    let Some(jails) = Directory::of(&state_dir.join("machines"), root, owner) else {
+        return vec![Check::red("jail directory", format!("{} cannot be read", state_dir.display()), "run as root")];
     };
     let mounts = Mounts::read(root);
     let mut checks = vec![ownership(&jails)];
     if let Some(mount) = mounts.holding(&jails.path) {
         checks.push(options(mount));
-        let artifacts = Place::of(artifacts_dir, root, owner);
+        let artifacts = Directory::of(artifacts_dir, root, owner);
         checks.extend(artifacts.map(|artifacts| links(&jails, &artifacts, mount, &mounts)));
     }
     checks
 }
 
-/// A folder, or the innermost one above it that exists.
-struct Place {
-    /// Its path on the host, free of symbolic links.
+/// A directory, or the innermost one above it that exists.
+struct Directory {
+    /// The path on the host, with symbolic links resolved.
     path: PathBuf,
     untrusted: Vec<Untrusted>,
     device: u64,
 }
 
-impl Place {
+impl Directory {
     fn of(dir: &Path, root: &Path, owner: u32) -> Option<Self> {
         let dir = std::path::absolute(dir).ok()?;
         let (end, untrusted) = dir.ancestors().find_map(|path| resolve(root, path, owner).ok())?;
@@ -47,13 +48,14 @@ impl Place {
     }
 }
 
-/// Against what a jailer can be led to by a link in a jail (CVE-2026-1386 among others): docs/jailer.md takes all
-/// that it is given to be trusted.
-fn ownership(jails: &Place) -> Check {
-    const NAME: &str = "jail folder";
+/// Whether anybody but root can change a directory above the jails.
+fn ownership(jails: &Directory) -> Check {
+    const NAME: &str = "jail directory";
     if jails.untrusted.is_empty() {
-        return Check::green(NAME, format!("{} and all above it are root's alone", jails.path.display()));
+        return Check::green(NAME, format!("{} and all above it are writable by root alone", jails.path.display()));
     }
+    // The jailer writes as root and follows symbolic links (CVE-2026-1386 among others); Firecracker's docs/jailer.md
+    // takes every path that it is given to be trusted.
     let weak: Vec<_> = jails.untrusted.iter().map(ToString::to_string).collect();
     let found = format!("others could put links where the jailer writes as root: {}", weak.join(", "));
     Check::red(NAME, found, "chown root, and chmod go-w, each of them; or give another --data-dir")
@@ -76,8 +78,9 @@ fn options(mount: &Mount) -> Check {
     Check::red(NAME, found, advice)
 }
 
-fn links(jails: &Place, artifacts: &Place, mount: &Mount, mounts: &Mounts) -> Check {
-    const NAME: &str = "artifacts' place";
+fn links(jails: &Directory, artifacts: &Directory, mount: &Mount, mounts: &Mounts) -> Check {
+    const NAME: &str = "artifacts' mount";
+    // Both the mount and the device: link(2) fails between two mounts of one file system as well.
     let together = mounts.holding(&artifacts.path).is_some_and(|other| other.is(mount));
     if together && jails.device == artifacts.device {
         return Check::green(NAME, "on one file system with the jails, into which they are linked");
@@ -88,13 +91,13 @@ fn links(jails: &Place, artifacts: &Place, mount: &Mount, mounts: &Mounts) -> Ch
         artifacts.path.display(),
         jails.path.display()
     );
-    Check::yellow(NAME, found, "put both on one file system: --artifacts-dir in the data folder (the default)")
+    Check::yellow(NAME, found, "put both on one file system: --artifacts-dir in the data directory (the default)")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::check::Level;
-    use super::super::made_up::{chmod, host};
+    use super::super::fake_host::{chmod, host};
     use super::*;
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;

@@ -1,4 +1,5 @@
-//! KVM and the kernel below Firecracker: who may use it, how old it is, and settings of it that Firecracker advises.
+//! Checks KVM and the kernel under Firecracker: who may use /dev/kvm, how old the kernel is, and the settings that
+//! Firecracker advises.
 
 use super::check::Check;
 use super::mounts::Mounts;
@@ -6,10 +7,10 @@ use super::read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Oldest host kernel Firecracker is tested on (its docs/kernel-policy.md; 4.14 was dropped with 1.9).
+/// The oldest host kernel that Firecracker is tested on (its docs/kernel-policy.md; 4.14 was dropped with 1.9).
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
-/// Kernels on which KVM moves a new thread between cgroups for every machine, under a lock that favours readers:
-/// 6.0 changed the lock, 6.13 the thread.
+/// Kernels on which the start of every machine may wait long for a lock of the cgroups: KVM moves a new thread between
+/// cgroups, under a lock that favours readers. 6.0 changed the lock, and 6.13 the thread.
 const SLOW_KERNELS: std::ops::Range<(u32, u32)> = (6, 0)..(6, 13);
 const NX_HUGE_PAGES: &str = "sys/module/kvm/parameters/nx_huge_pages";
 
@@ -17,7 +18,7 @@ pub(super) fn checks(root: &Path) -> Vec<Check> {
     [device(root), kernel(root), huge_pages(root), nested(root)].into_iter().flatten().collect()
 }
 
-/// Whether it opens is the driver's own check.
+/// Who may use /dev/kvm. Whether it opens is checked with the driver.
 fn device(root: &Path) -> Option<Check> {
     const NAME: &str = "/dev/kvm";
     let mode = std::fs::metadata(root.join("dev/kvm")).ok()?.permissions().mode() & 0o7777;
@@ -29,7 +30,7 @@ fn device(root: &Path) -> Option<Check> {
     Some(Check::green(NAME, format!("for root and its group alone (mode {mode:04o})")))
 }
 
-/// Major and minor version of the running kernel.
+/// Reads the major and minor version of the running kernel.
 fn release(root: &Path) -> Option<(u32, u32)> {
     let text = read(root, "proc/sys/kernel/osrelease")?;
     let mut parts = text.split(['.', '-', '+']).map(|part| part.parse().ok());
@@ -46,12 +47,13 @@ fn kernel(root: &Path) -> Option<Check> {
     Some(Check::green(NAME, format!("{major}.{minor}; Firecracker asks for 5.10 or later")))
 }
 
-/// Firecracker's advice on "Linux 6.1 boot time regressions", and against turning the mitigation off where it is
-/// needed.
+/// Whether KVM's `nx_huge_pages` suits this CPU and kernel: Firecracker's advice on "Linux 6.1 boot time regressions",
+/// and against turning the mitigation off on a CPU that needs it.
 fn huge_pages(root: &Path) -> Option<Check> {
     const NAME: &str = "nx_huge_pages";
     let setting = read(root, NX_HUGE_PAGES)?;
     let immune = read(root, "sys/devices/system/cpu/vulnerabilities/itlb_multihit")? == "Not affected";
+    // First, because a host that a guest can stop is worse than a slow one.
     if !immune && ["N", "never"].contains(&setting.as_str()) {
         let found = format!("{setting}, and this CPU has the iTLB multihit fault: a guest can stop the whole host");
         let advice = "take nx_huge_pages and mitigations=off out of /etc/modprobe.d and the kernel's command line";
@@ -71,7 +73,7 @@ fn huge_pages(root: &Path) -> Option<Check> {
     Some(Check::yellow(NAME, found, advice))
 }
 
-/// Whether the cgroups' lock favours changes over reading.
+/// Whether the cgroups' lock favours changes over reading (`favordynmods`), by a mount option or from boot on.
 fn favours_changes(root: &Path) -> bool {
     let mounts = Mounts::read(root);
     let mounted = ["cgroup2", "cgroup"].into_iter().any(|kind| mounts.of_kind(kind).any(|m| m.has("favordynmods")));
@@ -87,7 +89,7 @@ fn nested(root: &Path) -> Option<Check> {
     };
     let (module, setting) = of("kvm_intel").or_else(|| of("kvm_amd"))?;
     if ["Y", "1"].contains(&setting.as_str()) {
-        let found = "on: guests can reach code of the host's kernel that they have no use for";
+        let found = "on: guests can reach code of the host's kernel that no sandbox needs";
         let advice =
             format!("echo 'options {module} nested=0' > /etc/modprobe.d/{module}-nested.conf, then load it again");
         return Some(Check::yellow(NAME, found, advice));
@@ -98,7 +100,7 @@ fn nested(root: &Path) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use super::super::check::Level;
-    use super::super::made_up::{chmod, host};
+    use super::super::fake_host::{chmod, host};
     use super::*;
 
     const BUG: &str = "sys/devices/system/cpu/vulnerabilities/itlb_multihit";

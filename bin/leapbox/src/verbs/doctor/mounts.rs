@@ -1,23 +1,21 @@
-//! What is mounted where, as /proc/self/mountinfo tells (proc(5)).
+//! Reads the host's mounts from /proc/self/mountinfo (proc_pid_mountinfo(5)). Called by `jails` and `kvm`.
 
 use super::read;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// One mount.
+/// A mount: its mount point, and the type of its file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mount {
-    /// Where.
     pub(super) point: PathBuf,
-    /// Type of the file system.
     pub(super) kind: String,
     id: u32,
     options: Vec<String>,
 }
 
 impl Mount {
-    /// Whether this option is set, for the mount or its file system.
+    /// Whether this option is set, for the mount or for its file system.
     pub(super) fn has(&self, option: &str) -> bool {
         self.options.iter().any(|o| o == option)
     }
@@ -28,7 +26,7 @@ impl Mount {
     }
 }
 
-/// Every mount, oldest first.
+/// All mounts of this process's mount namespace, oldest first.
 #[derive(Debug)]
 pub(super) struct Mounts {
     mounts: Vec<Mount>,
@@ -40,19 +38,21 @@ impl Mounts {
         Self { mounts: text.lines().filter_map(parse).collect() }
     }
 
-    /// The mount that holds `path`, which must be free of symbolic links. Of several on one place the last counts.
+    /// Returns the mount that `path` is on. The path must be free of symbolic links.
     pub(super) fn holding(&self, path: &Path) -> Option<&Mount> {
         let holding = self.mounts.iter().filter(|m| path.starts_with(&m.point));
+        // The deepest mount point. `max_by_key` takes the last of equal ones, and of several mounts on one point the
+        // last is the visible one.
         holding.max_by_key(|m| m.point.components().count())
     }
 
-    /// Mounts of this type.
+    /// Returns the mounts of a type of file system.
     pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Mount> {
         self.mounts.iter().filter(move |m| m.kind == kind)
     }
 }
 
-/// `27 1 254:0 / /var/lib rw,nodev - ext4 /dev/vda rw,discard`
+/// Parses a line like `27 1 254:0 / /var/lib rw,nodev - ext4 /dev/vda rw,discard`.
 fn parse(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ');
@@ -64,7 +64,7 @@ fn parse(line: &str) -> Option<Mount> {
     Some(Mount { point: unescaped(point), kind: kind.to_owned(), id, options })
 }
 
-/// Blanks and the like are written as a backslash and three octal digits.
+/// Decodes a mount point, in which white space and backslashes are written as a backslash and three octal digits.
 fn unescaped(text: &str) -> PathBuf {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
@@ -87,7 +87,7 @@ fn unescaped(text: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made_up::host;
+    use super::super::fake_host::host;
     use super::*;
 
     const MOUNTINFO: &str = "\

@@ -1,4 +1,4 @@
-//! Room to run: memory, disk, ports, clock.
+//! Checks the resources that a server needs: memory, disk, ports, clock.
 
 use super::check::Check;
 use crate::config::{Config, with_loopback_twin};
@@ -29,7 +29,7 @@ fn memory(root: &Path, config: &Config) -> Check {
         line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).map(|kib| kib / 1024)
     };
     let (Some(total), Some(available)) = (value("MemTotal"), value("MemAvailable")) else {
-        return Check::yellow(NAME, "/proc/meminfo does not tell", "mount /proc");
+        return Check::yellow(NAME, "/proc/meminfo cannot be read", "mount /proc");
     };
     let budget = config.memory_budget_mib;
     let found = format!("{available} of {total} MiB available; sandboxes may have {budget} MiB in sum");
@@ -41,21 +41,21 @@ fn memory(root: &Path, config: &Config) -> Check {
 
 fn disk(data_dir: &Path) -> Check {
     const NAME: &str = "disk";
-    // The folder need not exist yet: what counts is the file system it will be on.
+    // The directory may not exist yet: what counts is the file system that it will be on.
     let Some(existing) = data_dir.ancestors().find(|p| p.exists()) else {
-        return Check::red(NAME, "there is no file system for the data folder", "give another --data-dir");
+        return Check::red(NAME, "there is no file system for the data directory", "give another --data-dir");
     };
     match statvfs(existing) {
-        Ok(fs) => room(existing, fs.blocks_available() * fs.fragment_size()),
+        Ok(fs) => free_space(existing, fs.blocks_available() * fs.fragment_size()),
         Err(error) => Check::red(NAME, format!("{}: {error}", existing.display()), "give another --data-dir"),
     }
 }
 
-fn room(path: &Path, free: u64) -> Check {
+fn free_space(path: &Path, free: u64) -> Check {
     const NAME: &str = "disk";
     let found = format!("{} GiB free at {}", free / GIB, path.display());
     if free < GIB {
-        return Check::red(NAME, found, "kernel, template and warm snapshots need more than 1 GiB");
+        return Check::red(NAME, found, "kernel, template and bases need more than 1 GiB");
     }
     if free < 10 * GIB {
         return Check::yellow(NAME, found, "every sandbox may write up to 10 GiB");
@@ -68,10 +68,11 @@ fn port(name: &'static str, address: SocketAddr) -> Check {
         match TcpListener::bind(address) {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::AddrInUse => {
+                // Mostly our own server, which is why this is not red.
                 let advice = "fine if that is `leapbox serve`; otherwise configure another";
                 return Check::yellow(name, format!("{address} is in use"), advice);
             }
-            // A host without IPv6 has no ::1, and does without the twin.
+            // A host without IPv6 has no ::1, and the server does without it as well.
             Err(e) if e.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() => {}
             Err(e) => return Check::red(name, format!("{address}: {e}"), "configure another address"),
         }
@@ -79,9 +80,11 @@ fn port(name: &'static str, address: SocketAddr) -> Check {
     Check::green(name, format!("{address} is free"))
 }
 
-/// A clock before the program was built is certainly wrong, and certificates and time-outs with it.
+/// Whether the clock can be right.
 fn clock() -> Check {
     const NAME: &str = "clock";
+    // A clock before the time at which this program was installed is certainly wrong. Certificates would not be valid
+    // yet.
     let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH);
     if SystemTime::now() < built {
         return Check::red(NAME, "it is before this program was installed", "set the clock, and run an NTP client");
@@ -106,8 +109,8 @@ mod tests {
     #[test]
     fn little_room_is_yellow_and_none_is_red() {
         let at = Path::new("/data");
-        assert_eq!(room(at, 500 * MIB).level, Level::Red);
-        assert_eq!(room(at, 5 * GIB).level, Level::Yellow);
-        assert_eq!(room(at, 50 * GIB).level, Level::Green);
+        assert_eq!(free_space(at, 500 * MIB).level, Level::Red);
+        assert_eq!(free_space(at, 5 * GIB).level, Level::Yellow);
+        assert_eq!(free_space(at, 50 * GIB).level, Level::Green);
     }
 }

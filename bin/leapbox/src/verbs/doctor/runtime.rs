@@ -1,10 +1,10 @@
-//! What runs the sandboxes: driver, QEMU, packages.
+//! Checks what runs the sandboxes: the driver, QEMU, and the host's packages.
 
 use super::check::Check;
 use crate::verbs::driver::{Choice, Driver, DriverRefused};
 use leapbox_templates::host_packages::{self, Need, QemuVersion, Requirement, Soundness};
 
-const BACKPORTS_HINT: &str = "apt-get install --allow-downgrades 'qemu-system-x86=1:7.2*'";
+const DOWNGRADE: &str = "apt-get install --allow-downgrades 'qemu-system-x86=1:7.2*'";
 
 pub(super) fn checks(choice: &Result<Choice, DriverRefused>) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -34,11 +34,11 @@ fn qemu(version: Option<QemuVersion>) -> Check {
         Soundness::Sound => Check::green(NAME, format!("{version}, known to be sound under emulation")),
         Soundness::Untried => {
             let found = format!("{version}, not tried under emulation");
-            Check::yellow(NAME, found, format!("Debian bookworm's 7.2 is known to be sound: {BACKPORTS_HINT}"))
+            Check::yellow(NAME, found, format!("Debian bookworm's 7.2 is known to be sound: {DOWNGRADE}"))
         }
         Soundness::KnownBad => {
             let found = format!("{version} crashes guest kernels under emulation");
-            Check::red(NAME, found, format!("install Debian bookworm's 7.2: {BACKPORTS_HINT}"))
+            Check::red(NAME, found, format!("install Debian bookworm's 7.2: {DOWNGRADE}"))
         }
     }
 }
@@ -52,6 +52,7 @@ fn packages(missing: &[Requirement]) -> Check {
     let found = format!("missing: {}", missing.iter().map(one).collect::<Vec<_>>().join(", "));
     let names: Vec<_> = missing.iter().map(|r| r.package).collect();
     let advice = format!("run `leapbox setup`, or: apt-get install {}", names.join(" "));
+    // A package that only set-up needs does not keep sandboxes from running.
     if missing.iter().any(|r| r.need == Need::Run) {
         Check::red(NAME, found, advice)
     } else {

@@ -1,4 +1,4 @@
-//! What is stored of sandboxes: how much, and with which key.
+//! Reports what is stored: archives of sandboxes, bases, and the key that archives are encrypted with.
 
 use super::check::Check;
 use crate::config::Config;
@@ -11,6 +11,7 @@ const MIB: u64 = 1024 * 1024;
 
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     let state = State::at(config.state_dir());
+    // `warm` is the directory of the bases, which `lifecycle` makes there.
     vec![archives(config, &state), bases(&config.state_dir().join("warm")), key(&state)]
 }
 
@@ -24,14 +25,15 @@ fn archives(config: &Config, state: &State) -> Check {
     Check::green(NAME, format!("{count} paused, stopped or snapshots, {} MiB{place}", bytes / MIB))
 }
 
-fn bases(warm: &Path) -> Check {
-    let (count, bytes) = folders(warm, "");
-    Check::green("bases", format!("{count} warm snapshots that sandboxes start from, {} MiB", bytes / MIB))
+fn bases(dir: &Path) -> Check {
+    let (count, bytes) = folders(dir, "");
+    Check::green("bases", format!("{count} bases that sandboxes start from, {} MiB", bytes / MIB))
 }
 
 fn key(state: &State) -> Check {
     const NAME: &str = "server key";
     match ServerKey::load(&state.server_key()) {
+        // Read and checked, not only looked for: a damaged key is found before a sandbox has to be woken with it.
         Ok(Some(_)) => Check::green(NAME, "there; what is stored cannot be read without it: keep a copy elsewhere"),
         Ok(None) => Check::green(NAME, "not made yet; the first start of the server makes it"),
         Err(error) => Check::red(
@@ -42,13 +44,16 @@ fn key(state: &State) -> Check {
     }
 }
 
-/// Finished folders in `dir` whose names begin with `prefix`, and the bytes that their files take on the disk.
+/// Counts the finished directories in `dir` whose names begin with `prefix`, and the bytes that their files take on the
+/// disk.
 fn folders(dir: &Path, prefix: &str) -> (usize, u64) {
     let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    // A name with a dot in front belongs to one that is being written.
     let is_counted = |name: &str| name.starts_with(prefix) && !name.starts_with('.');
     let found = entries(dir).filter(|entry| is_counted(&entry.file_name().to_string_lossy()));
     found.fold((0, 0), |(count, bytes), folder| {
         let files = entries(&folder.path()).filter_map(|file| file.metadata().ok());
+        // Blocks and not the length, because memory and disks are sparse files. stat(2) counts blocks of 512 bytes.
         (count + 1, bytes + files.map(|meta| meta.blocks() * 512).sum::<u64>())
     })
 }

@@ -1,4 +1,4 @@
-//! What the gateway asks: keys and sandboxes, from the rooms that know them.
+//! Answers the gateway's questions from `auth` and `lifecycle`: who calls, and which sandbox serves the call.
 
 use http::HeaderMap;
 use leapbox_api_types::ApiError;
@@ -11,7 +11,7 @@ use leapbox_lifecycle::{Lifecycle, RunningSandbox};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// Keys, and sandboxes by id.
+/// The gateway's backends: every sandbox of the server.
 pub(super) struct Sandboxes {
     auth: Arc<Auth>,
     lifecycle: Lifecycle,
@@ -23,7 +23,7 @@ impl Sandboxes {
     }
 }
 
-/// A port in a running sandbox.
+/// An application: a port of a running sandbox.
 pub(super) struct Application {
     sandbox: RunningSandbox,
     port: u16,
@@ -42,9 +42,12 @@ impl Backends for Sandboxes {
         id: &SandboxId,
         port: Option<u16>,
     ) -> Result<Application, ApiError> {
+        // The one way into a sandbox: it checks the organisation, wakes a paused sandbox, and waits for one in
+        // transition.
         let running = self.lifecycle.ensure_running(organisation, id).await?;
         let port = port.or(running.image.port).ok_or_else(|| {
-            let text = format!("the template of {id} names no port; name one in the address: {id}-<port>.<domain>");
+            let text =
+                format!("the template of {id} has no default port; put one into the host name: {id}-<port>.<domain>");
             ApiError::BadRequest(text)
         })?;
         Ok(Application { sandbox: running, port })
@@ -57,6 +60,7 @@ impl Backend for Application {
     }
 
     async fn open(&self) -> Result<TcpStream, OpenError> {
+        // The guest's refusals are told apart, because clients get other answers for them than for a dead guest.
         self.sandbox.guest.connect_port(self.port).await.map_err(|error| match error {
             GuestError::Fault(fault) if fault.kind == FaultKind::ConnectionRefused => OpenError::NothingListens,
             GuestError::Fault(fault) if fault.kind == FaultKind::Busy => OpenError::Busy,

@@ -1,66 +1,60 @@
-//! Why the server could not start or go on.
+//! The error that ends `leapbox serve`.
 
 use crate::verbs::driver::DriverRefused;
 use leapbox_errors::FileError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// One variant per failing step.
+/// A step of starting or running the server that failed. Its texts and causes are printed to the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Another server has the folder.
+    /// Another server holds the lock of the state directory.
     #[error("another server is using {dir}; stop it, or give this one a --data-dir of its own")]
     AlreadyServing { dir: PathBuf },
-    /// An operating system call failed.
+    /// A system call failed in a step that has no variant of its own.
     #[error("{step}")]
     System {
         step: &'static str,
         #[source]
         source: std::io::Error,
     },
-    /// An address cannot be listened on.
     #[error("listening on {address}; is another server there?")]
     Listen {
         address: SocketAddr,
         #[source]
         source: std::io::Error,
     },
-    /// The state folder failed.
+    /// A file of the state directory could not be read or written.
     #[error(transparent)]
     State(#[from] FileError),
-    /// The database failed.
     #[error("opening the database")]
     Db(#[from] leapbox_db::DbError),
-    /// The server's key cannot be used.
     #[error("reading the server's key")]
     Key(#[from] leapbox_storage::KeyError),
-    /// What is stored of sandboxes cannot be reached.
-    #[error("opening the archives")]
+    #[error("opening the store of paused sandboxes and snapshots")]
     Archives(#[from] leapbox_storage::StoreError),
-    /// The configured driver cannot be used.
+    /// Firecracker is configured and cannot be used on this host.
     #[error(transparent)]
     Driver(#[from] DriverRefused),
-    /// The driver failed.
     #[error("starting the VMM driver")]
     Vmm(#[from] leapbox_vmm::VmmError),
-    /// The network failed.
     #[error("preparing the network")]
     Network(#[from] leapbox_network::NetworkError),
-    /// Nothing has been built yet, or it is damaged.
+    /// Kernel, initramfs and templates have not been built yet, or are damaged.
     #[error(transparent)]
     Artifacts(#[from] leapbox_templates::ArtifactError),
-    /// The lifecycle failed.
-    #[error("starting the lifecycle")]
+    #[error("starting the lifecycle of sandboxes")]
     Lifecycle(#[from] leapbox_lifecycle::StartError),
-    /// No certificate.
     #[error("reading the gateway's certificate; without one of your own, run `leapbox setup`")]
     Tls(#[from] leapbox_gateway::tls::TlsError),
 }
 
+/// Makes a closure for `map_err` that adds the step to a system error.
 pub(super) fn system(step: &'static str) -> impl FnOnce(std::io::Error) -> ServeError {
     move |source| ServeError::System { step, source }
 }
 
+/// Makes a closure for `map_err` that adds the address to an error of binding it.
 pub(super) fn listen(address: SocketAddr) -> impl FnOnce(std::io::Error) -> ServeError {
     move |source| ServeError::Listen { address, source }
 }

@@ -1,4 +1,5 @@
-//! Plain HTTP for the control plane and the metrics, with the deadlines and limits that `axum::serve` has not.
+//! Serves plain HTTP for the control plane and the metrics, with the deadlines and limits that `axum::serve` does not
+//! have. Called by `serve`.
 
 use super::when;
 use axum::Router;
@@ -13,15 +14,16 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-/// For a whole request head; it bounds an idle connection as well.
+/// The time a client has to send a whole request head; it bounds an idle connection as well (case 33).
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
-/// Connections at once; more wait in the listener's queue.
+/// Connections at once; more wait in the listener's queue. With the next bound, heads that are not complete yet take at
+/// most 256 MiB.
 const CONNECTIONS_MAX: usize = 4096;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
-/// After a connection could not be taken (no descriptors left), so that the loop does not spin.
+// After a connection could not be accepted, mostly for want of descriptors, the loop would otherwise spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until told to stop, then finishes what is open.
+/// Serves until `stopped`, and then until the open requests are done.
 pub(super) async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
     serve_within(listener, router, stopped, HEADER_DEADLINE).await;
 }
@@ -32,26 +34,27 @@ async fn serve_within(
     stopped: watch::Receiver<bool>,
     header_deadline: Duration,
 ) {
-    // HTTP/1.1 only: telling the versions apart has no deadline, so a silent client would stay for ever. HTTP/2 is spoken
-    // on the gateway, where TLS says which it is.
+    // HTTP/1.1 only: hyper-util tells the versions apart by the first bytes and has no deadline for them, so a silent
+    // client would stay for ever. HTTP/2 is spoken on the gateway, where TLS (ALPN) says which it is.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     let mut http1 = builder.http1();
     http1.timer(TokioTimer::new()).header_read_timeout(header_deadline).max_buf_size(HEADER_BYTES_MAX);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let stopped = when(stopped);
     tokio::pin!(stopped);
     loop {
         let next = async {
-            let permit = Arc::clone(&room).acquire_owned().await;
+            // The permit first, so that connections beyond the limit are left in the queue instead of being accepted.
+            let permit = Arc::clone(&permits).acquire_owned().await;
             (permit, listener.accept().await)
         };
         let (permit, stream) = tokio::select! {
             (permit, accepted) = next => match accepted {
                 Ok((stream, _)) => (permit, stream),
                 Err(error) => {
-                    tracing::warn!(error = %chain(&error), "a connection could not be taken");
+                    tracing::warn!(error = %chain(&error), "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -61,7 +64,7 @@ async fn serve_within(
         let connection = connection(&builder, stream, router.clone());
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
-            // The client's own doing, mostly: it hung up, or sent what is not HTTP.
+            // Only for debugging, because it is mostly the client's doing: it hung up, or did not send HTTP.
             if let Err(error) = watched.await {
                 tracing::debug!(error = %chain(error.as_ref()), "a connection ended with an error");
             }
@@ -76,7 +79,8 @@ fn connection(
     stream: TcpStream,
     router: Router,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error: AsRef<dyn Error + Send + Sync>> + Send + use<> {
-    // Small answers must not wait for an acknowledgement; a socket that refuses still works.
+    // Without it, Nagle's algorithm may hold a small answer back until the client acknowledges the one before. A socket
+    // that refuses the option still works.
     let _ = stream.set_nodelay(true);
     builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned()
 }

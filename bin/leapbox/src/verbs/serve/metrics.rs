@@ -1,4 +1,5 @@
-//! `GET /metrics`: the numbers of all rooms in Prometheus' text format (version 0.0.4).
+//! `GET /metrics`: the counters of lifecycle, storage, gateway, network and egress in Prometheus' text format (version
+//! 0.0.4).
 
 use super::backends::Sandboxes;
 use axum::Router;
@@ -12,7 +13,7 @@ use leapbox_network::Network;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// Serves the metrics.
+/// Makes the router that serves the metrics.
 pub(super) fn router(lifecycle: Lifecycle, gateway: Gateway<Sandboxes>, network: Arc<Network>) -> Router {
     let answer = move || {
         let text = render(&lifecycle, &gateway, &network);
@@ -21,7 +22,7 @@ pub(super) fn router(lifecycle: Lifecycle, gateway: Gateway<Sandboxes>, network:
     Router::new().route("/metrics", get(answer))
 }
 
-/// Text under construction. Writing to a string cannot fail.
+/// The text of the page so far. Results of writing to it are dropped, because writing to a string cannot fail.
 struct Page(String);
 
 impl Page {
@@ -40,6 +41,7 @@ impl Page {
 
     fn histogram(&mut self, name: &str, help: &str, latencies: &LatencyStats) {
         self.head(name, "histogram", help);
+        // Prometheus' buckets are cumulative, ours are not: each counts what is between two bounds.
         let mut below = 0;
         for (bound, count) in BUCKETS_MS.iter().zip(&latencies.buckets) {
             below += count;
@@ -61,36 +63,49 @@ fn render(lifecycle: &Lifecycle, gateway: &Gateway<Sandboxes>, network: &Network
         let count = stats.states.iter().filter(|s| **s == state).count();
         page.value("sandboxes", &format!("{{state=\"{state}\"}}"), count);
     }
-    page.single("pool_ready", "gauge", "Clones ready in the warm pool.", stats.machines.ready);
+    page.single("pool_ready", "gauge", "Clones that are ready in the pool.", stats.machines.ready);
     page.histogram("create_seconds", "From the request to a usable sandbox.", &stats.creates);
     page.head("machines_total", "counter", "Machines given to new sandboxes, by where they came from.");
     page.value("machines_total", "{source=\"pool\"}", stats.machines.from_pool);
-    page.value("machines_total", "{source=\"restored\"}", stats.machines.launched);
-    page.histogram("restore_seconds", "From the request to a usable sandbox of a snapshot.", &stats.restores);
-    page.histogram("pause_seconds", "From the pause to a sandbox that is stored and gone.", &stats.pauses);
+    page.value("machines_total", "{source=\"base\"}", stats.machines.launched);
+    page.histogram(
+        "restore_seconds",
+        "From the request to a usable sandbox, restored from a snapshot.",
+        &stats.restores,
+    );
+    page.histogram(
+        "pause_seconds",
+        "From the pause until the sandbox is stored and its machine has ended.",
+        &stats.pauses,
+    );
     page.histogram(
         "wake_seconds",
         "From the first request that needs a paused sandbox to its being usable.",
         &stats.wakes,
     );
     page.single("wakes_failed_total", "counter", "Wakes that failed; the sandboxes stayed paused.", stats.failed_wakes);
-    of_archives(&mut page, &stats.machines.archives);
-    of_gateway(&mut page, gateway);
-    of_network(&mut page, network);
-    of_egress(&mut page, network);
+    write_archives(&mut page, &stats.machines.archives);
+    write_gateway(&mut page, gateway);
+    write_network(&mut page, network);
+    write_egress(&mut page, network);
     page.0
 }
 
-fn of_archives(page: &mut Page, archives: &leapbox_storage::Usage) {
-    page.single("archives", "gauge", "What is stored: checkpoints, and bases for the object store.", archives.archives);
-    page.single("archives_bytes", "gauge", "Bytes of them in the data folder.", archives.bytes);
-    page.single("archives_pending", "gauge", "Those that the object store does not have yet.", archives.pending);
+fn write_archives(page: &mut Page, archives: &leapbox_storage::Usage) {
+    page.single(
+        "archives",
+        "gauge",
+        "Stored archives: checkpoints, and bases for the object store.",
+        archives.archives,
+    );
+    page.single("archives_bytes", "gauge", "Bytes of archives in the data directory.", archives.bytes);
+    page.single("archives_pending", "gauge", "Archives that the object store does not have yet.", archives.pending);
 }
 
-fn of_gateway(page: &mut Page, gateway: &Gateway<Sandboxes>) {
+fn write_gateway(page: &mut Page, gateway: &Gateway<Sandboxes>) {
     let stats = gateway.stats();
     page.single("gateway_connections_open", "gauge", "Client connections and tunnels.", stats.connections_open);
-    page.head("gateway_requests_total", "counter", "Requests by what they were for.");
+    page.head("gateway_requests_total", "counter", "Requests by their target.");
     page.value("gateway_requests_total", "{to=\"sandbox\"}", stats.requests_sandbox);
     page.value("gateway_requests_total", "{to=\"control\"}", stats.requests_control);
     page.head("gateway_refused_total", "counter", "The gateway's own error answers by class.");
@@ -102,7 +117,7 @@ fn of_gateway(page: &mut Page, gateway: &Gateway<Sandboxes>) {
     page.value("gateway_bytes_total", "{direction=\"out\"}", stats.bytes_from_sandboxes);
 }
 
-fn of_network(page: &mut Page, network: &Network) {
+fn write_network(page: &mut Page, network: &Network) {
     let stats = network.stats();
     page.head("network_slots", "gauge", "Network slots by state.");
     page.value("network_slots", "{state=\"prepared\"}", stats.prepared);
@@ -110,18 +125,25 @@ fn of_network(page: &mut Page, network: &Network) {
     page.value("network_slots", "{state=\"releasing\"}", stats.releasing);
 }
 
-/// What leaves sandboxes, and what may not. A sandbox's series end with it.
-fn of_egress(page: &mut Page, network: &Network) {
+/// Writes the numbers of name queries and outgoing connections. A sandbox's series end with its machine, so their
+/// number stays bounded.
+fn write_egress(page: &mut Page, network: &Network) {
     let dns = network.stats().dns;
-    page.head("dns_queries_total", "counter", "Name queries of sandboxes by what became of them.");
-    page.value("dns_queries_total", "{outcome=\"answered\"}", dns.answered - dns.failed);
+    page.head("dns_queries_total", "counter", "Name queries of sandboxes by outcome.");
+    page.value("dns_queries_total", "{outcome=\"answered\"}", dns.answered.saturating_sub(dns.failed));
     page.value("dns_queries_total", "{outcome=\"failed\"}", dns.failed);
     page.value("dns_queries_total", "{outcome=\"dropped\"}", dns.dropped);
     let mut journals = network.journals();
+    // Sorted, so that two pages can be compared line by line.
     journals.sort_by(|one, other| one.sandbox().cmp(other.sandbox()));
     let numbers: Vec<_> = journals.iter().map(|journal| (journal.sandbox(), journal.snapshot())).collect();
-    page.head("egress_denied_total", "counter", "What a sandbox was denied, by the rule that denied it; see the log.");
+    page.head(
+        "egress_denied_total",
+        "counter",
+        "Queries, packets and connections denied to a sandbox, by the rule that denied them; see the log.",
+    );
     for (sandbox, numbers) in &numbers {
+        // Series that are still 0 are left out: every sandbox would have one for each of the rules.
         for (rule, count) in numbers.denials.iter().filter(|(_, count)| *count > 0) {
             page.value("egress_denied_total", &format!("{{sandbox=\"{sandbox}\",rule=\"{rule}\"}}"), count);
         }

@@ -1,4 +1,4 @@
-//! The gateway's certificate: the operator's own, or the local CA's.
+//! Reads the gateway's certificate: the operator's own if one is configured, else the local CA's, which set-up made.
 
 use super::ServeError;
 use crate::config::Config;

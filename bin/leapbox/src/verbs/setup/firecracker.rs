@@ -1,7 +1,8 @@
-//! Firecracker on a host with KVM: which release is there, what is wrong with it, and how to get the right one.
+//! Reports on Firecracker on a host with KVM: which release is there, what is wrong with it, and how to get the right
+//! one. Called by `setup`.
 //!
-//! Nothing is downloaded or installed: these binaries run as root, and only whoever runs this host can decide to
-//! trust them. The commands below check the archive before anything of it is used.
+//! Nothing is downloaded or installed: these binaries run as root, and only the host's operator can decide to trust
+//! them. The printed commands check the archive before anything of it is used.
 
 use crate::config::DriverSetting;
 use crate::verbs::driver::DriverFacts;
@@ -9,12 +10,12 @@ use leapbox_templates::Progress;
 use leapbox_vmm::binaries::{Binaries, Provenance};
 use leapbox_vmm::version::RECOMMENDED;
 
-/// SHA-256 of the recommended release's archive for x86-64, as published beside it.
+/// SHA-256 of the archive of [`RECOMMENDED`] for x86-64, as published beside it. The two change together.
 const ARCHIVE_SHA256: &str = "382a02a869e4d6d5cb14c40577f9545e8458021ea8b0b2d3fc10ec14d9c242e6";
 const RELEASES: &str = "https://github.com/firecracker-microvm/firecracker/releases";
 
-/// Shows what is found, on hosts where Firecracker is or could be the driver.
-pub fn tell(setting: DriverSetting, facts: &DriverFacts, progress: &Progress) {
+/// Prints a report on hosts where Firecracker is or could be the driver, and nothing on others.
+pub fn report(setting: DriverSetting, facts: &DriverFacts, progress: &Progress) {
     let asked_for = match setting {
         DriverSetting::Qemu => return,
         DriverSetting::Auto => false,
@@ -66,7 +67,7 @@ fn weaknesses(binaries: &Binaries) -> Vec<String> {
     lines
 }
 
-/// The commands, for the operator to run.
+/// Returns the commands that install the recommended release, for the operator to run as root.
 fn how_to_install() -> String {
     let archive = format!("firecracker-v{RECOMMENDED}-x86_64.tgz");
     let unpacked = format!("release-v{RECOMMENDED}-x86_64");
@@ -84,7 +85,7 @@ fn how_to_install() -> String {
         "      Firecracker {RECOMMENDED} or later should run here. To install it, as root:\n\n\
          {}\n\n      \
          Later releases and the digests of their archives (*.tgz.sha256.txt): {RELEASES}\n      \
-         Both binaries must be of one release, and neither they nor a folder above them writable by anybody but root.\n",
+         Both binaries must be of one release, and writable by root alone, as must be the directories above them.\n",
         commands.map(|command| format!("        {command}")).join(" &&\n")
     )
 }

@@ -1,5 +1,5 @@
-//! The first organisation and its first API key. The database has the key's hash; the key itself is kept in a file
-//! of its owner's alone, for `leapbox env`.
+//! Makes the first organisation and its first API key. The database has the key's hash; the key itself is kept in a
+//! file that only its owner can read, for `leapbox env`. Called by `setup`, and by `leapbox-bench`.
 
 use crate::state::{Access, State, write_file};
 use http::{HeaderMap, HeaderValue, header};
@@ -9,40 +9,38 @@ use leapbox_errors::FileError;
 use leapbox_ids::OrganisationId;
 use time::OffsetDateTime;
 
-/// Name of the organisation that set-up makes.
+/// The name of the organisation that set-up makes, which is also the default of `leapbox keys`.
 pub const ORGANISATION: &str = "default";
 const KEY_NAME: &str = "made by leapbox setup";
 
-/// Why there is no first key.
+/// The reason why the first key could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum FirstKeyError {
-    /// The database does not answer.
-    #[error("ask the database")]
+    #[error("reading or writing the database")]
     Database {
         #[from]
         source: DbError,
     },
-    /// The key could not be made, or an old one not revoked.
-    #[error("change the keys")]
+    /// The key could not be made, or an older one could not be revoked.
+    #[error("making the key or revoking an older one")]
     Key {
         #[from]
         source: KeyError,
     },
-    /// Its file could not be read or written.
-    #[error("keep the key")]
+    #[error("reading or writing the key's file")]
     State {
         #[from]
         source: FileError,
     },
-    /// There is no runtime for the database.
-    #[error("start the database's tasks")]
+    /// The async runtime that the database needs could not be started.
+    #[error("starting the runtime for the database")]
     Runtime {
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Makes sure that the key in the file works. Tells whether a new one was made.
+/// Makes a key unless the one in the file works; true if it made one.
 pub fn ensure(state: &State) -> Result<bool, FirstKeyError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| FirstKeyError::Runtime { source })?;
@@ -60,7 +58,7 @@ async fn ensure_in(state: &State, db: &Db) -> Result<bool, FirstKeyError> {
         return Ok(false);
     }
     let organisation = organisation(db, ORGANISATION).await?;
-    // A run that was interrupted between database and file left a key nobody knows.
+    // A run that was interrupted between database and file has left a key that nobody knows. It must not work for ever.
     for row in db.api_key_list_active().await? {
         if row.organisation == organisation && row.name == KEY_NAME {
             auth.revoke(&row.id).await?;
@@ -78,7 +76,7 @@ async fn works(auth: &Auth, state: &State) -> Result<bool, FirstKeyError> {
     Ok(auth.authenticate(&headers).await.is_ok())
 }
 
-/// The organisation of this name, made when it is not there.
+/// Finds the organisation of this name, or makes it.
 pub async fn organisation(db: &Db, name: &str) -> Result<OrganisationId, DbError> {
     if let Some(row) = db.organisation_by_name(name).await? {
         return Ok(row.id);

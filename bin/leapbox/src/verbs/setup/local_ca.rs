@@ -1,9 +1,10 @@
-//! The local certificate authority and the server certificate of `*.<domain>`.
+//! Makes the local certificate authority and the gateway's certificate for `*.<domain>`. Called by `setup`, which also
+//! renews them, and by `leapbox-bench`.
 //!
 //! ```text
 //! ca.key ─signs─► ca.pem (for this domain alone: name constraints)
-//!            └──► server.pem, server.key (at most 397 days, renewed 30 days before its end)
-//! the system's roots + ca.pem ─► bundle.pem (what `leapbox env` points clients at)
+//!            └──► server.pem, server.key (397 days; renewed by a set-up in the last 30 of them)
+//! the system's roots + ca.pem ─► bundle.pem (to which `leapbox env` points clients)
 //! record.json is written last: without it, everything is made anew
 //! ```
 
@@ -19,39 +20,36 @@ use time::{Duration, OffsetDateTime};
 
 const CA_KEY: &str = "ca.key";
 const CA_CERT: &str = "ca.pem";
-/// The server's private key.
 pub const SERVER_KEY: &str = "server.key";
-/// The server's certificate.
 pub const SERVER_CERT: &str = "server.pem";
 const BUNDLE: &str = "bundle.pem";
 const RECORD: &str = "record.json";
 
+// Ten years: a new CA has to be trusted again by every browser.
 const CA_LIFETIME: Duration = Duration::days(3650);
-/// Apple's and the CA/Browser Forum's bound for server certificates is 398 days.
+// With the skew below 397 days. Apple and the CA/Browser Forum refuse server certificates of more than 398.
 const SERVER_LIFETIME: Duration = Duration::days(396);
-/// Clients whose clock is behind accept the certificate too.
+// Certificates are valid from a day ago, so that a client whose clock is behind accepts them too.
 const CLOCK_SKEW: Duration = Duration::days(1);
 const RENEW_BEFORE: Duration = Duration::days(30);
 
-/// Where distributions keep the system's roots, all in one file.
-const SYSTEM_ROOTS: [&str; 4] = [
+/// Files in which distributions keep all of the system's roots.
+pub(crate) const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
 
-/// Why there is no certificate.
+/// A step of making the CA or the certificate that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalCaError {
-    /// A file could not be read or written.
     #[error("{step}")]
     File {
         step: &'static str,
         #[source]
         source: FileError,
     },
-    /// Key or certificate could not be made.
     #[error("{step}")]
     Certificate {
         step: &'static str,
@@ -60,45 +58,43 @@ pub enum LocalCaError {
     },
 }
 
-/// What [`ensure`] had to make.
+/// The files that [`ensure`] has made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Made {
-    /// Everything was there and in date.
+    /// Everything was there and valid for long enough.
     Nothing,
     /// A new server certificate of the same CA: clients that trust it need nothing new.
     Certificate,
-    /// A new CA, which clients must be told to trust, and its certificate.
+    /// A new CA, which clients have to trust anew, and a certificate of it.
     Authority,
 }
 
-/// What the files in the folder are. Unix seconds.
+/// The contents of `record.json`: the domain of the certificates, and when they end, in Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The domain they are for.
     pub domain: String,
-    /// End of the CA.
     pub ca_not_after: i64,
-    /// End of the server certificate; 0 while it is being replaced.
+    /// 0 while key and certificate are being replaced.
     pub server_not_after: i64,
 }
 
-/// The CA's certificate, for browsers.
+/// The path of the CA's certificate, for browsers.
 pub fn ca_cert(dir: &Path) -> PathBuf {
     dir.join(CA_CERT)
 }
 
-/// The system's roots and the local CA, for everything else.
+/// The path of the system's roots with the local CA, for all other clients.
 pub fn bundle(dir: &Path) -> PathBuf {
     dir.join(BUNDLE)
 }
 
-/// What was made here; `None` when nothing was, or not to the end.
+/// Reads the record of a directory; `None` if nothing was made there, or not to the end.
 pub fn record(dir: &Path) -> Option<Record> {
     let text = read_if_there(&dir.join(RECORD)).ok()??;
     serde_json::from_str(&text).ok()
 }
 
-/// Makes or renews what is missing or near its end. Also called by the server at its start.
+/// Makes CA and certificate, or renews them if they end within 30 days or are for another domain.
 pub fn ensure(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Made, LocalCaError> {
     let threshold = (now + RENEW_BEFORE).unix_timestamp();
     let there = |names: &[&str]| names.iter().all(|n| dir.join(n).is_file());
@@ -120,8 +116,8 @@ pub fn ensure(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Made, Loc
 }
 
 fn new_authority(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Record, LocalCaError> {
-    let failed = |source| LocalCaError::Certificate { step: "make the CA", source };
-    // From here until the record is written, an interruption means starting over.
+    let failed = |source| LocalCaError::Certificate { step: "making the CA", source };
+    // Removed first: without a record, a run that is interrupted from here on is started over by the next.
     let _ = std::fs::remove_file(dir.join(RECORD));
     let key = KeyPair::generate().map_err(failed)?;
     let mut params = authority_params(domain);
@@ -134,13 +130,15 @@ fn new_authority(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Record
     Ok(Record { domain: domain.to_owned(), ca_not_after, server_not_after: 0 })
 }
 
-/// Name and constraints: what the issuer of a certificate is recognised by.
+/// Returns name and constraints of the CA. They are a function of the domain, so that a certificate can be issued from
+/// the CA's key alone.
 fn authority_params(domain: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = name(&format!("Leapbox local CA for {domain}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // Whoever gets hold of the key can sign for no other site: the CA is trusted by the user's browser.
+    // The user's browser trusts this CA. With the constraints, whoever gets hold of its key can sign for no other site
+    // and no address.
     params.name_constraints = Some(NameConstraints {
         permitted_subtrees: vec![GeneralSubtree::DnsName(domain.to_owned())],
         excluded_subtrees: vec![
@@ -158,9 +156,9 @@ fn name(common: &str) -> DistinguishedName {
 }
 
 fn issue(dir: &Path, record: Record, now: OffsetDateTime) -> Result<(), LocalCaError> {
-    let failed = |source| LocalCaError::Certificate { step: "make the server certificate", source };
+    let failed = |source| LocalCaError::Certificate { step: "making the server certificate", source };
     let ca_key =
-        read_if_there(&dir.join(CA_KEY)).map_err(|source| LocalCaError::File { step: "read the CA", source })?;
+        read_if_there(&dir.join(CA_KEY)).map_err(|source| LocalCaError::File { step: "reading the CA", source })?;
     let ca_key = KeyPair::from_pem(&ca_key.unwrap_or_default()).map_err(failed)?;
     let issuer = Issuer::new(authority_params(&record.domain), ca_key);
 
@@ -175,7 +173,8 @@ fn issue(dir: &Path, record: Record, now: OffsetDateTime) -> Result<(), LocalCaE
     params.not_after = now + SERVER_LIFETIME;
     let cert = params.signed_by(&key, &issuer).map_err(failed)?;
 
-    // Between the two files they would not fit each other: the record says so.
+    // Between the two writes key and certificate do not fit each other. The 0 in the record makes the next run replace
+    // both.
     write_record(dir, &Record { server_not_after: 0, ..record.clone() })?;
     write(dir, SERVER_KEY, &key.serialize_pem(), Access::Private)?;
     write(dir, SERVER_CERT, &cert.pem(), Access::Public)?;
@@ -184,18 +183,20 @@ fn issue(dir: &Path, record: Record, now: OffsetDateTime) -> Result<(), LocalCaE
 
 fn write(dir: &Path, file: &str, text: &str, access: Access) -> Result<(), LocalCaError> {
     write_file(&dir.join(file), text, access)
-        .map_err(|source| LocalCaError::File { step: "keep the certificates", source })
+        .map_err(|source| LocalCaError::File { step: "writing the certificates", source })
 }
 
 fn write_record(dir: &Path, record: &Record) -> Result<(), LocalCaError> {
-    // A record of plain fields always serialises; an empty text would only mean that all is made anew.
+    // Plain fields always serialise. An empty text would only mean that everything is made anew.
     let text = serde_json::to_string_pretty(record).unwrap_or_default();
     write(dir, RECORD, &text, Access::Public)
 }
 
-/// Clients that are told of one file trust nothing else: so the system's roots are in it, as they are today.
+/// Writes the bundle of the system's roots and the local CA, if it has changed.
 fn write_bundle(dir: &Path) -> Result<(), LocalCaError> {
-    let failed = |source| LocalCaError::File { step: "read the CA", source };
+    // Clients that are given a bundle trust nothing besides, so it must contain the system's roots. Distributions
+    // update those, which is why this is done at every set-up.
+    let failed = |source| LocalCaError::File { step: "reading the CA", source };
     let ours = read_if_there(&ca_cert(dir)).map_err(failed)?.unwrap_or_default();
     let roots = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
     let text = format!("{}\n{ours}", roots.trim_end());

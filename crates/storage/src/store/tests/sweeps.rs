@@ -102,7 +102,7 @@ async fn a_bucket_that_cannot_be_listed_does_not_keep_the_folder_from_being_swep
 #[derive(Debug, Clone)]
 enum Step {
     Write,
-    WriteUnnamed,
+    WriteUnreferenced,
     Unname(usize),
     Remove(usize),
     Sweep,
@@ -115,7 +115,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Write),
-        2 => Just(Step::WriteUnnamed),
+        2 => Just(Step::WriteUnreferenced),
         2 => (0_usize..9).prop_map(Step::Unname),
         1 => (0_usize..9).prop_map(Step::Remove),
         2 => Just(Step::Sweep),
@@ -142,7 +142,7 @@ async fn walk(place: &Place, steps: Vec<Step>) {
                 sealed.pin.release();
                 next += 1;
             }
-            Step::WriteUnnamed => {
+            Step::WriteUnreferenced => {
                 store(&archives, &format!("ckp-{next}"));
                 next += 1;
             }

@@ -1,14 +1,14 @@
-//! Whether an executable needs nothing but itself.
+//! Tells whether an executable is static, so that it runs in a jail without libraries.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// A 64-bit little-endian executable begins with this.
+/// The first bytes of a 64-bit little-endian ELF file.
 const MAGIC: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
 const FILE_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
-/// Type of the program header that names the dynamic loader.
+/// The type of the program header that names the dynamic loader.
 const PT_INTERP: u32 = 3;
 
 /// True for an ELF executable that asks for no dynamic loader (`static` and `static-pie` alike). False for everything

@@ -1,15 +1,17 @@
-//! Digests of the releases we know: whether a binary is what upstream published.
+//! Digests of published releases, to tell whether a binary is what upstream has released.
 
 use super::super::version::Version;
 
-/// Binaries of one release for x86-64.
+/// SHA-256 digests of one release's binaries for x86-64, lowercase hexadecimal.
 struct Release {
     version: &'static str,
     firecracker: &'static str,
     jailer: &'static str,
 }
 
-/// SHA-256 of what lies in the release archives of firecracker-microvm/firecracker.
+// Of the files in the release archives of firecracker-microvm/firecracker: a release of the oldest minor version that
+// the driver works with, which the tests run, and the recommended one. Others are used as well, with provenance
+// unknown.
 const RELEASES: [Release; 2] = [
     Release {
         version: "1.12.1",
@@ -23,19 +25,19 @@ const RELEASES: [Release; 2] = [
     },
 ];
 
-/// Where binaries come from, as far as their digests tell.
+/// The origin of a pair of binaries, as far as their digests tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provenance {
-    /// Upstream's own release.
+    /// Both are upstream's own files.
     Published,
-    /// They call themselves a release that is known here, and are something else.
+    /// They report the version of a release that is listed here, but have other digests.
     NotTheRelease,
-    /// A version whose digests are not known here.
+    /// The release of this version is not listed here.
     Unknown,
 }
 
 impl Provenance {
-    /// Compares digests (SHA-256, lowercase hexadecimal) with those of the release of this version.
+    /// Compares digests (SHA-256, lowercase hexadecimal) with those of the release of `version`.
     pub(super) fn of(version: &Version, firecracker: &str, jailer: &str) -> Self {
         let version = version.to_string();
         match RELEASES.iter().find(|release| release.version == version) {

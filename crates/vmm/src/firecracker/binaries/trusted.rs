@@ -1,6 +1,6 @@
-//! Who could replace what lies at a path: everything on the way to it is looked at, symbolic links included.
+//! Finds out which users could replace the file at a path: checks every directory and symbolic link on the way to it.
 //!
-//! Asked for the binaries, and by `leapbox doctor` for the folders in which jails are made.
+//! Called for the binaries, and by `leapbox doctor` for the directories in which jails are made.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -10,20 +10,19 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Symbolic links that are followed at most (the kernel's own limit).
-const MOST_LINKS: usize = 40;
-/// Others may write into such a folder, but not replace what is somebody else's.
+/// The most symbolic links that are followed (the kernel's own limit, path_resolution(7)); a loop ends there.
+const LINKS_MAX: usize = 40;
+/// In a directory with this bit users can replace only entries of their own, even if all may write into it.
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Something on the way that others may change.
+/// A file or directory on the way that users other than root and the expected owner could change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untrusted {
-    /// File or folder.
     pub path: PathBuf,
-    /// Its owner's uid.
+    /// Uid of its owner.
     pub uid: u32,
-    /// Its permissions.
+    /// Permission bits, with setuid, setgid and sticky.
     pub mode: u32,
 }
 
@@ -37,16 +36,15 @@ impl fmt::Display for Untrusted {
     }
 }
 
-/// Follows `path` below `root` to its end, as the kernel would in a chroot. Tells where it ends and what on the way
-/// others than root and `owner` could change: a file or folder that is not theirs or that group or others may write
-/// into. A sticky folder does not count, because there only its owner can replace an entry, and the next step looks
-/// at who that is. Access control lists show in the group's bits.
+/// Follows `path` below `root` to its end, as the kernel would in a chroot. Returns where it ends, and every file or
+/// directory on the way that users other than root and `owner` could change: because it is not theirs, or because group
+/// or others may write to it.
 pub fn resolve(root: &Path, path: &Path, owner: u32) -> io::Result<(PathBuf, Vec<Untrusted>)> {
     let mut ahead: VecDeque<OsString> = names(path);
     let mut at = root.to_owned();
     let mut untrusted = Vec::new();
     let mut links = 0;
-    look(&at, &fs::symlink_metadata(&at)?, owner, &mut untrusted);
+    note_if_untrusted(&at, &fs::symlink_metadata(&at)?, owner, &mut untrusted);
     while let Some(name) = ahead.pop_front() {
         if name == ".." {
             if at != root {
@@ -57,14 +55,16 @@ pub fn resolve(root: &Path, path: &Path, owner: u32) -> io::Result<(PathBuf, Vec
         let next = at.join(&name);
         let meta = fs::symlink_metadata(&next)?;
         if !meta.file_type().is_symlink() {
-            look(&next, &meta, owner, &mut untrusted);
+            note_if_untrusted(&next, &meta, owner, &mut untrusted);
             at = next;
             continue;
         }
         links += 1;
-        if links > MOST_LINKS {
+        if links > LINKS_MAX {
             return Err(io::Error::other("too many symbolic links"));
         }
+        // A link's mode means nothing. Its target is walked name by name like the path itself, so that directories are
+        // checked through which only the link leads.
         let target = fs::read_link(&next)?;
         if target.is_absolute() {
             at = root.to_owned();
@@ -85,9 +85,11 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(named).collect()
 }
 
-fn look(path: &Path, meta: &Metadata, owner: u32, untrusted: &mut Vec<Untrusted>) {
+fn note_if_untrusted(path: &Path, meta: &Metadata, owner: u32, untrusted: &mut Vec<Untrusted>) {
     let foreign = meta.uid() != 0 && meta.uid() != owner;
+    // In a sticky directory only an entry's owner can replace it, and the next step checks who that is.
     let sticky_folder = meta.is_dir() && meta.mode() & STICKY != 0;
+    // An access control list that lets a user write shows in the group's bits, which are its mask then (acl(5)).
     let writable = meta.mode() & WRITABLE_BY_OTHERS != 0 && !sticky_folder;
     if foreign || writable {
         untrusted.push(Untrusted { path: path.to_owned(), uid: meta.uid(), mode: meta.mode() & 0o7777 });

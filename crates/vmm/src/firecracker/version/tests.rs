@@ -107,7 +107,7 @@ fn every_warning_says_what_why_it_matters_here_or_not_and_what_to_do() {
     let warnings = judge(&version("1.12.1"), &version("1.12.1")).expect("used");
     assert_eq!(warnings.len(), 2);
     let text = warnings[0].to_string();
-    for part in ["CVE-2026-1386", "every jail folder is new", "install Firecracker 1.16.1 or later"] {
+    for part in ["CVE-2026-1386", "every jail is a new directory", "install Firecracker 1.16.1 or later"] {
         assert!(text.contains(part), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! A sandbox that can be used, as the API and the gateway hold it.
+//! The handle by which the API and the gateway use a running sandbox.
 
 use crate::error::LifecycleError;
 use crate::handle::Handle;
@@ -8,24 +8,25 @@ use leapbox_templates::ImageConfig;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// From a VMM's death to the word of it.
+/// How long a failed call waits for the news that the VMM has died. A broken connection is seen at once, while the
+/// death comes through the process's pidfd and the sandbox's task, a moment later.
 const DEATH_NOTICE: Duration = Duration::from_millis(50);
 
-/// A sandbox that runs, and its guest.
+/// A sandbox that ran when [`Lifecycle::ensure_running`](crate::Lifecycle::ensure_running) returned it, and the client
+/// of its guest's agent.
 #[derive(Clone)]
 pub struct RunningSandbox {
     pub id: SandboxId,
-    /// The way into it.
     pub guest: GuestClient,
-    /// User, folders, environment and port of its template.
+    /// User, directories, environment and port of its processes.
     pub image: Arc<ImageConfig>,
     pub(crate) handle: Handle,
     pub(crate) runs: u64,
 }
 
 impl RunningSandbox {
-    /// Runs a call into the guest. If the machine goes first, the call ends at once and with the sandbox's own reason:
-    /// a dead guest's connections would only time out.
+    /// Runs a call into the guest. If the machine ends first, the call ends at once with the sandbox's own reason: the
+    /// connections of a dead guest would only time out.
     pub async fn call<T>(
         &self,
         call: impl Future<Output = Result<T, GuestError>>,
@@ -33,6 +34,7 @@ impl RunningSandbox {
         tokio::select! {
             biased;
             answer = call => match answer {
+                // A fault is the agent's own answer, so the machine is alive and there is nothing to explain.
                 Err(error) if !matches!(error, GuestError::Fault(_)) => self.explain(error).await,
                 answer => Ok(answer),
             },
@@ -40,12 +42,12 @@ impl RunningSandbox {
         }
     }
 
-    /// Comes to an end when the sandbox does not run in this machine any more, or not now: it is being stored, or gone.
+    /// Completes when the sandbox no longer runs in this machine: it is being stored, or the machine has ended.
     pub async fn left(&self) {
         self.handle.left(self.runs).await;
     }
 
-    /// A connection that broke may be the first sign of a death that is told a moment later.
+    /// Replaces the error of a broken connection by the sandbox's end, if that is reported within [`DEATH_NOTICE`].
     async fn explain<T>(&self, error: GuestError) -> Result<Result<T, GuestError>, LifecycleError> {
         tokio::time::timeout(DEATH_NOTICE, self.handle.ended(self.runs)).await.map_or(Ok(Err(error)), Err)
     }

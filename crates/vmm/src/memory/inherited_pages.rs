@@ -1,5 +1,6 @@
-//! Which parts of a composed memory came from changes, noted in the machine's own folder: the next diff of the machine
-//! must have them, also when another server takes it, and whether the guest has touched them since or not.
+//! The list of the pages that a machine was restored with, kept in a file in the machine's directory. The next diff of
+//! the machine must have them, whether the guest has touched them since or not, and also if another server process
+//! takes it.
 
 use super::{PAGE, ranges};
 use crate::error::VmmError;
@@ -11,21 +12,21 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// First line of a note: what it is, and its version.
+/// The first line of the file, with the version of its format.
 const HEADER: &str = "leapbox inherited memory 1\n";
-/// Begins the last line, which has the checksum of everything before it.
+/// The beginning of the last line, which has the checksum of everything before it.
 const CHECKSUM: &str = "sha256 ";
-/// Longest note, in bytes: of 8 GiB every second page is a line of at most 22 characters.
+/// The longest file that is read, in bytes: of 8 GiB every second page is a line of at most 22 characters.
 const STORED_MAX: u64 = 32 << 20;
 
-/// Parts of a memory: ascending and apart.
+/// Ranges of bytes in a memory, in ascending order and apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Inherited {
+pub(crate) struct InheritedPages {
     ranges: Vec<Range<u64>>,
 }
 
-impl Inherited {
-    /// Adds what comes after everything that is in it.
+impl InheritedPages {
+    /// Adds a range, which must come after all that have been added.
     pub(super) fn push(&mut self, range: Range<u64>) {
         ranges::push(&mut self.ranges, range, 0);
     }
@@ -34,9 +35,9 @@ impl Inherited {
         &self.ranges
     }
 
-    /// Notes it in the new file `path` (mode 0600). Not synced: a host that loses power loses the machine, too.
-    /// Blocking.
+    /// Writes the list to the new file `path` (mode 0600). Blocking.
     pub fn save(&self, path: &Path) -> Result<(), VmmError> {
+        // Not synced: a host that loses power loses the machine as well.
         let mut text = HEADER.to_owned();
         ranges::print(&mut text, &self.ranges);
         let checksum = checksum(&text);
@@ -46,24 +47,25 @@ impl Inherited {
         Ok(made.write_all(text.as_bytes()).map_err(FileError::of("writing", path))?)
     }
 
-    /// Reads what [`Inherited::save`] noted of a memory of `bytes` bytes. A note that is missing is an error: without
-    /// it a diff would lack pages, and nobody would see. Blocking.
+    /// Reads the list that [`InheritedPages::save`] has written for a memory of `bytes` bytes. Blocking.
     pub(super) fn load(path: &Path, bytes: u64) -> Result<Self, VmmError> {
+        // A missing or damaged file is an error and not an empty list: the diff would lack pages, and nobody would
+        // notice until the machine was restored from it.
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(STORED_MAX + 1).read_to_string(&mut text));
         read.map_err(FileError::of("reading", path))?;
-        parse(&text, bytes).ok_or_else(|| VmmError::Inherited { path: path.to_path_buf() })
+        parse(&text, bytes).ok_or_else(|| VmmError::InheritedPages { path: path.to_path_buf() })
     }
 }
 
-fn parse(text: &str, bytes: u64) -> Option<Inherited> {
+fn parse(text: &str, bytes: u64) -> Option<InheritedPages> {
     let (noted, found) = text.strip_suffix('\n')?.rsplit_once(CHECKSUM)?;
     if found != checksum(noted) {
         return None;
     }
     let ranges = ranges::parse(noted.strip_prefix(HEADER)?.lines(), bytes)?;
     let whole = |range: &Range<u64>| range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
-    ranges.iter().all(whole).then_some(Inherited { ranges })
+    ranges.iter().all(whole).then_some(InheritedPages { ranges })
 }
 
 fn checksum(text: &str) -> String {
@@ -79,14 +81,14 @@ mod tests {
     #[test]
     fn a_note_is_read_back() {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut inherited = Inherited::default();
+        let mut inherited = InheritedPages::default();
         for (name, range) in [("none", 0..0), ("one", 0..PAGE), ("joined", PAGE..3 * PAGE), ("two", RAM - PAGE..RAM)] {
             if !range.is_empty() {
                 inherited.push(range);
             }
             let path = dir.path().join(name);
             inherited.save(&path).expect("saved");
-            assert_eq!(Inherited::load(&path, RAM).expect("loaded"), inherited);
+            assert_eq!(InheritedPages::load(&path, RAM).expect("loaded"), inherited);
             assert!(inherited.save(&path).is_err(), "it was overwritten");
         }
         assert_eq!(inherited.ranges(), [0..3 * PAGE, RAM - PAGE..RAM]);
@@ -96,8 +98,8 @@ mod tests {
     fn a_note_that_is_missing_cut_short_or_altered_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("note");
-        assert!(matches!(Inherited::load(&path, RAM), Err(VmmError::File(_))));
-        let inherited = Inherited { ranges: vec![0..PAGE, 4 * PAGE..6 * PAGE] };
+        assert!(matches!(InheritedPages::load(&path, RAM), Err(VmmError::File(_))));
+        let inherited = InheritedPages { ranges: vec![0..PAGE, 4 * PAGE..6 * PAGE] };
         inherited.save(&path).expect("saved");
         let whole = std::fs::read_to_string(&path).expect("read");
         let mut damaged: Vec<String> = (0..whole.len()).map(|length| whole[..length].to_owned()).collect();
@@ -108,11 +110,11 @@ mod tests {
         }
         for text in damaged {
             std::fs::write(&path, &text).expect("written");
-            let loaded = Inherited::load(&path, RAM);
-            assert!(matches!(loaded, Err(VmmError::Inherited { .. })), "{text:?}: {loaded:?}");
+            let loaded = InheritedPages::load(&path, RAM);
+            assert!(matches!(loaded, Err(VmmError::InheritedPages { .. })), "{text:?}: {loaded:?}");
         }
         std::fs::write(&path, &whole).expect("written");
-        assert!(Inherited::load(&path, 5 * PAGE).is_err(), "it is of a larger memory");
-        assert_eq!(Inherited::load(&path, RAM).expect("loaded"), inherited);
+        assert!(InheritedPages::load(&path, 5 * PAGE).is_err(), "it is of a larger memory");
+        assert_eq!(InheritedPages::load(&path, RAM).expect("loaded"), inherited);
     }
 }

@@ -1,6 +1,7 @@
-//! A base's memory and changes put together in a file, for a VMM that reads guest memory while it loads its devices.
+//! Writes changes over a copy of a base's memory, for a VMM that reads guest memory while it loads its devices. The
+//! Firecracker driver restores with it.
 
-use super::Inherited;
+use super::InheritedPages;
 use super::changes::checked;
 use crate::error::VmmError;
 use leapbox_errors::FileError;
@@ -9,28 +10,30 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Where a composed memory is, and the note of what in it came from changes.
+/// The files of a memory that [`overlay()`] has written.
 #[derive(Debug)]
-pub(crate) struct Composed {
-    /// The memory: nothing may write it while a machine has it mapped.
+pub(crate) struct OverlaidMemory {
+    /// The memory. Nothing may write to it while a machine has it mapped.
     pub memory: PathBuf,
-    /// What [`Inherited::save`] wrote.
+    /// The list of the pages that came from changes, written by [`InheritedPages::save`].
     pub note: PathBuf,
 }
 
-/// Writes the new file `target`: `base`, a memory of `bytes` bytes, with `changes` laid over it, and tells where those
-/// are. Holes stay holes, and nothing is copied that the file system can share. It is read-only, the server's, and may
-/// be read by all. Not synced. Blocking; on failure there may be a part of the file.
-pub(crate) fn compose(base: &Path, changes: Runs, bytes: u64, target: &Path) -> Result<Inherited, VmmError> {
+/// Writes the new file `target`: a copy of `base`, which has `bytes` bytes, with `changes` laid over it. Returns the
+/// pages that came from the changes. The file is root's and readable by all. Blocking; after a failure a part of it may
+/// exist.
+pub(crate) fn overlay(base: &Path, changes: Runs, bytes: u64, target: &Path) -> Result<InheritedPages, VmmError> {
+    // Holes stay holes, and where the file system can share extents nothing is copied. Not synced: a host that loses
+    // power loses the machine as well.
     copy_sparse(base, target).map_err(|source| VmmError::CopyMemory { path: base.to_path_buf(), source })?;
     let to = File::options().write(true).open(target).map_err(FileError::of("opening", target))?;
-    let mut inherited = Inherited::default();
+    let mut inherited = InheritedPages::default();
     for run in checked(changes, bytes) {
         let run = run?;
         to.write_all_at(&run.bytes, run.offset).map_err(FileError::of("laying changes over", target))?;
         inherited.push(run.offset..run.offset + run.bytes.len() as u64);
     }
-    to.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("protecting", target))?;
+    to.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("making read-only", target))?;
     Ok(inherited)
 }
 
@@ -50,16 +53,16 @@ mod tests {
         file.write_all_at(&[1; 8192], 1 << 20).expect("written");
         let first = (1 << 20) / PAGE;
         let changes = vec![run(first, 1, 0), run(first + 1, 1, 2), run(100_000, 1, 3)];
-        let inherited = compose(&base, runs(changes.clone()), 1 << 30, &target).expect("composed");
+        let inherited = overlay(&base, runs(changes.clone()), 1 << 30, &target).expect("overlaid");
         assert_eq!(inherited.ranges(), [1 << 20..(1 << 20) + 8192, 100_000 * PAGE..100_001 * PAGE]);
-        let composed = File::open(&target).expect("opened");
+        let overlaid = File::open(&target).expect("opened");
         let mut bytes = [9; 8192];
-        composed.read_exact_at(&mut bytes, 1 << 20).expect("read");
+        overlaid.read_exact_at(&mut bytes, 1 << 20).expect("read");
         assert!(bytes[..4096].iter().all(|byte| *byte == 0) && bytes[4096..].iter().all(|byte| *byte == 2));
-        let meta = composed.metadata().expect("metadata");
+        let meta = overlaid.metadata().expect("metadata");
         assert_eq!((meta.len(), meta.mode() & 0o777), (1 << 30, 0o444));
         assert!(meta.blocks() * 512 < 1 << 20, "{} bytes on disk", meta.blocks() * 512);
-        assert!(compose(&base, runs(changes), 1 << 30, &target).is_err(), "it was overwritten");
+        assert!(overlay(&base, runs(changes), 1 << 30, &target).is_err(), "it was overwritten");
     }
 
     #[test]
@@ -67,8 +70,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let base = dir.path().join("base");
         File::create(&base).expect("created").set_len(16 << 20).expect("sized");
-        let composed = |changes, name: &str| compose(&base, changes, 16 << 20, &dir.path().join(name));
-        assert!(matches!(composed(damaged(), "damaged"), Err(VmmError::Changes { .. })));
-        assert!(matches!(composed(runs(vec![run(4096, 1, 1)]), "beyond"), Err(VmmError::Change { .. })));
+        let overlaid = |changes, name: &str| overlay(&base, changes, 16 << 20, &dir.path().join(name));
+        assert!(matches!(overlaid(damaged(), "damaged"), Err(VmmError::Changes { .. })));
+        assert!(matches!(overlaid(runs(vec![run(4096, 1, 1)]), "beyond"), Err(VmmError::Change { .. })));
     }
 }

@@ -1,10 +1,10 @@
-//! Bases and images in the object store: without them what is stored there would be of no use to a host that has lost
-//! its own.
+//! Exports bases and images to the object store and imports them from it. A checkpoint is only a difference to its
+//! base, so a host that has lost its directory needs them as well to wake what is in the bucket.
 //!
 //! ```text
-//! store, collect_garbage ─► want ─► export: every base and image that something stored names, once
+//! store, collect_garbage ─► want ─► export: every base and image that a checkpoint or row names, once
 //!                                   (only with an object store)
-//! restored, started ─► image_of, base_of: here, or ◄── fetched from its archive
+//! restored, started ─► image_of, base_of: on this host, or ◄── imported from its archive
 //! ```
 
 use super::host::Host;
@@ -19,27 +19,31 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// After the object store did not answer.
-const EXPORT_AGAIN: Duration = Duration::from_secs(15);
+/// How long after the object store did not answer the exports are tried again.
+const EXPORT_RETRY: Duration = Duration::from_secs(15);
 
 impl Host {
-    /// Puts into archives what is wanted, one after the other, until `stop`; uploading is the archives' business.
+    /// Writes queued bases and images into archives, one after the other, until `stop`. The archive store uploads them.
     pub(super) async fn keep_exported(&self, stop: &CancellationToken) {
-        if !self.storing.archives.has_remote() {
+        // Without a bucket an archive would only be a second copy on the same disk.
+        if !self.store_context.archives.has_remote() {
             return;
         }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.storing.exports.added() => {}
-                () = tokio::time::sleep(EXPORT_AGAIN), if !self.storing.exports.is_empty() => {}
+                () = self.store_context.exports.added() => {}
+                () = tokio::time::sleep(EXPORT_RETRY), if !self.store_context.exports.is_empty() => {}
             }
-            while let Some(id) = self.storing.exports.pop() {
+            while let Some(id) = self.store_context.exports.pop() {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     exported = self.export(&id) => if exported.is_err() {
-                        tracing::warn!(%id, "the object store does not answer: bases and images wait");
-                        self.storing.exports.put_back(id);
+                        tracing::warn!(
+                            %id,
+                            "the object store does not answer: the export of bases and images is tried again"
+                        );
+                        self.store_context.exports.put_back(id);
                         break;
                     },
                 }
@@ -47,21 +51,22 @@ impl Host {
         }
     }
 
-    /// An error if the object store cannot be asked.
+    /// Exports a base or image unless its archive exists. An error means that the object store could not be asked.
     async fn export(&self, id: &ArchiveId) -> Result<(), StoreError> {
-        if self.storing.archives.hold(id).await?.is_none()
+        if self.store_context.archives.hold(id).await?.is_none()
             && let Err(error) = self.export_one(id).await
         {
-            // The next garbage collection wants it again.
+            // Not retried at once, because a base that cannot be read stays so. The next garbage collection queues all
+            // that rows name again.
             tracing::warn!(%id, error = %chain(&error), "a base or image could not be put into an archive");
         }
         Ok(())
     }
 
-    /// Nothing keeps the archive from being collected but what names it, which is why it was wanted.
+    /// Writes the archive. Its pin is dropped at once: the row for which it was queued protects it from now on.
     async fn export_one(&self, id: &ArchiveId) -> Result<(), ExportError> {
         match id {
-            // It is in its archive.
+            // A checkpoint is an archive already, and is never queued.
             ArchiveId::Checkpoint(_) => {}
             ArchiveId::Image(digest) => {
                 let artifacts = self.catalog.artifacts().ok_or(ExportError::NotHere)?;
@@ -76,20 +81,20 @@ impl Host {
     }
 
     async fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
-        let (archives, id) = (self.storing.archives.clone(), id.clone());
+        let (archives, id) = (self.store_context.archives.clone(), id.clone());
         tokio::task::spawn_blocking(move || archives.begin(&id)).await.map_err(StoreError::Task)?
     }
 
-    /// The base of an archive, made one of this host's.
+    /// Imports a base from its archive.
     pub(super) async fn fetch_base(&self, id: &BaseId) -> Result<Arc<Base>, CheckpointError> {
-        let archive = self.storing.archives.get(&id.into()).await.map_err(|error| match error {
+        let archive = self.store_context.archives.get(&id.into()).await.map_err(|error| match error {
             StoreError::NotFound { .. } => CheckpointError::NoBase(None),
             error => CheckpointError::of_store(error),
         })?;
         self.launcher.bases.import_base(archive).await.map_err(|error| CheckpointError::NoBase(Some(error)))
     }
 
-    /// The template with the image `digest`, which it had when a sandbox was made from it.
+    /// The template with the image `digest`, imported from its archive if it is not on this host.
     pub(super) async fn image_of(
         &self,
         id: &TemplateId,
@@ -99,16 +104,16 @@ impl Host {
             Ok(template) => return Ok(template),
             Err(missing) => CheckpointError::NoImage(missing),
         };
-        let Some(artifacts) = self.catalog.artifacts().filter(|_| self.storing.archives.has_remote()) else {
+        let Some(artifacts) = self.catalog.artifacts().filter(|_| self.store_context.archives.has_remote()) else {
             return Err(missing);
         };
-        let archive = self.storing.archives.get(&digest.into()).await.map_err(CheckpointError::of_store)?;
+        let archive = self.store_context.archives.get(&digest.into()).await.map_err(CheckpointError::of_store)?;
         let (image, config) = artifacts.import_image(archive).await.map_err(CheckpointError::NoImage)?;
         Ok(Arc::new(Template { id: id.clone(), image, config: Arc::new(config) }))
     }
 }
 
-/// Why a base or image is not in an archive.
+/// An error of exporting a base or image.
 #[derive(Debug, thiserror::Error)]
 enum ExportError {
     #[error("it is not on this host")]

@@ -1,8 +1,8 @@
-//! A sandbox without a machine: paused, until a request wakes it; stopped, until its owner starts it.
+//! The states without a machine: `paused`, until a request wakes the sandbox, and `stopped`, until its owner starts it.
 
 use super::{MachineSource, NextState, StateDriver};
 use crate::error::{LifecycleError, WakeFailure};
-use crate::machines::Identity;
+use crate::machines::Activation;
 use crate::policy::{self, PausedOperation, StoppedOperation};
 use crate::request::{Message, Reply, Request, answer};
 use leapbox_api_types::snapshot::NewSnapshot;
@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl StateDriver {
-    /// Waits until somebody needs the sandbox.
+    /// Serves the paused sandbox until it is woken or deleted.
     pub(super) async fn paused(&mut self, stored: StoredMemory) -> NextState {
         loop {
             let next = match self.next_message().await {
                 None => return NextState::Ended,
+                // Everybody who waits sends a wake. The first one of this epoch wakes the sandbox; if that fails, the
+                // epoch is another one, and only a request that came later tries again.
                 Some(Message::Wake(seen)) if seen == self.publish.borrow().epoch() => self.wake(&stored).await,
-                // From one who saw an earlier pause.
                 Some(Message::Wake(_)) => None,
-                Some(Message::Ask(request)) => self.asked_while_paused(&stored, request).await,
+                Some(Message::Ask(request)) => self.handle_while_paused(&stored, request).await,
             };
             if let Some(next) = next {
                 return next;
@@ -28,7 +29,7 @@ impl StateDriver {
         }
     }
 
-    async fn asked_while_paused(&mut self, stored: &StoredMemory, request: Request) -> Option<NextState> {
+    async fn handle_while_paused(&mut self, stored: &StoredMemory, request: Request) -> Option<NextState> {
         match policy::paused(request) {
             Ok(PausedOperation::Snapshot(new, reply)) => self.snapshot_paused(stored, new, reply).await,
             Ok(PausedOperation::Delete(reply)) => {
@@ -41,11 +42,12 @@ impl StateDriver {
         }
     }
 
-    /// Waits until the sandbox is started or deleted.
+    /// Serves the stopped sandbox until it is started or deleted.
     pub(super) async fn stopped(&mut self, stored: StoredDisk) -> NextState {
         loop {
             let request = match self.next_message().await {
                 None => return NextState::Ended,
+                // Sent before the sandbox was stopped. Requests wake a paused sandbox, never a stopped one.
                 Some(Message::Wake(_)) => continue,
                 Some(Message::Ask(request)) => request,
             };
@@ -65,7 +67,7 @@ impl StateDriver {
         }
     }
 
-    /// Deletes a sandbox that has no machine; none if that failed, and it is as it was.
+    /// Deletes a sandbox that has no machine, and answers. `None` if that failed and nothing has changed.
     pub(super) async fn answer_deleted(&mut self, stored: Option<Stored>, reply: Reply<Sandbox>) -> Option<NextState> {
         match self.delete_stored(stored).await {
             Ok(next) => {
@@ -85,6 +87,7 @@ impl StateDriver {
         new: NewSnapshot,
         reply: Reply<SnapshotRow>,
     ) -> Option<NextState> {
+        // With `kill_sandbox_after` the deletion leaves the checkpoint, because the snapshot's row names it by then.
         let kill = new.kill_sandbox_after;
         let mut taken = self.snapshot_of_stored(stored, new).await;
         let mut next = None;
@@ -98,25 +101,30 @@ impl StateDriver {
         next
     }
 
-    /// Brings a paused sandbox back. On failure it is as it was, and whoever waits is told why.
+    /// Wakes a paused sandbox. On failure (`None`) it is paused again, and the reason is published to all who wait.
     async fn wake(&mut self, stored: &StoredMemory) -> Option<NextState> {
         let begun = Instant::now();
+        // A failed wake must not look like a new pause: the API shows since when the sandbox has been paused.
         let since_ms = self.publish.borrow().sandbox.since_ms;
         let source = MachineSource::Stored(Stored::Memory(stored.clone()));
         let woken = match self.commit(Status::Unpausing(stored.clone())).await {
-            Ok(()) => self.obtain_machine(&source, Identity::Woken).await,
+            Ok(()) => self.obtain_machine(&source, Activation::Woken).await,
             Err(error) => Err(error),
         };
         match woken {
             Ok((live, machine)) => {
+                // Only now that the row says `running`: until then the checkpoint is all there is of the sandbox.
                 self.drop_in_background(stored.checkpoint.clone());
-                self.inner.stats.woken(begun.elapsed());
+                self.shared.stats.woken(begun.elapsed());
                 Some(NextState::Running(live, machine))
             }
             Err(error) => {
-                self.inner.stats.wake_failed();
+                self.shared.stats.wake_failed();
                 let sandbox = &self.spec.id;
-                tracing::warn!(event = "wake_failed", %sandbox, error = %chain(&error), "a paused sandbox could not be woken");
+                tracing::warn!(
+                    event = "wake_failed", %sandbox, error = %chain(&error),
+                    "a paused sandbox could not be woken"
+                );
                 let failure = WakeFailure::new(self.publish.borrow().failed_wakes() + 1, error);
                 let reason = Some(failure.reason());
                 let paused = Sandbox { since_ms, reason, ..self.next(Status::Paused(stored.clone())) };
@@ -126,17 +134,18 @@ impl StateDriver {
         }
     }
 
-    /// Back to a pause that did not end. State and failure are published at once: who hears of one may ask for the other.
+    /// Commits and publishes the pause that a failed wake did not end.
     async fn back_to_paused(&mut self, paused: Sandbox, failure: WakeFailure) {
         self.write(&paused).await;
         self.log_step(&paused);
+        // State and failure in one step: a waiter that saw `paused` without the failure would ask for another wake.
         self.publish.send_modify(|published| {
             published.sandbox = paused;
             published.failed_wake = Some(Arc::new(failure));
         });
     }
 
-    /// Boots a stopped sandbox; none if that failed, and it is stopped again.
+    /// Boots a stopped sandbox over its disk, and answers. `None` if that failed and the sandbox is stopped again.
     async fn start(&mut self, stored: &StoredDisk, reply: Reply<Sandbox>) -> Option<NextState> {
         match self.try_to_start(stored).await {
             Ok(next) => {
@@ -152,10 +161,11 @@ impl StateDriver {
     }
 
     async fn try_to_start(&mut self, stored: &StoredDisk) -> Result<NextState, LifecycleError> {
-        let environment = self.inner.environment_of(&self.spec)?;
+        // Unlike a woken guest, one that has booted anew has lost the environment with its memory.
+        let environment = self.shared.environment_of(&self.spec)?;
         self.commit(Status::Starting(stored.clone())).await?;
         let source = MachineSource::Stored(Stored::Disk(stored.clone()));
-        match self.obtain_machine(&source, Identity::New(&environment)).await {
+        match self.obtain_machine(&source, Activation::New(&environment)).await {
             Ok((live, machine)) => Ok(NextState::Running(live, machine)),
             Err(error) => {
                 self.commit_best_effort(self.next(Status::Stopped(stored.clone()))).await;

@@ -1,8 +1,8 @@
-//! A socket into a sandbox that can be taken away.
+//! A socket into a sandbox that can be closed under its user.
 //!
-//! Whoever forwards bytes holds a [`Link`]; the pool holds a [`Cutter`] to it. When a sandbox goes, every socket into
-//! it must be closed at once, whatever its user waits for, because an open socket keeps the sandbox's network namespace
-//! alive. So the socket itself stays in a shared place and is borrowed for each operation.
+//! A request or tunnel holds a [`RevocableStream`], and the pool a [`Revoker`] for it. When a sandbox ends or is
+//! stored, every socket into it must be closed at once, whatever its user waits for, because an open socket keeps the
+//! sandbox's network namespace alive. So the two share the socket, and the user borrows it for each operation.
 
 use futures::task::AtomicWaker;
 use leapbox_errors::chain;
@@ -14,50 +14,54 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The user's end.
+/// The end that a request or tunnel reads and writes.
 #[derive(Debug)]
-pub(crate) struct Link(Arc<Shared>);
+pub(crate) struct RevocableStream(Arc<Shared>);
 
-/// The end that can close the socket under its user.
+/// The pool's end, which can close the socket. Weak, so that it does not keep a socket open that its user has dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Cutter(Weak<Shared>);
+pub(crate) struct Revoker(Weak<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Gone once cut.
+    /// `None` once revoked.
     socket: Mutex<Option<TcpStream>>,
-    /// The user's task. Reading and writing are always done by the same one.
+    /// The task that reads and writes. It is always one and the same, so a single waker is enough.
     waker: AtomicWaker,
 }
 
-impl Link {
-    pub(crate) fn new(socket: TcpStream) -> (Self, Cutter) {
+impl RevocableStream {
+    pub(crate) fn new(socket: TcpStream) -> (Self, Revoker) {
         let shared = Arc::new(Shared { socket: Mutex::new(Some(socket)), waker: AtomicWaker::new() });
-        let cutter = Cutter(Arc::downgrade(&shared));
-        (Self(shared), cutter)
+        let revoker = Revoker(Arc::downgrade(&shared));
+        (Self(shared), revoker)
     }
 
-    /// Runs one operation on the socket, unless it was cut.
+    /// Runs one operation on the socket, or fails with [`io::ErrorKind::ConnectionAborted`] once it was revoked.
     fn with<T>(
         &self,
         cx: &mut Context<'_>,
         operation: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        // Before the look at the socket, so that a cut in between is not slept through.
+        // Registered before the socket is looked at: a revocation in between wakes this task again.
         self.0.waker.register(cx.waker());
         match self.0.socket.lock().as_mut() {
             Some(socket) => operation(Pin::new(socket), cx),
-            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the sandbox is gone"))),
+            None => {
+                let message = "the sandbox has ended or is being stored";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, message)))
+            }
         }
     }
 }
 
-impl Cutter {
-    /// Closes the socket now.
-    pub(crate) fn cut(&self) {
+impl Revoker {
+    /// Closes the socket at once, whatever its user waits for.
+    pub(crate) fn revoke(&self) {
         let Some(shared) = self.0.upgrade() else { return };
         if let Some(socket) = shared.socket.lock().take() {
-            // A reset: an orderly end would leave the kernel waiting for a guest that no longer answers.
+            // A reset: after an orderly close the kernel would wait for a guest that no longer answers, in a socket
+            // that keeps the sandbox's network namespace alive.
             if let Err(error) = socket.set_zero_linger() {
                 tracing::debug!(error = %chain(&error), "could not ask for a reset of a connection into a sandbox");
             }
@@ -65,19 +69,19 @@ impl Cutter {
         shared.waker.wake();
     }
 
-    /// Whether its link is still in use.
+    /// Whether the stream is still in use.
     pub(crate) fn is_live(&self) -> bool {
         self.0.strong_count() > 0
     }
 }
 
-impl AsyncRead for Link {
+impl AsyncRead for RevocableStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.with(cx, |socket, cx| socket.poll_read(cx, buf))
     }
 }
 
-impl AsyncWrite for Link {
+impl AsyncWrite for RevocableStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.with(cx, |socket, cx| socket.poll_write(cx, buf))
     }

@@ -1,5 +1,7 @@
-//! What the contract has and this version has not: each answers 501 and says so. A path leaves this table in the change
-//! that serves it.
+//! Paths of the contract that this version does not serve: each answers 501 and says so.
+//!
+//! They are routed, so that a client reads what is missing instead of a 404, which it would take for an unknown
+//! sandbox. A path leaves the table in the change that serves it.
 
 use crate::answer::Failure;
 use axum::extract::MatchedPath;
@@ -12,8 +14,8 @@ const POST: MethodFilter = MethodFilter::POST;
 const PATCH: MethodFilter = MethodFilter::PATCH;
 const DELETE: MethodFilter = MethodFilter::DELETE;
 
-/// Path and methods.
-const LATER: [(&str, MethodFilter); 46] = [
+/// The paths, with the methods that the contract has for them.
+const NOT_IMPLEMENTED: [(&str, MethodFilter); 46] = [
     ("/v1/sandbox/{id}/mounts", POST),
     ("/v1/sandbox/{id}/mounts/{mount}", PATCH.or(DELETE)),
     ("/v1/sandbox/{id}/presigned-url", POST),
@@ -63,10 +65,10 @@ const LATER: [(&str, MethodFilter); 46] = [
 ];
 
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> impl Iterator<Item = (&'static str, MethodRouter<S>)> {
-    LATER.into_iter().map(|(path, methods)| (path, on(methods, not_yet)))
+    NOT_IMPLEMENTED.into_iter().map(|(path, methods)| (path, on(methods, not_implemented)))
 }
 
-async fn not_yet(method: Method, path: MatchedPath) -> Failure {
+async fn not_implemented(method: Method, path: MatchedPath) -> Failure {
     let path = path.as_str().trim_end_matches('/');
     Failure(ApiError::NotImplemented(format!("{method} {path} is not supported by this version of Leapbox yet")))
 }

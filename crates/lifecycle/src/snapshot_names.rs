@@ -1,4 +1,5 @@
-//! Names of snapshots that are being taken: of two with one name, the later is refused at once and not after a minute.
+//! Names of snapshots that are being taken. Storing a sandbox may take minutes, so the second snapshot of a name is
+//! refused when it is asked for, and not by the database's unique index at the end.
 
 use leapbox_ids::OrganisationId;
 use parking_lot::Mutex;
@@ -7,11 +8,10 @@ use std::sync::Arc;
 
 type Taken = HashSet<(OrganisationId, String)>;
 
-/// All of them.
 #[derive(Debug, Default)]
-pub(crate) struct Names(Arc<Mutex<Taken>>);
+pub(crate) struct SnapshotNames(Arc<Mutex<Taken>>);
 
-/// A name that is nobody else's while this lives.
+/// A reserved name; dropping it frees the name.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     pub name: String,
@@ -19,8 +19,8 @@ pub(crate) struct Reserved {
     names: Arc<Mutex<Taken>>,
 }
 
-impl Names {
-    /// The name, unless somebody has it now.
+impl SnapshotNames {
+    /// Reserves the name in the organisation; `None` if another snapshot of this name is being taken.
     pub fn reserve(&self, organisation: &OrganisationId, name: &str) -> Option<Reserved> {
         let entry = (organisation.clone(), name.to_owned());
         let (organisation, name) = entry.clone();
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_name_is_one_snapshots_of_an_organisation_at_a_time() {
-        let names = Names::default();
+        let names = SnapshotNames::default();
         let (one, other) = (OrganisationId::generate(), OrganisationId::generate());
         let reserved = names.reserve(&one, "warm").expect("free");
         assert!(names.reserve(&one, "warm").is_none());

@@ -1,4 +1,4 @@
-//! What every machine needs to be stored, and what has to be exported because something stored needs it.
+//! Parts of the host that a machine needs to be stored, and the queue of bases and images to be exported.
 
 use super::capacity::Capacity;
 use leapbox_ids::ArchiveId;
@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use tokio::sync::Notify;
 
-/// What machines are stored with.
-pub(crate) struct Storing {
+/// Shared by all machines of a host.
+pub(crate) struct StoreContext {
     pub archives: ArchiveStore,
     pub capacity: Capacity,
     pub exports: Exports,
 }
 
-/// Bases and images that something stored needs, still to be put into archives.
+/// Queue of bases and images that checkpoints need and that are not in the object store yet. See [`super::export`].
 #[derive(Debug, Default)]
 pub(crate) struct Exports {
     wanted: Mutex<BTreeSet<ArchiveId>>,
@@ -22,13 +22,14 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    /// Notes what is to be exported of these archives: a checkpoint is in an archive from the beginning.
+    /// Queues the bases and images among `ids`.
     pub fn want(&self, ids: impl IntoIterator<Item = ArchiveId>) {
+        // A checkpoint is written as an archive in the first place.
         self.wanted.lock().extend(ids.into_iter().filter(|id| !matches!(id, ArchiveId::Checkpoint(_))));
         self.added.notify_one();
     }
 
-    /// Waits until more is wanted.
+    /// Waits until something is queued.
     pub async fn added(&self) {
         self.added.notified().await;
     }
@@ -41,7 +42,7 @@ impl Exports {
         self.wanted.lock().pop_first()
     }
 
-    /// Keeps what could not be exported for the next attempt.
+    /// Queues what could not be exported for the next attempt, without waking the exporter at once.
     pub fn put_back(&self, id: ArchiveId) {
         self.wanted.lock().insert(id);
     }

@@ -1,10 +1,10 @@
-//! Hosts that tests make up: a folder that stands for `/`.
+//! Fake hosts for tests: a directory that stands for `/`.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
-/// A host with these files.
+/// Makes a host with these files, given as paths and texts.
 pub(super) fn host(files: &[(&str, &str)]) -> TempDir {
     let root = tempfile::tempdir().expect("temp dir");
     for (path, text) in files {
@@ -15,7 +15,7 @@ pub(super) fn host(files: &[(&str, &str)]) -> TempDir {
     root
 }
 
-/// Gives a file or folder of the host these permissions.
+/// Gives a file or directory of the host these permissions.
 pub(super) fn chmod(root: &TempDir, path: &str, mode: u32) {
     fs::set_permissions(root.path().join(path), Permissions::from_mode(mode)).expect("chmod");
 }
