@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! boot_diskless: /dev /proc /sys → modules → channel NIC into a network namespace of its own → listener there
-//!            ┄┄ `diskless` answers, and a snapshot may be taken: no disk has been opened ┄┄► `Mount`
+//!            ┄┄ `diskless` answers, and a base snapshot may be taken: no disk has been opened ┄┄► `Mount`
 //! mount:     disks by superblock → EROFS ro + ext4 rw → overlay → switch root
 //!            → /proc /sys /dev … → cgroups, limits → /etc → eth0 and loopback → identity, trust → Guest
 //! ```
@@ -85,13 +85,13 @@ pub fn boot_diskless() -> Result<TcpListener, Box<dyn Error>> {
     // As early as /proc allows, so that no later step of booting can be picked by the out-of-memory killer.
     limits::protect_agent();
     modules::load_all()?;
-    // A snapshot may be taken as soon as the listener answers, and every machine started from it has both disks.
+    // A base snapshot may be taken as soon as the listener answers, and every clone of it has both disks.
     disks::wait_for_devices()?;
     Ok(channel::listen()?)
 }
 
-/// Does the rest of the boot, with the disks that the machine has now: in a machine that was started from a snapshot
-/// the writable one is another than before.
+/// Does the rest of the boot, with the disks that the machine has now: in a clone of a base snapshot the writable one
+/// is another than before.
 pub fn mount() -> Result<Arc<Guest>, Box<dyn Error>> {
     let disks = disks::find()?;
     root::assemble(&disks)?;

@@ -57,8 +57,8 @@ pub(crate) fn refuse(mut stream: TcpStream) -> io::Result<()> {
 
 /// Waits until the caller has closed, for [`CLOSE_TIMEOUT`] at most.
 pub(crate) fn wait_for_close(stream: &mut TcpStream) -> io::Result<()> {
-    // Whoever closes first keeps the connection in TIME_WAIT. That must be the host: a snapshot would keep it too, and
-    // in its clones a new connection from the same port would be delayed by a second.
+    // Whoever closes first keeps the connection in TIME_WAIT. That must be the host: a base snapshot would keep it too,
+    // and in its clones a new connection from the same port would be delayed by a second.
     stream.set_read_timeout(Some(CLOSE_TIMEOUT))?;
     stream.read(&mut [0; 1]).map(drop)
 }

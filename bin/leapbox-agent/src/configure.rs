@@ -1,8 +1,8 @@
 //! Gives the guest its randomness, clock and identity. Called by `guest` for every `Configure`.
 //!
-//! Clones of one snapshot continue with the same random state, the snapshot's time and its identity. Before anything of
-//! the workload runs, `Configure` changes all three, and each is read back before it is confirmed. A guest that was
-//! paused and is the same sandbox as before keeps its ids.
+//! Clones of one base snapshot continue with the same random state, its time and its identity, and so do machines that
+//! were started from one checkpoint. Before anything of the workload runs, `Configure` changes all three, and each is
+//! read back before it is confirmed. A suspended guest that goes on as the same sandbox keeps its ids.
 //!
 //! `/etc/machine-id` and the boot id are the agent's own files, bind-mounted over their paths: they change without a
 //! write to the disk (which may be full), and the kernel's real boot id, which is drawn when it is first read, is never
@@ -89,7 +89,7 @@ impl IdentityFiles {
     /// Mixes the bytes into the kernel's pool, credited in full, and reseeds the generator from the pool.
     fn reseed(&self, entropy: &[u8; 64]) -> io::Result<()> {
         // Both requests are needed: added entropy alone reaches the generator at its next regular reseed, up to a
-        // minute later, and until then all clones of a snapshot would draw the same numbers.
+        // minute later, and until then all clones of a base snapshot would draw the same numbers.
         #[repr(C)]
         struct PoolInfo {
             entropy_bits: libc::c_int,
@@ -182,9 +182,8 @@ fn rewrite(path: &Path, old: &str, text: &str) -> io::Result<()> {
     if old == text {
         return Ok(());
     }
-    // Written in place if the length is the same, as it is from one sandbox's name to another's: no block is allocated
-    // and no journal written, so it works on a full disk, and is fast: with the rehearsal of pooled clones, this took a
-    // pooled create from 206 ms to 13 ms.
+    // All sandbox names have the same length, so the file is overwritten in place. That works on a full disk and writes
+    // no journal. Together with the pool's warm-up it cut a pooled create from 206 ms to 13 ms.
     if old.len() == text.len() {
         return OpenOptions::new().write(true).open(path)?.write_all_at(text.as_bytes(), 0);
     }

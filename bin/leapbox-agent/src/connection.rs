@@ -50,7 +50,8 @@ fn answer<'a>(
         Request::Mount => return Err(fault::invalid("the guest's disks are mounted already")),
         Request::PrepareSnapshot => guest.prepare_snapshot().map(done)?,
         Request::Configure(configure) => {
-            // Before the workload is thawed: its servers must see the resets before they write to clients that are gone.
+            // Before the workload is thawed: its servers must see the resets before they write to clients that are
+            // gone.
             if configure.restored {
                 long_lived.reset_all();
             }
@@ -58,7 +59,7 @@ fn answer<'a>(
         }
         Request::Suspend => Reply::Suspended(guest.suspend()?),
         Request::Shutdown { grace_ms } => guest.shutdown(grace_ms).map(done)?,
-        Request::Warm => exec::warm(guest, lease).map(done)?,
+        Request::Warm => exec::warm_up(guest, lease).map(done)?,
         Request::Exec(request) => {
             let _permit = long_lived.acquire(caller)?;
             Reply::Exec(exec::exec(guest, &request, caller, lease)?)

@@ -41,9 +41,9 @@ pub(crate) fn exec(
     run(guest, &env, request, Some(caller.as_fd()), lease)
 }
 
-/// Runs `true` the way any command is run, so that every clone of the snapshot that is taken next has the shell in its
-/// page cache.
-pub(crate) fn warm(guest: &Guest, lease: &mut Lease<'_>) -> Result<(), GuestFault> {
+/// Warms the guest up: runs `true` the way any command is run, so that every clone of the base snapshot that is taken
+/// next has the shell in its page cache.
+pub(crate) fn warm_up(guest: &Guest, lease: &mut Lease<'_>) -> Result<(), GuestFault> {
     let request =
         ExecRequest { command: "true".to_owned(), cwd: None, env: Vec::new(), timeout_ms: 30_000, output_limit: 1024 };
     run(guest, &[], &request, None, lease).map(drop)

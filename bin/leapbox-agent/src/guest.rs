@@ -127,7 +127,7 @@ impl Guest {
             return Err(fault::invalid("the guest was never configured and has no identity to keep; give it one"));
         }
         // Randomness and identity are right before a process of the workload runs: one that runs earlier could draw the
-        // random numbers that every other clone of its snapshot draws.
+        // random numbers that every other clone of its base snapshot draws.
         let configured = self.identity.apply(&configure)?;
         if let Some(trust) = &configure.trust {
             self.trust.apply(trust)?;
@@ -178,7 +178,8 @@ impl Guest {
         sync()
     }
 
-    /// Makes the guest unconfigured again, without certificate and environment, and writes everything to disk.
+    /// Makes the guest unconfigured again for a base snapshot, without certificate and environment, and writes
+    /// everything to disk.
     pub(crate) fn prepare_snapshot(&self) -> Result<(), GuestFault> {
         let _transition = self.begin(Class::Prepare)?;
         if self.settings().trusting {

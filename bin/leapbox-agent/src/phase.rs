@@ -13,7 +13,7 @@ pub(crate) enum Class {
     Mount,
     /// Reads files and directories, and changes nothing.
     Inspect,
-    /// Gets the guest ready for the snapshot that becomes a base.
+    /// Gets the guest ready for a base snapshot.
     Prepare,
     /// Runs a process, changes files, or connects to a port.
     Workload,
@@ -46,7 +46,8 @@ impl Class {
 pub(crate) fn admit(phase: Phase, class: Class) -> Result<(), GuestFault> {
     match (phase, class) {
         (_, Class::Ping) | (Phase::Diskless, Class::Mount) => Ok(()),
-        // No `Workload`: a process that runs before `Configure` shares its randomness with every clone of the snapshot.
+        // No `Workload`: a process that runs before `Configure` shares its randomness with every clone of the base
+        // snapshot.
         (Phase::Unconfigured, Class::Inspect | Class::Prepare | Class::Configure | Class::Shutdown) => Ok(()),
         (
             Phase::Configured,

@@ -57,8 +57,8 @@ pub fn serve(guest: Arc<Guest>, listener: TcpListener) -> io::Result<()> {
 
 /// Turns on TCP keep-alive; accepted sockets inherit it from the listener.
 fn notice_dead_peers(listener: &TcpListener) -> io::Result<()> {
-    // A host that crashed, or a connection that a snapshot carried into another machine, sends no FIN. With these
-    // numbers it is found out after a minute of silence: 30 s, and three probes 10 s apart.
+    // A host that crashed, or a connection that a base snapshot or a checkpoint carried into another machine, sends no
+    // FIN. With these numbers it is found out after a minute of silence: 30 s, and three probes 10 s apart.
     setsockopt(listener, sockopt::KeepAlive, &true)?;
     setsockopt(listener, sockopt::TcpKeepIdle, &30)?;
     setsockopt(listener, sockopt::TcpKeepInterval, &10)?;

@@ -379,7 +379,7 @@ async fn nothing_of_the_workloads_starts_before_configure_or_after_prepare_snaps
     let sandbox = Sandbox::start_unconfigured().await;
     let guest = &sandbox.guest;
     let refused = |what: &str, kind: FaultKind| assert_eq!(kind, FaultKind::Busy, "{what}");
-    guest.warm().await.expect("warming is allowed");
+    guest.warm().await.expect("warming up is allowed");
     for round in ["before configure", "after prepare snapshot"] {
         assert_eq!(guest.ping().await.expect("answers").phase, Phase::Unconfigured);
         refused(round, fault_of(guest.exec(command("true")).await));
@@ -409,9 +409,9 @@ async fn configure_is_confirmed_by_reading_back() {
 }
 
 #[tokio::test]
-async fn warming_leaves_nothing_behind() {
+async fn warming_up_leaves_nothing_behind() {
     let sandbox = Sandbox::start().await;
-    sandbox.guest.warm().await.expect("warms");
+    sandbox.guest.warm().await.expect("warms up");
     assert_eq!(sandbox.exec("ls -A").await.stdout, b"");
 }
 

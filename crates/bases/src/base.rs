@@ -15,7 +15,7 @@ pub enum BaseKind {
     Ready,
     /// The agent answers and no disk is mounted. A stopped sandbox starts from it with its own disk, because a kernel
     /// that has mounted one disk does not survive another one in its place.
-    // The name that manifests of earlier servers have. A base's id is computed from it as well.
+    // The name in manifests that earlier versions of Leapbox have written. A base's id is computed from it as well.
     #[serde(rename = "bare")]
     Diskless,
 }

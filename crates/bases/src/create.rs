@@ -1,5 +1,6 @@
-//! Creates a base: boots a machine until its agent answers; for a `Ready` base the agent then mounts its disks and runs
-//! once what a sandbox runs first. The machine is stopped and its memory, device state and disk are sealed.
+//! Creates a base: boots a machine until its agent answers; for a `Ready` base the agent then mounts its disks and
+//! warms up (it runs once what a sandbox runs first). The machine is stopped and its memory, device state and disk are
+//! sealed.
 
 use crate::attach::{attachment, guest_of};
 use crate::base::{Base, BaseKind, Header};

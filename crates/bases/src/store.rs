@@ -1,5 +1,5 @@
-//! The store of all bases of a server: finds them, creates missing ones, verifies each once, and removes those that
-//! nothing needs. The entry point of this crate.
+//! The bases of a server: finds them, creates missing ones, verifies each once, and removes those that nothing needs.
+//! The entry point of this crate.
 
 use crate::base::{Base, BaseKind};
 use crate::error::BaseError;

@@ -67,7 +67,7 @@ async fn the_rows_of_earlier_servers_are_understood() {
     let timeout = "UPDATE sandbox SET timeout_at_ms = 5000 WHERE id = $1".to_owned();
     for (status, sql) in [
         (Status::Stopped(kept.clone()), &base),
-        (Status::Starting(kept), &base),
+        (Status::Booting(kept), &base),
         (Status::Deleting(None), &base),
         (Status::Deleting(None), &timeout),
         (Status::Stopping(live), &timeout),
@@ -92,7 +92,7 @@ async fn a_row_that_lacks_what_its_state_needs_is_an_error_that_names_it_and_fai
         (Status::Paused(memory(origin(1))), "checkpoint"),
         (Status::Unpausing(memory(origin(1))), "image"),
         (Status::Stopped(disk(origin(1))), "checkpoint"),
-        (Status::Starting(disk(origin(1))), "image"),
+        (Status::Booting(disk(origin(1))), "image"),
     ] {
         let row = Sandbox { status, ..sandbox(&organisation, &template) };
         fixture.db.sandbox_insert(&row).await.unwrap();

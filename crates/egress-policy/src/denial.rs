@@ -1,4 +1,10 @@
-//! The reasons for which a query, a packet, a connection or a request of a sandbox is refused.
+//! The vocabulary of all refusals: one variant for each reason for which a query, a packet, a connection or a request
+//! of a sandbox is refused, with its text in the operator's log and its label in the metrics. The sandbox's name
+//! server, the egress proxy and the reader of the kernel's log make them; the journal (crate `leapbox-egress`) logs and
+//! counts them.
+//!
+//! Not all of them are the policy's: a limit may be reached (`too_many`, `slow`), or an allowed name may have no
+//! address or no usable server (`unresolved`, `server_silent`, `upstream`).
 
 use crate::name::DomainName;
 use leapbox_errors::one_line;
@@ -7,9 +13,9 @@ use std::net::Ipv4Addr;
 /// Bytes of a guest's text that one log line repeats.
 const QUOTED_MAX: usize = 80;
 
-/// A refusal. `Display` is the text of the operator's log and of the answer to the sandbox's HTTP request;
-/// [`Denial::rule`] is the label of the counter, explained in docs/network-policy.md. It holds no secret, no path and
-/// no header's value. Text that the guest has written is escaped and cut short.
+/// The reason of a refusal. `Display` is the text of the operator's log and of the answer to the sandbox's HTTP
+/// request; [`Denial::rule`] is the label of the counter, explained in docs/network-policy.md. It holds no secret, no
+/// path and no header's value. Text that the guest has written is escaped and cut short.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     #[error("the policy is deny-all")]

@@ -1,5 +1,5 @@
-//! Decides what a policy allows. The evaluator is pure: the same question always has the same answer, so the resolver,
-//! the proxy and the kernel's rules of one sandbox cannot disagree.
+//! Decides what a policy allows. The evaluator is pure: the same question always has the same answer, so the name
+//! server, the proxy and the kernel's rules of one sandbox cannot disagree.
 
 use crate::cidr::{Cidr, merged};
 use crate::denial::Denial;
@@ -20,11 +20,11 @@ pub enum Passage<'p> {
     Transform(&'p Transform),
 }
 
-/// A policy together with the operator's exceptions. One is made when a slot gets its policy.
+/// A policy together with the networks that it has opened. One is made when a slot gets its policy.
 #[derive(Debug)]
 pub struct Evaluator {
     policy: Arc<Policy>,
-    exceptions: Vec<Cidr>,
+    opened: Vec<Cidr>,
     /// Positions of the policy's transforms, the most specific pattern first.
     transforms: Vec<usize>,
 }
@@ -32,11 +32,11 @@ pub struct Evaluator {
 impl Evaluator {
     /// `operator` lists the private networks that a policy may open by naming them (`egress_private_cidrs`).
     pub fn new(policy: Arc<Policy>, operator: Vec<Cidr>) -> Self {
-        let (exceptions, transforms) = match policy.as_ref() {
+        let (opened, transforms) = match policy.as_ref() {
             Policy::AllowAll | Policy::DenyAll => (Vec::new(), Vec::new()),
             Policy::Custom(custom) => (named_by_both(custom, &operator), by_specificity(custom)),
         };
-        Self { policy, exceptions, transforms }
+        Self { policy, opened, transforms }
     }
 
     pub fn policy(&self) -> &Policy {
@@ -61,14 +61,14 @@ impl Evaluator {
         Err(Denial::Name { name: name.clone() })
     }
 
-    /// Decides whether an allowed name may lead to the address. The resolver asks it of each answer, and the proxy once
-    /// more right before it dials, because a name's owner chooses its addresses (DNS rebinding).
+    /// Decides whether an allowed name may lead to the address. The name server asks it of each answer, and the proxy
+    /// once more right before it dials, because a name's owner chooses its addresses (DNS rebinding).
     pub fn address(&self, address: Ipv4Addr) -> Result<(), Denial> {
         if *self.policy == Policy::DenyAll {
             return Err(Denial::DenyAll);
         }
-        match unreachable::why(address) {
-            Some(what) if !self.exceptions.iter().any(|open| open.contains(address)) => {
+        match unreachable::why_closed(address) {
+            Some(what) if !self.opened.iter().any(|network| network.contains(address)) => {
                 Err(Denial::Address { address, what })
             }
             Some(_) | None => Ok(()),
@@ -76,7 +76,7 @@ impl Evaluator {
     }
 
     /// The addresses that the sandbox reaches directly, without the proxy, as inclusive ranges in ascending order that
-    /// do not touch. They may include networks of [`UNREACHABLE`](crate::UNREACHABLE), which the host's rules refuse.
+    /// do not touch. They may include closed addresses, whose packets the host's rules drop.
     pub fn direct(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         match self.policy.as_ref() {
             Policy::AllowAll => vec![(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)],
@@ -85,10 +85,10 @@ impl Evaluator {
         }
     }
 
-    /// The private networks that the host's rules open to this sandbox alone: entries of `allow_cidrs` that lie wholly
+    /// The opened networks, which the host's rules open to this sandbox alone: entries of `allow_cidrs` that lie wholly
     /// in one of the operator's networks, without overlap.
-    pub fn exceptions(&self) -> Vec<Cidr> {
-        self.exceptions.clone()
+    pub fn opened_networks(&self) -> Vec<Cidr> {
+        self.opened.clone()
     }
 }
 

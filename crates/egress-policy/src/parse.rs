@@ -129,7 +129,7 @@ impl Problems {
         let cidr = Cidr::parse(text).map_err(|error| self.add(&at, error.to_string())).ok()?;
         let opened = operator.is_none_or(|opened| opened.iter().any(|open| open.contains_all(&cidr)));
         // A network that is public in part is accepted for that part; only what could never reach anything is an error.
-        if let Some(what) = unreachable::why_all_of(&cidr).filter(|_| !opened) {
+        if let Some(what) = unreachable::why_all_closed(&cidr).filter(|_| !opened) {
             self.add(at, format!("is {what}: no sandbox may reach it unless the operator lists it"));
             return None;
         }

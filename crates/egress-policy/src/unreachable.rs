@@ -1,11 +1,12 @@
-//! The networks that no sandbox reaches, under any policy, unless operator and policy both name them.
+//! The closed addresses, which no sandbox reaches under any policy, unless operator and policy both name their network
+//! and so open it ([`Evaluator::opened_networks`](crate::Evaluator::opened_networks)).
 
 use crate::cidr::{Cidr, CidrError, merged};
 use std::net::Ipv4Addr;
 
-/// The networks that are always denied, each with what it is: the special-purpose registry (RFC 6890), multicast, class
-/// E, and the one public address at which a cloud serves its virtual machines.
-pub const UNREACHABLE: &[(&str, &str)] = &[
+/// The networks of closed addresses, each with what it is: the special-purpose registry (RFC 6890), multicast, class E,
+/// and the one public address at which a cloud serves its virtual machines.
+pub const CLOSED_NETWORKS: &[(&str, &str)] = &[
     ("0.0.0.0/8", "\"this\" network (RFC 791)"),
     ("10.0.0.0/8", "private (RFC 1918)"),
     ("100.64.0.0/10", "shared address space of carriers (RFC 6598)"),
@@ -25,9 +26,10 @@ pub const UNREACHABLE: &[(&str, &str)] = &[
     ("240.0.0.0/4", "reserved, broadcast (RFC 1112)"),
 ];
 
-// What not even the operator can open. The proxy dials from the host's namespace, where loopback and 0.0.0.0 are the
-// host itself, and where the metadata addresses answer with the host's own configuration and credentials.
-const NEVER_OPEN: &[(&str, &str)] = &[
+// Closed addresses that not even the operator can open. The proxy dials from the server's namespace, where loopback and
+// 0.0.0.0 are the host itself, and where the metadata addresses answer with the host's own configuration and
+// credentials.
+const NEVER_OPENED: &[(&str, &str)] = &[
     ("0.0.0.0/8", "\"this\" network"),
     ("127.0.0.0/8", "loopback"),
     ("168.63.129.16/32", "Azure's platform"),
@@ -36,33 +38,33 @@ const NEVER_OPEN: &[(&str, &str)] = &[
     ("240.0.0.0/4", "class E"),
 ];
 
-static NETWORKS: [Cidr; UNREACHABLE.len()] = parsed(UNREACHABLE);
-static CLOSED: [Cidr; NEVER_OPEN.len()] = parsed(NEVER_OPEN);
+static CLOSED: [Cidr; CLOSED_NETWORKS.len()] = parsed(CLOSED_NETWORKS);
+static NEVER: [Cidr; NEVER_OPENED.len()] = parsed(NEVER_OPENED);
 
-/// Returns what the address is, if no sandbox may reach it.
-pub(crate) fn why(address: Ipv4Addr) -> Option<&'static str> {
-    NETWORKS.iter().zip(UNREACHABLE).find(|(network, _)| network.contains(address)).map(|(_, (_, what))| *what)
+/// Returns what the address is, if it is closed.
+pub(crate) fn why_closed(address: Ipv4Addr) -> Option<&'static str> {
+    CLOSED.iter().zip(CLOSED_NETWORKS).find(|(network, _)| network.contains(address)).map(|(_, (_, what))| *what)
 }
 
-/// Returns what the network is, if no sandbox may reach any address of it.
-pub(crate) fn why_all_of(cidr: &Cidr) -> Option<&'static str> {
+/// Returns what the network is, if all of its addresses are closed.
+pub(crate) fn why_all_closed(cidr: &Cidr) -> Option<&'static str> {
     // Merged, because a network may be covered by several of the table's together (224.0.0.0/3).
     let inside = |(first, last): &(Ipv4Addr, Ipv4Addr)| *first <= cidr.first() && cidr.last() <= *last;
-    if merged(&NETWORKS).iter().any(inside) { why(cidr.first()) } else { None }
+    if merged(&CLOSED).iter().any(inside) { why_closed(cidr.first()) } else { None }
 }
 
 /// Parses an entry of the operator's list of private networks (`egress_private_cidrs`), which a policy may open by
 /// naming them. A network that contains loopback, 0.0.0.0/8, multicast, class E or a metadata address is refused.
 pub fn operator_cidr(text: &str) -> Result<Cidr, CidrError> {
     let cidr = Cidr::parse(text)?;
-    match never_open().find(|(closed, _)| closed.common(&cidr).is_some()) {
+    match never_opened().find(|(never, _)| never.common(&cidr).is_some()) {
         Some((_, what)) => Err(CidrError::NeverOpen { what }),
         None => Ok(cidr),
     }
 }
 
-fn never_open() -> impl Iterator<Item = (Cidr, &'static str)> {
-    CLOSED.iter().copied().zip(NEVER_OPEN.iter().map(|(_, what)| *what))
+fn never_opened() -> impl Iterator<Item = (Cidr, &'static str)> {
+    NEVER.iter().copied().zip(NEVER_OPENED.iter().map(|(_, what)| *what))
 }
 
 // Parsed at compile time: a mistake in a table stops the build, and looking up an address needs no initialisation.
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_compiler_reads_the_tables_as_the_parser_does() {
-        for (network, (text, _)) in NETWORKS.iter().zip(UNREACHABLE).chain(CLOSED.iter().zip(NEVER_OPEN)) {
+        for (network, (text, _)) in CLOSED.iter().zip(CLOSED_NETWORKS).chain(NEVER.iter().zip(NEVER_OPENED)) {
             assert_eq!(Cidr::parse(text).as_ref(), Ok(network));
             assert_eq!(network.to_string(), *text);
         }
@@ -108,8 +110,8 @@ mod tests {
 
     #[test]
     fn what_is_never_open_is_unreachable_to_begin_with() {
-        for (network, _) in never_open() {
-            assert!(why_all_of(&network).is_some(), "{network}");
+        for (network, _) in never_opened() {
+            assert!(why_all_closed(&network).is_some(), "{network}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an evaluator says to names and addresses.
 
-use leapbox_egress_policy::{Cidr, Denial, DomainName, Evaluator, Passage, Policy, UNREACHABLE};
+use leapbox_egress_policy::{CLOSED_NETWORKS, Cidr, Denial, DomainName, Evaluator, Passage, Policy};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -35,7 +35,7 @@ fn allow_all_lets_every_name_and_public_address_through() {
     assert_eq!(all.direct(), [(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)]);
     assert_eq!(all.address(address("8.8.8.8")), Ok(()));
     assert!(all.address(address("10.0.0.1")).is_err(), "the operator opens it to who names it");
-    assert!(all.exceptions().is_empty());
+    assert!(all.opened_networks().is_empty());
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn deny_all_lets_nothing_through() {
     let none = evaluator(&json!({ "mode": "deny-all" }), &["10.0.0.0/8"]);
     assert_eq!(none.name(&name("example.com")), Err(Denial::DenyAll));
     assert_eq!(none.address(address("8.8.8.8")), Err(Denial::DenyAll));
-    assert!(none.direct().is_empty() && none.exceptions().is_empty());
+    assert!(none.direct().is_empty() && none.opened_networks().is_empty());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn transforms_go_first_and_the_most_particular_of_them() {
 fn case_16_an_allowed_name_leads_nowhere_inside() {
     let custom =
         evaluator(&json!({ "mode": "custom", "allow_domains": ["x.com"], "allow_cidrs": ["10.0.0.0/8"] }), &[]);
-    for (network, _) in UNREACHABLE {
+    for (network, _) in CLOSED_NETWORKS {
         let network = Cidr::parse(network).expect("a network");
         for inside in [network.first(), network.last()] {
             assert!(matches!(custom.address(inside), Err(Denial::Address { .. })), "{inside}");
@@ -104,7 +104,7 @@ fn case_16_unless_operator_and_policy_both_name_it() {
     let policy =
         json!({ "mode": "custom", "allow_cidrs": ["10.1.0.0/16", "10.1.2.0/24", "10.2.3.4", "192.168.0.0/16"] });
     let custom = evaluator(&policy, &["10.1.2.0/24", "10.1.3.0/24", "10.2.0.0/16", "172.16.0.0/12"]);
-    let open: Vec<String> = custom.exceptions().iter().map(ToString::to_string).collect();
+    let open: Vec<String> = custom.opened_networks().iter().map(ToString::to_string).collect();
     assert_eq!(open, ["10.1.2.0/24", "10.2.3.4/32"]);
     for inside in ["10.1.2.0", "10.1.2.255", "10.2.3.4"] {
         assert_eq!(custom.address(address(inside)), Ok(()), "{inside}");
@@ -118,17 +118,17 @@ fn case_16_unless_operator_and_policy_both_name_it() {
 fn whoever_allows_everything_has_named_no_private_network() {
     let policy = json!({ "mode": "custom", "allow_cidrs": ["0.0.0.0/0"] });
     let everything = evaluator(&policy, &["10.0.0.0/8"]);
-    assert!(everything.exceptions().is_empty());
+    assert!(everything.opened_networks().is_empty());
     assert!(everything.address(address("10.0.0.1")).is_err());
     assert_eq!(everything.address(address("8.8.8.8")), Ok(()));
 }
 
 #[test]
-fn exceptions_do_not_overlap() {
+fn opened_networks_do_not_overlap() {
     let policy =
         json!({ "mode": "custom", "allow_cidrs": ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "10.128.0.0/9"] });
     let open: Vec<String> =
-        evaluator(&policy, &["10.0.0.0/8", "10.0.0.0/12"]).exceptions().iter().map(ToString::to_string).collect();
+        evaluator(&policy, &["10.0.0.0/8", "10.0.0.0/12"]).opened_networks().iter().map(ToString::to_string).collect();
     assert_eq!(open, ["10.0.0.0/8"]);
 }
 
@@ -187,15 +187,16 @@ proptest! {
     }
 
     #[test]
-    fn exceptions_are_the_networks_that_lie_in_one_of_the_operators(allowed in cidrs(), operator in cidrs()) {
+    fn opened_networks_are_those_that_lie_in_one_of_the_operators(allowed in cidrs(), operator in cidrs()) {
         let texts = |cidrs: &[Cidr]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let opened = texts(&operator);
-        let opened: Vec<&str> = opened.iter().map(String::as_str).collect();
-        let exceptions = evaluator(&json!({ "mode": "custom", "allow_cidrs": texts(&allowed) }), &opened).exceptions();
-        let opened = |cidr: &Cidr| operator.iter().any(|open| open.contains_all(cidr));
+        let listed = texts(&operator);
+        let listed: Vec<&str> = listed.iter().map(String::as_str).collect();
+        let policy = json!({ "mode": "custom", "allow_cidrs": texts(&allowed) });
+        let opened = evaluator(&policy, &listed).opened_networks();
+        let is_listed = |cidr: &Cidr| operator.iter().any(|open| open.contains_all(cidr));
         for edge in allowed.iter().chain(&operator).flat_map(|cidr| [cidr.first(), cidr.last()]) {
-            let covering = exceptions.iter().filter(|cidr| cidr.contains(edge)).count();
-            let named = allowed.iter().any(|cidr| opened(cidr) && cidr.contains(edge));
+            let covering = opened.iter().filter(|cidr| cidr.contains(edge)).count();
+            let named = allowed.iter().any(|cidr| is_listed(cidr) && cidr.contains(edge));
             prop_assert_eq!(covering, usize::from(named), "{}", edge);
         }
     }

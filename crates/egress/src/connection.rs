@@ -28,7 +28,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_millis(300);
 // network.
 const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 49];
 
-/// Runs a connection to its end. A refusal is written to the journal.
+/// Runs a connection to its end. A denial is written to the journal.
 pub(crate) async fn run(
     proxy: Arc<Proxy>,
     context: Arc<EgressContext>,
@@ -44,24 +44,24 @@ pub(crate) async fn run(
 
 async fn decide(proxy: &Arc<Proxy>, context: &Arc<EgressContext>, mut incoming: Incoming) -> Result<(), Denial> {
     let candidate = server_speaks_first::candidate(context, incoming.destination);
-    let end = Instant::now() + DECISION_TIMEOUT;
-    let begin = if candidate.is_some() { Instant::now() + SILENCE_TIMEOUT } else { end };
-    let read = sniff::read(&mut incoming.guest, &mut incoming.held, begin, end).await;
+    let classified_by = Instant::now() + DECISION_TIMEOUT;
+    let first_byte_by = if candidate.is_some() { Instant::now() + SILENCE_TIMEOUT } else { classified_by };
+    let read = sniff::read(&mut incoming.guest, &mut incoming.held, first_byte_by, classified_by).await;
     let first_bytes = match (read, candidate) {
         (Ok(Sniffed::Gone), _) => return Ok(()),
-        (Ok(Sniffed::FirstBytes(FirstBytes::Foreign | FirstBytes::Partial) | Sniffed::Silence), Some(candidate)) => {
+        (Ok(Sniffed::FirstBytes(FirstBytes::Foreign) | Sniffed::TimedOut), Some(candidate)) => {
             return wait_for_server(proxy, context, incoming, candidate).await;
         }
         (Ok(Sniffed::FirstBytes(first_bytes)), _) => Ok(first_bytes),
-        (Ok(Sniffed::Silence), None) if incoming.held.is_empty() => Err(Denial::NoName),
-        (Ok(Sniffed::Silence), None) => Err(Denial::Slow { what: "a TLS hello or a request's head" }),
+        (Ok(Sniffed::TimedOut), None) if incoming.held.is_empty() => Err(Denial::NoName),
+        (Ok(Sniffed::TimedOut), None) => Err(Denial::Slow { what: "a TLS hello or a request's head" }),
         (Err(denial), _) => Err(denial),
     };
     by_name(proxy, context, incoming, first_bytes).await
 }
 
-/// Serves a connection to an address that the sandbox's resolver has answered. The guest's bytes are held back until
-/// the server has spoken, unless they turn out to show a name.
+/// Serves a connection to an address that the sandbox's name server has answered. The guest's bytes are held back
+/// until the server has spoken, unless they turn out to show a name.
 async fn wait_for_server(
     proxy: &Arc<Proxy>,
     context: &Arc<EgressContext>,
@@ -91,7 +91,7 @@ async fn by_name(
     match first_bytes {
         Ok(FirstBytes::Tls(hello)) => tls(proxy, context, incoming, hello).await,
         Ok(FirstBytes::Http(head)) => Box::pin(plain::serve(context, incoming, head)).await,
-        Ok(FirstBytes::Foreign | FirstBytes::Partial) => Err(Denial::NoName),
+        Ok(FirstBytes::Foreign) => Err(Denial::NoName),
         Err(denial) => {
             // A client of TLS gets an alert and one of HTTP an answer, so that its user reads the reason; others get a
             // reset.

@@ -1,4 +1,5 @@
-//! Everything that decides about one sandbox's connections: policy, resolver, journal, certificate authority, permits.
+//! Everything that decides about one sandbox's connections: policy, name server, journal, certificate authority,
+//! permits.
 
 use crate::authority::Authority;
 use crate::journal::Journal;
@@ -8,10 +9,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// The sandbox's resolver, as the proxy needs it. The network crate implements it over the cache of the sandbox's name
-/// server, so that a name which the guest has just looked up is not asked for again, and leads to the same address.
+/// The sandbox's name server, as the proxy needs it. The network crate implements it, so that proxy and guest share one
+/// cache: a name which the guest has just looked up is not asked for again, and leads to the same address.
 #[async_trait::async_trait]
-pub trait NameResolver: Send + Sync {
+pub trait NameServer: Send + Sync {
     /// Returns the IPv4 addresses of an allowed name, in the order of the answer. The list is empty if the name has
     /// none, if no upstream answers, or if the sandbox asks too often. The caller must still check each address.
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr>;
@@ -23,7 +24,7 @@ pub trait NameResolver: Send + Sync {
 /// Decides about one sandbox's connections; shared by all of them.
 pub struct EgressContext {
     pub(crate) evaluator: Arc<Evaluator>,
-    pub(crate) resolver: Arc<dyn NameResolver>,
+    pub(crate) name_server: Arc<dyn NameServer>,
     pub(crate) journal: Arc<Journal>,
     /// Set if the policy has transforms.
     pub(crate) authority: Option<Arc<Authority>>,
@@ -39,13 +40,13 @@ impl EgressContext {
     #[must_use]
     pub fn new(
         evaluator: Arc<Evaluator>,
-        resolver: Arc<dyn NameResolver>,
+        name_server: Arc<dyn NameServer>,
         journal: Arc<Journal>,
         authority: Option<Arc<Authority>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             evaluator,
-            resolver,
+            name_server,
             journal,
             authority,
             connections: Arc::new(Semaphore::new(MAX_PER_SANDBOX)),

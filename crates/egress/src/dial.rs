@@ -1,7 +1,7 @@
 //! Resolves an allowed name and connects to its server.
 //!
 //! ```text
-//!  name ─► NameResolver::resolve ─► addresses, the guest's choice first if it is one of them ─► each: checked, dialled
+//!  name ─► NameServer::resolve ─► addresses, the guest's choice first if it is one of them ─► each: checked, dialled
 //! ```
 
 use crate::PROXY_MARK;
@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 // Shorter than the kernel's own two minutes of SYNs, so that a dead address does not use up the client's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-// Only a backstop: the resolver has a deadline of 8 s of its own, but may first wait for the sandbox's other queries.
+// Only a backstop: the name server has a deadline of 8 s of its own, but may first wait for the sandbox's other
+// queries.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(15);
 // The owner of an allowed name decides how many addresses it has. Without a bound, one connection could make the host
 // dial dozens of them.
@@ -28,7 +29,7 @@ const MAX_ATTEMPTS: usize = 8;
 /// # Errors
 /// [`Denial::Unresolved`] if there are none.
 pub(crate) async fn resolve(context: &EgressContext, name: &DomainName) -> Result<Vec<Ipv4Addr>, Denial> {
-    let addresses = timeout(RESOLVE_TIMEOUT, context.resolver.resolve(name)).await.unwrap_or_default();
+    let addresses = timeout(RESOLVE_TIMEOUT, context.name_server.resolve(name)).await.unwrap_or_default();
     if addresses.is_empty() { Err(Denial::Unresolved { name: name.clone() }) } else { Ok(addresses) }
 }
 
@@ -43,8 +44,8 @@ pub(crate) async fn dial(
     port: u16,
     prefer: Ipv4Addr,
 ) -> Result<TcpStream, Denial> {
-    // The address that the guest has dialled counts only if the resolver has answered it as well: a program that chose
-    // among the answers gets its choice, and one that made an address up does not.
+    // The address that the guest has dialled is used only if the name server has returned it for this name: a program
+    // that chose among the answers gets its choice, and one that made an address up does not.
     let preferred = addresses.iter().filter(|address| **address == prefer).take(1);
     let others = addresses.iter().filter(|address| **address != prefer);
     let mut failure = Denial::Unresolved { name: name.clone() };

@@ -1,8 +1,15 @@
-//! Records one sandbox's egress: counters for metrics, and a bounded log of refusals.
+//! Records one sandbox's egress: counters for metrics, and a bounded log of denials.
 //!
-//! The proxy, the sandbox's name server and the log of the kernel's refusals write into the same journal; the server
-//! reads it for its metrics. A flood of refusals costs the log five lines a second, and one more with the number left
-//! out.
+//! A *denial* ([`Denial`]) is the decision with its reason; *refusing* is what then happens to the query, packet,
+//! connection or request: an answer, a reset, an ICMP message. Each denial is counted (`egress_denied_total`) and
+//! logged (event `egress_refused`). Among them are `unresolved`, `server_silent` and `upstream`, for names that the
+//! policy allows but that lead nowhere, and `too_many` and `slow`, for limits.
+//!
+//! The proxy, the sandbox's name server and the reader of the kernel's log write into the same journal; the server
+//! reads it for its metrics. A flood of denials costs the log five lines a second, and one more with the number left
+//! out. The counters have every denial of a name, a connection or a request, but not every packet: the kernel reports
+//! at most 20 packets a second (crate `leapbox-network`, `rules/slot.nft`), and none of those that the host's table
+//! drops (`rules/host.nft`).
 
 use leapbox_egress_policy::Denial;
 use parking_lot::Mutex;
@@ -10,7 +17,7 @@ use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-// A guest can cause thousands of refusals a second, and must not fill the host's disk with the log.
+// A guest can cause thousands of denials a second, and must not fill the host's disk with the log.
 /// Log lines of one sandbox per `WINDOW`.
 const LINES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
@@ -71,7 +78,7 @@ pub struct JournalNumbers {
     pub bytes_from_sandbox: u64,
     /// Bytes that proxied connections carried into the sandbox.
     pub bytes_to_sandbox: u64,
-    /// Refusals by rule ([`Denial::rule`]), including the rules with a count of 0.
+    /// Denials by rule ([`Denial::rule`]), including the rules with a count of 0.
     pub denials: Vec<(&'static str, u64)>,
 }
 
@@ -95,7 +102,7 @@ impl Journal {
         &self.sandbox
     }
 
-    /// Counts a refusal, and logs it if the budget of lines allows.
+    /// Counts a denial, and logs it if the budget of lines allows.
     pub fn deny(&self, denial: &Denial) {
         self.note(denial, None);
     }
@@ -138,6 +145,7 @@ impl Journal {
         self.log_left_out(left_out);
         let destination = destination.map(tracing::field::display);
         let sandbox = &self.sandbox;
+        // The target is not the crate's name: operators filter by it (`LEAPBOX_LOG`), whichever crate denies.
         tracing::info!(target: "egress", event = "egress_refused", %sandbox, rule, destination, "refused: {denial}");
     }
 
@@ -160,7 +168,7 @@ impl Journal {
             let sandbox = &self.sandbox;
             tracing::info!(
                 target: "egress", event = "egress_left_out", %sandbox, left_out,
-                "more was refused than is logged; the metrics count all of it"
+                "more was refused than is logged; the metrics count these refusals as well"
             );
         }
     }

@@ -5,16 +5,17 @@
 //!  guest ─► (nft redirect) ─► serve ─► connection ──┬─ TLS, by SNI ──────────► dial ─► tunnel ─────────► server
 //!                             permits  reads the    ├─ TLS, a transform's ───► transform ──────────────► server
 //!                             (limits) first bytes  ├─ HTTP/1, by Host ──────► dial ─► plain ──────────► server
-//!                                      (sniff)      └─ silence, other bytes ─► server_speaks_first ────► server
+//!                                      (sniff)      └─ no or other bytes ────► server_speaks_first ────► server
 //! ```
 //!
 //! The network crate opens a listener inside the sandbox's network namespace, makes an [`EgressContext`] (policy,
-//! resolver, journal, certificate authority) for the sandbox, and runs [`serve`] for as long as the sandbox's VM lives.
-//! Dropping that future ends every connection of the sandbox at once.
+//! name server, journal, certificate authority) for the sandbox, and runs [`serve`] for as long as the sandbox's VM
+//! lives. Dropping that future ends every connection of the sandbox at once.
 //!
 //! Invariant: an address is dialled only right after the evaluator has allowed that very address (`dial`); the address
-//! that the guest has dialled counts only among the answers of *our* resolver; and all dialled sockets carry
-//! [`PROXY_MARK`], under which the host's table allows no local address.
+//! that the guest has dialled is used only if the sandbox's name server has returned it for an allowed name; and all
+//! dialled sockets carry [`PROXY_MARK`]. Under that mark the host's table (crate `leapbox-network`, `rules/host.nft`,
+//! chain `dialled`) refuses closed addresses and the host's own, except those that the operator lists.
 
 #![forbid(unsafe_code)]
 
@@ -39,11 +40,11 @@ mod transform;
 mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
-pub use context::{EgressContext, NameResolver};
+pub use context::{EgressContext, NameServer};
 pub use journal::{Journal, JournalNumbers, Kind};
 pub use proxy::{Proxy, ProxyError};
 pub use serve::serve;
 
-/// The mark (SO_MARK) on every socket that the proxy dials. The proxy dials from the host's own namespace, and the
+/// The mark (SO_MARK) on every socket that the proxy dials. The proxy dials from the server's namespace, and the
 /// host's table tells its packets from the host's own by the mark. The number ("LB" in ASCII) has no other meaning.
 pub const PROXY_MARK: u32 = 0x4c42;

@@ -1,6 +1,7 @@
 //! Serves protocols that show no name and in which the server speaks first, such as SSH, SMTP, FTP, MySQL and IMAP.
 //!
-//! Such a connection may pass if this sandbox's resolver has recently answered the dialled address for an allowed name.
+//! Such a connection may pass if this sandbox's name server has recently answered the dialled address for an allowed
+//! name.
 //! Many names can live at one address, though, and in TLS and HTTP the guest's first bytes would choose another one of
 //! them. So none of the guest's bytes is passed on before the server has spoken, which a TLS or HTTP server never
 //! does first. The guest's bytes are read meanwhile: if they turn out to be TLS or HTTP, the connection is decided by
@@ -51,8 +52,8 @@ pub(crate) fn candidate(context: &EgressContext, destination: SocketAddrV4) -> O
     if matches!(destination.port(), 80 | 443) {
         return None;
     }
-    let name = context.resolver.answered(*destination.ip())?;
-    // The resolver's cache only says that the name was allowed when it was asked for; the policy is the authority.
+    let name = context.name_server.answered(*destination.ip())?;
+    // The name server's cache only says that the name was allowed when it was asked for; the policy is the authority.
     context.evaluator.name(&name).ok()?;
     Some(Candidate(name))
 }
@@ -109,8 +110,8 @@ async fn listen(upstream: &TcpStream, from_guest: &mut ReadHalf<'_>, held: &mut 
                 // The guest has closed its side, or the buffer is full. From now on only the server can decide.
                 Ok(0) => listening = false,
                 Ok(_) => match classify(held.filled())? {
-                    named @ (FirstBytes::Tls(_) | FirstBytes::Http(_)) => return Ok(FirstEvent::Name(named)),
-                    FirstBytes::Partial | FirstBytes::Foreign => {}
+                    Some(named @ (FirstBytes::Tls(_) | FirstBytes::Http(_))) => return Ok(FirstEvent::Name(named)),
+                    Some(FirstBytes::Foreign) | None => {}
                 },
                 Err(_) => return Ok(FirstEvent::Reset),
             },

@@ -15,8 +15,6 @@ pub(crate) enum FirstBytes {
     Tls(ClientHello),
     /// The bytes begin with the whole head of an HTTP/1 request.
     Http(Head),
-    /// The bytes may still become one of both, or there are none yet.
-    Partial,
     /// The bytes are neither, whatever follows.
     Foreign,
 }
@@ -25,53 +23,53 @@ pub(crate) enum FirstBytes {
 pub(crate) enum Sniffed {
     /// The guest's bytes were classified.
     FirstBytes(FirstBytes),
-    /// The guest has not sent enough in time.
-    Silence,
+    /// A deadline has passed before the bytes could be classified. The guest may have sent some.
+    TimedOut,
     /// The guest has closed or reset the connection before its bytes could be classified.
     Gone,
 }
 
-/// Classifies the bytes so far.
+/// Classifies the bytes so far. Returns `None` if more of them are needed: they may still become TLS or HTTP/1.
 ///
 /// # Errors
 /// [`Denial::Malformed`] or [`Denial::NoName`] if they are TLS or HTTP/1, or look like it, and break its rules.
-pub(crate) fn classify(bytes: &[u8]) -> Result<FirstBytes, Denial> {
-    let tls = match client_hello::read(bytes)? {
-        Progress::Done(hello) => return Ok(FirstBytes::Tls(hello)),
-        Progress::More => FirstBytes::Partial,
-        Progress::Other => FirstBytes::Foreign,
+pub(crate) fn classify(bytes: &[u8]) -> Result<Option<FirstBytes>, Denial> {
+    let may_be_tls = match client_hello::read(bytes)? {
+        Progress::Done(hello) => return Ok(Some(FirstBytes::Tls(hello))),
+        Progress::More => true,
+        Progress::Other => false,
     };
     // Foreign only if both readers say so; a single byte is often a beginning of either.
-    match (http::read(bytes)?, tls) {
-        (Progress::Done(head), _) => Ok(FirstBytes::Http(head)),
-        (Progress::Other, FirstBytes::Foreign) => Ok(FirstBytes::Foreign),
-        (Progress::Other | Progress::More, _) => Ok(FirstBytes::Partial),
+    match http::read(bytes)? {
+        Progress::Done(head) => Ok(Some(FirstBytes::Http(head))),
+        Progress::Other if !may_be_tls => Ok(Some(FirstBytes::Foreign)),
+        Progress::Other | Progress::More => Ok(None),
     }
 }
 
-/// Reads until the guest's bytes can be classified. The first byte has time until `begin`, the rest until `end`.
+/// Reads until the guest's bytes can be classified, or a deadline has passed: `first_byte_by` without any byte, else
+/// `classified_by`.
 ///
 /// # Errors
 /// As [`classify`].
 pub(crate) async fn read(
     guest: &mut GuestStream,
     held: &mut Buffer,
-    begin: Instant,
-    end: Instant,
+    first_byte_by: Instant,
+    classified_by: Instant,
 ) -> Result<Sniffed, Denial> {
     let (mut from, _) = guest.split();
     loop {
-        let until = if held.is_empty() { begin } else { end };
-        match timeout_at(until, fill(held, &mut from, MAX_FIRST_BYTES)).await {
-            Err(_) => return Ok(Sniffed::Silence),
+        let deadline = if held.is_empty() { first_byte_by } else { classified_by };
+        match timeout_at(deadline, fill(held, &mut from, MAX_FIRST_BYTES)).await {
+            Err(_) => return Ok(Sniffed::TimedOut),
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) => return Ok(Sniffed::Gone),
         }
-        match classify(held.filled())? {
-            // The readers refuse what is not complete within MAX_FIRST_BYTES, so the buffer has space left and a `fill`
-            // of 0 bytes is the end of the stream.
-            FirstBytes::Partial => {}
-            first_bytes => return Ok(Sniffed::FirstBytes(first_bytes)),
+        // The readers refuse what is not complete within MAX_FIRST_BYTES, so the buffer has space left after `None`,
+        // and a `fill` of 0 bytes is the end of the stream.
+        if let Some(first_bytes) = classify(held.filled())? {
+            return Ok(Sniffed::FirstBytes(first_bytes));
         }
     }
 }

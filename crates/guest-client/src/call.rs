@@ -21,7 +21,7 @@ pub(crate) fn name_of(request: &Request<'_>) -> &'static str {
         Request::Ping => "ping",
         Request::PrepareSnapshot => "prepare snapshot",
         Request::Configure(_) => "configure",
-        Request::Warm => "warm",
+        Request::Warm => "warm up",
         Request::Exec(_) => "exec",
         Request::ReadFile(_) => "read file",
         Request::WriteFile(_) => "write file",

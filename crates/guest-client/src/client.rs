@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Time beyond a command's own time-out to start it, kill it and send its output.
 // The agent enforces the time-out; this one only bounds a guest that does not.
 const EXEC_MARGIN: Duration = Duration::from_secs(20);
-/// Deadline of freezing a workload. A guest that takes longer is paused as it is.
+/// Deadline of freezing a workload. If a guest takes longer, `lifecycle` stops its CPUs without the freeze.
 const SUSPEND: Duration = Duration::from_secs(5);
 /// Deadline of mounting a disk.
 // Its journal may have to be replayed first, in a guest that has just begun. A guest that fails here is lost.
@@ -68,13 +68,13 @@ impl GuestClient {
         expect_reply!(self, Request::Ping, SHORT, Reply::Pong(pong) => pong)
     }
 
-    /// Prepares the guest for becoming a base: it syncs its disks, drops what belongs to a sandbox, and starts nothing
-    /// until the next `configure`.
+    /// Prepares the guest for the base snapshot that is taken next: it syncs its disks, drops what belongs to a
+    /// sandbox, and starts nothing until the next `configure`.
     pub async fn prepare_snapshot(&self) -> Result<(), GuestError> {
         expect_reply!(self, Request::PrepareSnapshot, LONG, Reply::Done => ())
     }
 
-    /// Makes the guest this sandbox, or resumes a suspended one. It succeeds only if the guest has read back every
+    /// Makes the guest this sandbox, or has a suspended one go on. It succeeds only if the guest has read back every
     /// setting, and is [`GuestError::NotConfirmed`] otherwise. It may be called again, for instance when a pooled guest
     /// is handed out.
     pub async fn configure(&self, configure: Configure) -> Result<Configured, GuestError> {
@@ -87,7 +87,8 @@ impl GuestClient {
         }
     }
 
-    /// Freezes the workload until the next `configure`, which thaws it.
+    /// Freezes the workload until the next `configure`, which thaws it. Nothing else stops: the guest's kernel and the
+    /// agent run on, until the host stops its CPUs (`Machine::pause` in `vmm`).
     pub async fn suspend(&self) -> Result<Suspended, GuestError> {
         expect_reply!(self, Request::Suspend, SUSPEND, Reply::Suspended(suspended) => suspended)
     }
@@ -104,7 +105,7 @@ impl GuestClient {
         expect_reply!(self, Request::Mount, MOUNT, Reply::Done => ())
     }
 
-    /// Runs what a first command would run, so that the first real command is fast.
+    /// Warms the guest up: runs what a first command would run, so that the first real command is fast.
     pub async fn warm(&self) -> Result<(), GuestError> {
         expect_reply!(self, Request::Warm, LONG, Reply::Done => ())
     }

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A frame is a 32-bit big-endian length and that many bytes of postcard. The length is checked against a cap before
-//! anything is allocated for it. The host closes first: whoever does keeps the connection in TIME_WAIT, and a snapshot
-//! of the guest would keep it, too.
+//! anything is allocated for it. The host closes first: whoever does keeps the connection in TIME_WAIT, and a base
+//! snapshot or a checkpoint of the guest would keep it, too.
 //!
 //! The requests that a guest accepts depend on its [`Phase`]:
 //!

@@ -1,7 +1,7 @@
 //! Addresses inside every guest.
 //!
-//! They are the same in all sandboxes, so that a snapshot can be restored in any slot: a network namespace keeps them
-//! apart. Agent, `network` and `gateway` take them from here.
+//! They are the same in all sandboxes, so that a base snapshot or a checkpoint can be restored in any slot: a network
+//! namespace keeps them apart. Agent, `network` and `gateway` take them from here.
 
 use std::net::Ipv4Addr;
 

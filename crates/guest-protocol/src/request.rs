@@ -10,14 +10,15 @@ use std::fmt;
 pub enum Request<'a> {
     /// Asks whether the agent answers, and in which phase. Allowed in every phase.
     Ping,
-    /// Writes everything to disk and drops what belongs to a sandbox, because a base is taken next. Until the next
-    /// [`Request::Configure`] no workload is started and nothing is relayed.
+    /// Writes everything to disk and drops what belongs to a sandbox, because a base snapshot is taken next. Until the
+    /// next [`Request::Configure`] no workload is started and nothing is relayed.
     PrepareSnapshot,
-    /// Makes the guest this sandbox, or resumes a suspended one: entropy, clock, identity, environment, trust. A frozen
-    /// workload is thawed once all of it is right. Refused by a guest without a disk, and by one that was shut down.
+    /// Makes the guest this sandbox, or has a suspended one go on: entropy, clock, identity, environment, trust. A
+    /// frozen workload is thawed once all of it is right. Refused by a guest without a disk, and by one that was shut
+    /// down.
     Configure(Configure),
-    /// Runs what a first command would run, so that its pages and translations are in memory. Allowed before
-    /// `Configure`.
+    /// Warms the guest up: runs what a first command would run, so that its pages and translations are in memory.
+    /// Allowed before `Configure`.
     Warm,
     /// Runs a command as the image's user, and answers when it has ended.
     Exec(ExecRequest),
@@ -40,8 +41,8 @@ pub enum Request<'a> {
     Connect {
         port: u16,
     },
-    /// Freezes the workload, and refuses new work until the next `Configure`. Identity and environment stay. It may be
-    /// repeated.
+    /// Freezes the workload, while kernel and agent run on, and refuses new work until the next `Configure`. Identity
+    /// and environment stay. It may be repeated.
     Suspend,
     /// Ends the workload and writes the disk: SIGTERM to every process, SIGKILL to those left when the time is up (at
     /// once in a suspended guest, whose workload must not run again), then sync. Everything but `Ping` and another

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Settings that the operator chooses.
 pub struct LifecycleConfig {
-    /// This runner's name, as the API shows it.
+    /// Name of this host. `pod_id` is the contract's word for the host that a sandbox runs on.
     pub pod_id: String,
     /// Directory that holds `warm` (bases), `machines` and `disks`.
     pub state_dir: PathBuf,

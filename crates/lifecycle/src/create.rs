@@ -3,7 +3,7 @@
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
 use crate::handle::Published;
-use crate::sandbox::{CreateRequest, MachineSource, sandbox};
+use crate::sandbox::{LaunchPlan, MachineSource, new_task};
 use crate::service::Lifecycle;
 use crate::view;
 use leapbox_api_types::sandbox::{DISK_MIB, NewSandbox, SandboxDetails};
@@ -69,11 +69,11 @@ impl Lifecycle {
         // The row comes first: whatever the host makes for the sandbox from here on is found by recovery if the server
         // dies.
         self.shared.db.sandbox_insert(&new).await?;
-        let (handle, driver) = sandbox(Arc::clone(&self.shared), Published::new(new, config));
+        let (handle, task) = new_task(Arc::clone(&self.shared), Published::new(new, config));
         self.shared.register(id, handle.clone());
         let (ready, created) = oneshot::channel();
         // The task, and not this future, obtains the machine: a client that hangs up leaves no half-made sandbox.
-        self.shared.tasks.spawn(driver.begin(CreateRequest { source, environment, ready }));
+        self.shared.tasks.spawn(task.begin(LaunchPlan { source, environment, ready }));
         created.await.map_err(|_: oneshot::error::RecvError| LifecycleError::ShuttingDown)??;
         let details = view::details(&handle.published.borrow().sandbox);
         Ok(details)

@@ -77,12 +77,17 @@ pub enum LifecycleError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    #[error("its environment variables cannot be read: they were stored with another server key, or changed since")]
+    /// A new sandbox's environment, policy or certificate authority could not be encrypted for the database.
+    #[error("the sandbox's secrets could not be sealed")]
+    Seal(#[source] SealedError),
+    #[error(
+        "the sandbox's environment variables cannot be read: they were stored with another server key, or changed since"
+    )]
     Environment(#[source] SealedError),
-    #[error("its network policy cannot be read: it was stored with another server key, or changed since")]
+    #[error("the sandbox's network policy cannot be read: it was stored with another server key, or changed since")]
     Policy(#[source] SealedError),
     /// The authority that its policy's transforms need could not be made, or read from the database.
-    #[error("its certificate authority cannot be used")]
+    #[error("the sandbox's certificate authority cannot be used")]
     Authority(#[source] AuthorityError),
     #[error("the database failed")]
     Db(#[from] DbError),
@@ -170,6 +175,10 @@ impl From<LifecycleError> for ApiError {
                 tracing::error!(error = %chain(&source), "a sandbox could not be started");
                 ApiError::Internal
             }
+            LifecycleError::Seal(source) => {
+                tracing::error!(error = %chain(&source), "the secrets of a new sandbox could not be sealed");
+                ApiError::Internal
+            }
             LifecycleError::Authority(source) => {
                 tracing::error!(error = %chain(&source), "a certificate authority cannot be used");
                 ApiError::Internal
@@ -179,5 +188,18 @@ impl From<LifecycleError> for ApiError {
                 ApiError::Internal
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_cannot_be_sealed_is_the_hosts_fault_and_one_that_cannot_be_opened_is_told() {
+        let source = || SealedError::Policy(Vec::new());
+        assert!(matches!(ApiError::from(LifecycleError::Seal(source())), ApiError::Internal));
+        assert!(matches!(ApiError::from(LifecycleError::Environment(source())), ApiError::Conflict(_)));
+        assert!(matches!(ApiError::from(LifecycleError::Policy(source())), ApiError::Conflict(_)));
     }
 }

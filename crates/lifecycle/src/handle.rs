@@ -1,4 +1,4 @@
-//! The handle of one sandbox, which everybody but its own task uses: it reads the published state and sends requests.
+//! The handle of one sandbox, which everybody but its own task uses: it reads the published state and sends messages.
 //!
 //! ```text
 //! ensure_running ─► usable ─┬─ running: returned at once
@@ -9,7 +9,7 @@
 
 use crate::error::{LifecycleError, WakeFailure};
 use crate::policy::{Refusal, Use, can_use, judge};
-use crate::request::{Message, PauseEpoch, Reply, Request};
+use crate::request::{Message, OwnerRequest, PauseEpoch, Reply};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_db::Sandbox;
 use leapbox_guest_client::GuestClient;
@@ -17,8 +17,8 @@ use leapbox_templates::ImageConfig;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-/// Requests that may wait for one sandbox to be usable; more are answered 503 with `Retry-After`. Each waiting request
-/// holds a connection and a body, so one paused sandbox must not collect them without bound (case 45).
+/// HTTP requests that may wait for one sandbox to be usable; more are answered 503 with `Retry-After`. Each waiting
+/// request holds a connection and a body, so one paused sandbox must not collect them without bound (case 45).
 const WAITING_MAX: usize = 256;
 
 /// The part of a sandbox's task that others read.
@@ -28,8 +28,8 @@ pub(crate) struct Published {
     /// The client of the guest's agent, while there is a machine.
     pub guest: Option<GuestClient>,
     pub image: Arc<ImageConfig>,
-    /// Number of machines it has had since the server started. It identifies the current one.
-    pub runs: u64,
+    /// Number of the machine that it has or had last, counted from the start of the server.
+    pub generation: u64,
     /// The last failed wake; `None` once the sandbox runs.
     pub failed_wake: Option<Arc<WakeFailure>>,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Published {
 impl Published {
     /// The published state of a sandbox without a machine.
     pub fn new(sandbox: Sandbox, image: Arc<ImageConfig>) -> Self {
-        Self { sandbox, guest: None, image, runs: 0, failed_wake: None }
+        Self { sandbox, guest: None, image, generation: 0, failed_wake: None }
     }
 
     pub fn failed_wakes(&self) -> u64 {
@@ -45,7 +45,7 @@ impl Published {
     }
 
     pub fn epoch(&self) -> PauseEpoch {
-        PauseEpoch { runs: self.runs, failed_wakes: self.failed_wakes() }
+        PauseEpoch { generation: self.generation, failed_wakes: self.failed_wakes() }
     }
 }
 
@@ -53,22 +53,22 @@ impl Published {
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub published: watch::Receiver<Published>,
-    requests: mpsc::Sender<Message>,
+    messages: mpsc::Sender<Message>,
     waiting: Arc<Semaphore>,
 }
 
 impl Handle {
-    pub fn new(published: watch::Receiver<Published>, requests: mpsc::Sender<Message>) -> Self {
-        Self { published, requests, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
+    pub fn new(published: watch::Receiver<Published>, messages: mpsc::Sender<Message>) -> Self {
+        Self { published, messages, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }
     }
 
-    /// Sends the request that `request` makes of a reply channel, and waits for the answer.
-    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LifecycleError> {
+    /// Sends the owner's request that `request` makes of a reply channel, and waits for the answer.
+    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> OwnerRequest) -> Result<T, LifecycleError> {
         let (reply, answer) = oneshot::channel();
         // A request that the state refuses is answered at once: the task may be busy for minutes before it reads its
         // queue. The state may change until then, so the task judges again.
         let request = self.judged(request(reply))?;
-        let sent = self.requests.send(Message::Ask(request)).await;
+        let sent = self.messages.send(Message::Ask(request)).await;
         sent.map_err(|_: mpsc::error::SendError<Message>| self.ended_task())?;
         answer.await.map_err(|_: oneshot::error::RecvError| self.ended_task())?
     }
@@ -77,7 +77,7 @@ impl Handle {
     /// [`WAITING_MAX`] callers wait.
     pub async fn usable(&self) -> Result<Published, LifecycleError> {
         let mut published = self.published.clone();
-        // A failure of before this request is not its answer: each new request tries the wake once more.
+        // A wake that failed before this call is not its answer: each new HTTP request tries once more.
         let failed_before = published.borrow().failed_wakes();
         let mut permit = None;
         loop {
@@ -103,7 +103,7 @@ impl Handle {
             }
             let wake = async {
                 // An error means that the task has ended, and then `changed` fails as well.
-                let _ = self.requests.send(Message::Wake(now.epoch())).await;
+                let _ = self.messages.send(Message::Wake(now.epoch())).await;
                 std::future::pending().await
             };
             // The task's queue may be full of other waiters' messages. Once the state has changed, this one need not be
@@ -116,10 +116,11 @@ impl Handle {
         }
     }
 
-    /// Waits until the machine with the number `runs` has ended, and returns the reason for the call that used it.
-    pub async fn ended(&self, runs: u64) -> LifecycleError {
+    /// Waits until the machine with the number `generation` has ended or is about to, and returns the reason for the
+    /// call that used it: [`LifecycleError::Interrupted`] if the sandbox was paused.
+    pub async fn ended(&self, generation: u64) -> LifecycleError {
         let mut published = self.published.clone();
-        let gone = |now: &Published| now.runs != runs || now.guest.is_none();
+        let gone = |now: &Published| now.generation != generation || now.guest.is_none();
         match published.wait_for(gone).await {
             Ok(now) => match can_use(now.sandbox.state()) {
                 Use::Refuse(refusal) => refused(&now.sandbox, refusal),
@@ -130,15 +131,15 @@ impl Handle {
         }
     }
 
-    /// Waits until the sandbox no longer runs in the machine with the number `runs`.
-    pub async fn left(&self, runs: u64) {
+    /// Waits until the sandbox no longer runs in the machine with the number `generation`.
+    pub async fn left(&self, generation: u64) {
         let mut published = self.published.clone();
-        let left = |now: &Published| now.runs != runs || can_use(now.sandbox.state()) != Use::Now;
+        let left = |now: &Published| now.generation != generation || can_use(now.sandbox.state()) != Use::Now;
         // An error means that the task has ended, and with it the use of the machine.
         let _ = published.wait_for(left).await;
     }
 
-    fn judged(&self, request: Request) -> Result<Request, LifecycleError> {
+    fn judged(&self, request: OwnerRequest) -> Result<OwnerRequest, LifecycleError> {
         let published = self.published.borrow();
         judge(published.sandbox.state(), request).map_err(|(_, refusal)| refused(&published.sandbox, refusal))
     }

@@ -8,13 +8,10 @@
 //! at start: recovery ─► garbage, which then runs again every few minutes
 //! ```
 //!
-//! [`Lifecycle::ensure_running`] is the one place through which requests reach a sandbox, and the one that wakes it.
+//! [`Lifecycle::ensure_running`] is the one place through which HTTP requests reach a guest, and the one that wakes a
+//! sandbox.
 //!
-//! Invariant: a machine is used only after its guest has confirmed fresh randomness, clock and identity.
-//! Invariant: a state is in the database before it is published.
-//! Invariant: a checkpoint is on disk before the row that names it is written, and is removed after the last such row.
-//! Invariant: a sandbox has at most one machine: a new one begins after the old one has ended.
-//! Invariant: every resource taken from the host is on the machine's clean-up stack or found by recovery.
+//! ARCHITECTURE.md lists the invariants that this crate keeps, under "Lifecycle" and "Storage".
 
 #![forbid(unsafe_code)]
 

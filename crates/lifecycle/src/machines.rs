@@ -124,16 +124,23 @@ pub trait SandboxVm: Send + Sync {
     /// Makes the machine the sandbox's: gives the guest fresh randomness, the right time and its ids, and installs the
     /// policy in its slot, which lets nothing out before. A stored workload runs again only after both. An error means
     /// that not all of it was confirmed, and that the machine must not be used.
-    async fn become_sandbox(&self, id: &SandboxId, who: Activation<'_>, egress: &Egress) -> Result<(), LaunchError>;
+    async fn become_sandbox(
+        &self,
+        id: &SandboxId,
+        activation: Activation<'_>,
+        egress: &Egress,
+    ) -> Result<(), LaunchError>;
 
     /// Gives the guest fresh randomness and the right time after it was suspended, and thaws its workload.
     async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError>;
 
-    /// Freezes its workload and stops its CPUs. A guest that does not freeze (its root can prevent that) is suspended
-    /// all the same; then its workload runs for a moment with the old clock when it is resumed.
+    /// Has the agent freeze the workload, and then stops the CPUs from outside. A guest that does not freeze its
+    /// workload (its root can prevent that) is suspended all the same; then the workload runs for a moment with the old
+    /// clock when the CPUs are resumed.
     async fn suspend(&self) -> Result<(), CheckpointError>;
 
-    /// Resumes its CPUs; a frozen workload waits for [`SandboxVm::resume_workload`]. Harmless when they run.
+    /// Starts the CPUs of a suspended machine again. Its workload stays frozen until [`SandboxVm::resume_workload`].
+    /// Harmless when the CPUs run.
     async fn resume(&self) -> Result<(), LaunchError>;
 
     /// Stores memory, devices and disk of the suspended machine as `checkpoint`, on disk when this returns.
@@ -152,7 +159,9 @@ pub trait SandboxVm: Send + Sync {
     /// Ends it and frees all of its host resources.
     async fn destroy(self: Box<Self>);
 
-    /// Ends it and frees its host resources but for the disk, to which all writes have been made when this returns.
+    /// Stops its CPUs, without freezing a workload; then ends it and frees its host resources but for the disk, to
+    /// which all writes have been made when this returns. If the CPUs could not be stopped, that is logged, and the
+    /// last writes may be missing.
     async fn end_keeping_disk(self: Box<Self>);
 
     /// Gives up ownership without ending it: the next server takes it over.

@@ -1,27 +1,29 @@
-//! Decides whether an operation is allowed in the state of a sandbox. Pure: no locks, no I/O.
+//! Decides what is allowed in the state of a sandbox. Pure: no locks, no I/O.
 //!
 //! ```text
 //!                     ┌── snapshot, failed pause ──┐
 //!                     ▼                            │
-//! starting ──────► running ──pause, timeout──► snapshotting ──► paused ──a request──► unpausing ──► running
+//! starting ──────► running ──pause, timeout──► snapshotting ──► paused ────wake─────► unpausing ──► running
 //!    ▲                │ └──stop──► stopping ──► stopped              ▲──── failed wake ────┘
 //!    └────────────────┼────────────start───────────┘
 //!                     └──delete, timeout──► deleting ──► deleted        (from paused and stopped, too)
 //! ```
 //!
-//! Every request in every state is decided here and nowhere else. A sandbox's task takes requests in four states
-//! ([`running`], [`paused`], [`stopping`], [`stopped`]). Each of these functions returns an allowed request as an
-//! operation of that state, with the request's reply channel in it, so that the task cannot perform anything else. A
-//! [`Handle`](crate::handle::Handle) asks the same with [`judge`] before it sends a request, because a busy task would
-//! refuse it late; the state may have changed when the task reads it, so the task decides again. There is no `_` arm: a
-//! new state or request does not compile until every combination has been decided.
+//! Two questions are decided here and nowhere else. [`can_use`] decides what an HTTP request that needs the guest does
+//! (one for a paused sandbox wakes it), and the functions below decide about an [`OwnerRequest`] (pause, stop, start,
+//! snapshot, delete). A sandbox's task takes owner's requests in four states ([`running`], [`paused`], [`stopping`],
+//! [`stopped`]). Each of these functions returns an allowed one as an operation of that state, with its reply channel
+//! in it, so that the task cannot perform anything else. A [`Handle`](crate::handle::Handle) asks the same with
+//! [`judge`] before it sends an owner's request, because a busy task would refuse it late; the state may have changed
+//! when the task reads it, so the task decides again. There is no `_` arm: a new state or request does not compile
+//! until every combination has been decided.
 
-use crate::request::{Reply, Request};
+use crate::request::{OwnerRequest, Reply};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow};
 
-/// The reason for refusing a request.
+/// The reason for refusing an HTTP request that needs the guest, or an owner's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// Another operation is being performed, and the state after it is not known yet.
@@ -32,7 +34,7 @@ pub(crate) enum Refusal {
     Gone,
 }
 
-/// The next step of a request that needs a sandbox's guest.
+/// The next step of an HTTP request that needs a sandbox's guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
     /// Use the guest at once.
@@ -44,7 +46,7 @@ pub(crate) enum Use {
     Refuse(Refusal),
 }
 
-/// Decides what a request that needs the guest does in this state.
+/// Decides what an HTTP request that needs the guest does in this state.
 pub(crate) fn can_use(state: SandboxState) -> Use {
     match state {
         SandboxState::Running => Use::Now,
@@ -53,22 +55,23 @@ pub(crate) fn can_use(state: SandboxState) -> Use {
         SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing => Use::Wait,
         // It ends in `stopped`, which refuses as well: waiting would only delay that.
         SandboxState::Stopping => Use::Refuse(Refusal::InTransition),
-        // A stop is its owner's decision, so a request from outside does not undo it as it undoes a pause.
+        // A stop is its owner's decision, so an HTTP request does not undo it as it undoes a pause.
         SandboxState::Stopped => Use::Refuse(Refusal::NotRunning),
         SandboxState::Deleting | SandboxState::Deleted => Use::Refuse(Refusal::Gone),
     }
 }
 
-/// The operation that an allowed request is, or the refused request, to be answered, with the reason.
-pub(crate) type Verdict<Operation> = Result<Operation, (Request, Refusal)>;
+/// The operation that an allowed owner's request is, or the refused one, to be answered, with the reason.
+pub(crate) type Verdict<Operation> = Result<Operation, (OwnerRequest, Refusal)>;
 
-/// Decides about a request before it is sent to the task of a sandbox in this state, and returns it if it is allowed.
-pub(crate) fn judge(state: SandboxState, request: Request) -> Verdict<Request> {
+/// Decides about an owner's request before it is sent to the task of a sandbox in this state, and returns it if it is
+/// allowed.
+pub(crate) fn judge(state: SandboxState, request: OwnerRequest) -> Verdict<OwnerRequest> {
     match state {
-        SandboxState::Running => running(request).map(Request::from),
-        SandboxState::Paused => paused(request).map(Request::from),
-        SandboxState::Stopping => stopping(request).map(Request::from),
-        SandboxState::Stopped => stopped(request).map(Request::from),
+        SandboxState::Running => running(request).map(OwnerRequest::from),
+        SandboxState::Paused => paused(request).map(OwnerRequest::from),
+        SandboxState::Stopping => stopping(request).map(OwnerRequest::from),
+        SandboxState::Stopped => stopped(request).map(OwnerRequest::from),
         SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing | SandboxState::Deleting => {
             Err((request, Refusal::InTransition))
         }
@@ -85,29 +88,29 @@ pub(crate) enum RunningOperation {
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request that the task reads while the sandbox runs.
-pub(crate) fn running(request: Request) -> Verdict<RunningOperation> {
+/// Decides about an owner's request that the task reads while the sandbox runs.
+pub(crate) fn running(request: OwnerRequest) -> Verdict<RunningOperation> {
     match request {
-        Request::Pause(reply) => Ok(RunningOperation::Pause(reply)),
-        Request::Stop(reply) => Ok(RunningOperation::Stop(reply)),
-        Request::Snapshot(new, reply) => Ok(RunningOperation::Snapshot(new, reply)),
-        Request::Delete(reply) => Ok(RunningOperation::Delete(reply)),
-        Request::Start(_) => Err((request, Refusal::NotStopped)),
+        OwnerRequest::Pause(reply) => Ok(RunningOperation::Pause(reply)),
+        OwnerRequest::Stop(reply) => Ok(RunningOperation::Stop(reply)),
+        OwnerRequest::Snapshot(new, reply) => Ok(RunningOperation::Snapshot(new, reply)),
+        OwnerRequest::Delete(reply) => Ok(RunningOperation::Delete(reply)),
+        OwnerRequest::Start(_) => Err((request, Refusal::NotStopped)),
     }
 }
 
-impl From<RunningOperation> for Request {
+impl From<RunningOperation> for OwnerRequest {
     fn from(operation: RunningOperation) -> Self {
         match operation {
-            RunningOperation::Pause(reply) => Request::Pause(reply),
-            RunningOperation::Stop(reply) => Request::Stop(reply),
-            RunningOperation::Snapshot(new, reply) => Request::Snapshot(new, reply),
-            RunningOperation::Delete(reply) => Request::Delete(reply),
+            RunningOperation::Pause(reply) => OwnerRequest::Pause(reply),
+            RunningOperation::Stop(reply) => OwnerRequest::Stop(reply),
+            RunningOperation::Snapshot(new, reply) => OwnerRequest::Snapshot(new, reply),
+            RunningOperation::Delete(reply) => OwnerRequest::Delete(reply),
         }
     }
 }
 
-/// The operations of a paused sandbox, beside waking it, which is no request.
+/// The operations of a paused sandbox that its owner asks for. HTTP requests wake it, see [`can_use`].
 #[derive(Debug)]
 pub(crate) enum PausedOperation {
     /// Allowed, because the paused sandbox's checkpoint is all that a snapshot stores.
@@ -115,21 +118,21 @@ pub(crate) enum PausedOperation {
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request that the task reads while the sandbox is paused.
-pub(crate) fn paused(request: Request) -> Verdict<PausedOperation> {
+/// Decides about an owner's request that the task reads while the sandbox is paused.
+pub(crate) fn paused(request: OwnerRequest) -> Verdict<PausedOperation> {
     match request {
-        Request::Snapshot(new, reply) => Ok(PausedOperation::Snapshot(new, reply)),
-        Request::Delete(reply) => Ok(PausedOperation::Delete(reply)),
-        Request::Pause(_) | Request::Stop(_) => Err((request, Refusal::NotRunning)),
-        Request::Start(_) => Err((request, Refusal::NotStopped)),
+        OwnerRequest::Snapshot(new, reply) => Ok(PausedOperation::Snapshot(new, reply)),
+        OwnerRequest::Delete(reply) => Ok(PausedOperation::Delete(reply)),
+        OwnerRequest::Pause(_) | OwnerRequest::Stop(_) => Err((request, Refusal::NotRunning)),
+        OwnerRequest::Start(_) => Err((request, Refusal::NotStopped)),
     }
 }
 
-impl From<PausedOperation> for Request {
+impl From<PausedOperation> for OwnerRequest {
     fn from(operation: PausedOperation) -> Self {
         match operation {
-            PausedOperation::Snapshot(new, reply) => Request::Snapshot(new, reply),
-            PausedOperation::Delete(reply) => Request::Delete(reply),
+            PausedOperation::Snapshot(new, reply) => OwnerRequest::Snapshot(new, reply),
+            PausedOperation::Delete(reply) => OwnerRequest::Delete(reply),
         }
     }
 }
@@ -141,19 +144,19 @@ pub(crate) enum StoppingOperation {
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request that the task reads while the sandbox is being stopped.
-pub(crate) fn stopping(request: Request) -> Verdict<StoppingOperation> {
+/// Decides about an owner's request that the task reads while the sandbox is being stopped.
+pub(crate) fn stopping(request: OwnerRequest) -> Verdict<StoppingOperation> {
     match request {
-        Request::Delete(reply) => Ok(StoppingOperation::Delete(reply)),
-        Request::Pause(_) | Request::Stop(_) | Request::Start(_) | Request::Snapshot(..) => {
+        OwnerRequest::Delete(reply) => Ok(StoppingOperation::Delete(reply)),
+        OwnerRequest::Pause(_) | OwnerRequest::Stop(_) | OwnerRequest::Start(_) | OwnerRequest::Snapshot(..) => {
             Err((request, Refusal::InTransition))
         }
     }
 }
 
-impl From<StoppingOperation> for Request {
+impl From<StoppingOperation> for OwnerRequest {
     fn from(StoppingOperation::Delete(reply): StoppingOperation) -> Self {
-        Request::Delete(reply)
+        OwnerRequest::Delete(reply)
     }
 }
 
@@ -164,20 +167,22 @@ pub(crate) enum StoppedOperation {
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about a request that the task reads while the sandbox is stopped.
-pub(crate) fn stopped(request: Request) -> Verdict<StoppedOperation> {
+/// Decides about an owner's request that the task reads while the sandbox is stopped.
+pub(crate) fn stopped(request: OwnerRequest) -> Verdict<StoppedOperation> {
     match request {
-        Request::Start(reply) => Ok(StoppedOperation::Start(reply)),
-        Request::Delete(reply) => Ok(StoppedOperation::Delete(reply)),
-        Request::Pause(_) | Request::Stop(_) | Request::Snapshot(..) => Err((request, Refusal::NotRunning)),
+        OwnerRequest::Start(reply) => Ok(StoppedOperation::Start(reply)),
+        OwnerRequest::Delete(reply) => Ok(StoppedOperation::Delete(reply)),
+        OwnerRequest::Pause(_) | OwnerRequest::Stop(_) | OwnerRequest::Snapshot(..) => {
+            Err((request, Refusal::NotRunning))
+        }
     }
 }
 
-impl From<StoppedOperation> for Request {
+impl From<StoppedOperation> for OwnerRequest {
     fn from(operation: StoppedOperation) -> Self {
         match operation {
-            StoppedOperation::Start(reply) => Request::Start(reply),
-            StoppedOperation::Delete(reply) => Request::Delete(reply),
+            StoppedOperation::Start(reply) => OwnerRequest::Start(reply),
+            StoppedOperation::Delete(reply) => OwnerRequest::Delete(reply),
         }
     }
 }
@@ -189,15 +194,16 @@ mod tests {
     use SandboxState::{Deleted, Deleting, Paused, Running, Snapshotting, Starting, Stopped, Stopping, Unpausing};
     use tokio::sync::oneshot;
 
-    /// What pause, stop, start, snapshot and delete come to: none if they are done.
+    /// The refusal of each request in this state, in the order pause, stop, start, snapshot, delete; `None` if it is
+    /// allowed.
     fn refusals(state: SandboxState) -> [Option<Refusal>; 5] {
         let new = NewSnapshot { name: None, kill_sandbox_after: false };
         let requests = [
-            Request::Pause(oneshot::channel().0),
-            Request::Stop(oneshot::channel().0),
-            Request::Start(oneshot::channel().0),
-            Request::Snapshot(new, oneshot::channel().0),
-            Request::Delete(oneshot::channel().0),
+            OwnerRequest::Pause(oneshot::channel().0),
+            OwnerRequest::Stop(oneshot::channel().0),
+            OwnerRequest::Start(oneshot::channel().0),
+            OwnerRequest::Snapshot(new, oneshot::channel().0),
+            OwnerRequest::Delete(oneshot::channel().0),
         ];
         requests.map(|request| {
             let kind = std::mem::discriminant(&request);

@@ -4,8 +4,8 @@
 //! running, snapshotting ─► machine adopted and resumed ─► running     (a lost machine: deleted, with the reason)
 //! paused, unpausing     ─► paused                                     (a half-woken machine is removed)
 //! stopping              ─► machine ended, its disk stored (in the background) ─► stopped
-//! stopped, starting over a stored disk ─► stopped
-//! starting, deleting    ─► deleted                 (the create was never acknowledged, or the delete is finished)
+//! stopped, starting with a stored disk ─► stopped
+//! starting without one, deleting       ─► deleted  (the create was never acknowledged, or the delete is finished)
 //! ```
 //!
 //! Whatever the host still has that no adopted sandbox owns is removed: half-made and half-woken machines, pooled
@@ -14,7 +14,7 @@
 use crate::clock::now_ms;
 use crate::error::StartError;
 use crate::handle::Published;
-use crate::sandbox::{NextState, sandbox};
+use crate::sandbox::{NextState, new_task};
 use crate::shared::Shared;
 use futures::stream::{self, StreamExt};
 use leapbox_db::{Db, Live, Sandbox, Status};
@@ -70,7 +70,7 @@ async fn recover_one(shared: &Arc<Shared>, found: Sandbox) -> Result<Recovered, 
             Ok((settle(shared, &found, Status::Paused(stored.clone()), None).await?, NextState::Paused(stored)))
         }
         Status::Stopped(stored) => Ok((found, NextState::Stopped(stored))),
-        Status::Starting(stored) => {
+        Status::Booting(stored) => {
             Ok((settle(shared, &found, Status::Stopped(stored.clone()), None).await?, NextState::Stopped(stored)))
         }
         // The machine may still run. Its workload has had its time to end, so the task only stores the disk.
@@ -152,7 +152,7 @@ fn resume(shared: &Arc<Shared>, found: Sandbox, next: NextState) {
         );
         return;
     };
-    let (handle, driver) = sandbox(Arc::clone(shared), Published::new(found, image));
+    let (handle, task) = new_task(Arc::clone(shared), Published::new(found, image));
     shared.register(id, handle);
-    shared.tasks.spawn(driver.resume(next));
+    shared.tasks.spawn(task.resume(next));
 }

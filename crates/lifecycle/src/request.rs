@@ -1,33 +1,33 @@
-//! Messages to a sandbox's task: requests of its owner, which are answered, and wakes, which are not.
+//! Messages to a sandbox's task: its owner's requests, which are answered, and wakes, which are not. Every HTTP request
+//! that needs the guest of a paused sandbox sends a wake.
 
 use crate::error::LifecycleError;
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow};
 use tokio::sync::oneshot;
 
-/// The channel on which the task answers a request.
+/// The channel on which the task answers an owner's request.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LifecycleError>>;
 
 /// A message to a sandbox's task.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Wake the sandbox. Everybody who waits for one pause sends this, so the task ignores it if the sandbox has been
-    /// woken, or a wake has failed, since the sender saw `PauseEpoch`. The outcome is published instead of answered.
+    /// Wake the sandbox. All HTTP requests that wait for it send this, so the task ignores it if the sandbox has
+    /// been woken, or a wake has failed, since the sender saw this epoch. The outcome is published instead of answered.
     Wake(PauseEpoch),
-    Ask(Request),
+    Ask(OwnerRequest),
 }
 
-/// Identifies one attempt to wake from one pause: the number of machines the sandbox has had, and of wakes that have
-/// failed since the last of them.
+/// Tells a current wake from a late one: it changes when the sandbox gets a machine, and when a wake fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PauseEpoch {
-    pub runs: u64,
+    pub generation: u64,
     pub failed_wakes: u64,
 }
 
 /// An operation that a sandbox's owner asks for. It is answered when it is done, or refused.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum OwnerRequest {
     Pause(Reply<Sandbox>),
     Stop(Reply<Sandbox>),
     Start(Reply<Sandbox>),
@@ -35,14 +35,17 @@ pub(crate) enum Request {
     Delete(Reply<Sandbox>),
 }
 
-impl Request {
+impl OwnerRequest {
     /// Answers the request with `error`.
     pub fn refuse(self, error: LifecycleError) {
         match self {
-            Request::Pause(reply) | Request::Stop(reply) | Request::Start(reply) | Request::Delete(reply) => {
+            OwnerRequest::Pause(reply)
+            | OwnerRequest::Stop(reply)
+            | OwnerRequest::Start(reply)
+            | OwnerRequest::Delete(reply) => {
                 answer(reply, Err(error));
             }
-            Request::Snapshot(_, reply) => answer(reply, Err(error)),
+            OwnerRequest::Snapshot(_, reply) => answer(reply, Err(error)),
         }
     }
 }

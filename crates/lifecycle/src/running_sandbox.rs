@@ -21,12 +21,12 @@ pub struct RunningSandbox {
     /// User, directories, environment and port of its processes.
     pub image: Arc<ImageConfig>,
     pub(crate) handle: Handle,
-    pub(crate) runs: u64,
+    pub(crate) generation: u64,
 }
 
 impl RunningSandbox {
-    /// Runs a call into the guest. If the machine ends first, the call ends at once with the sandbox's own reason: the
-    /// connections of a dead guest would only time out.
+    /// Runs a call into the guest. If the machine ends first, the call ends at once with the sandbox's own reason
+    /// (which is answered 409 if it was paused or stopped): the connections of a dead guest would only time out.
     pub async fn call<T>(
         &self,
         call: impl Future<Output = Result<T, GuestError>>,
@@ -38,17 +38,17 @@ impl RunningSandbox {
                 Err(error) if !matches!(error, GuestError::Fault(_)) => self.explain(error).await,
                 answer => Ok(answer),
             },
-            ended = self.handle.ended(self.runs) => Err(ended),
+            ended = self.handle.ended(self.generation) => Err(ended),
         }
     }
 
     /// Completes when the sandbox no longer runs in this machine: it is being stored, or the machine has ended.
     pub async fn left(&self) {
-        self.handle.left(self.runs).await;
+        self.handle.left(self.generation).await;
     }
 
     /// Replaces the error of a broken connection by the sandbox's end, if that is reported within [`DEATH_NOTICE`].
     async fn explain<T>(&self, error: GuestError) -> Result<Result<T, GuestError>, LifecycleError> {
-        tokio::time::timeout(DEATH_NOTICE, self.handle.ended(self.runs)).await.map_or(Ok(Err(error)), Err)
+        tokio::time::timeout(DEATH_NOTICE, self.handle.ended(self.generation)).await.map_or(Ok(Err(error)), Err)
     }
 }

@@ -1,7 +1,7 @@
 //! The task that owns one sandbox's state. Everybody else holds a [`Handle`].
 //!
 //! ```text
-//! Handle ──request──► StateDriver ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; pause.rs,
+//! Handle ──message──► SandboxTask ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; pause.rs,
 //!    ▲                             │                                                          snapshot.rs, stop.rs)
 //!    │                             ├─ paused:   wake, snapshot, delete                         (without_machine.rs)
 //!    │                             ├─ stopping: delete                                         (stop.rs)
@@ -9,8 +9,9 @@
 //! ```
 //!
 //! One task per sandbox is the only writer of its state, so that nobody has to think about two transitions at once:
-//! requests, the timeout and the death of the machine are handled one after the other. [`crate::policy`] decides what
-//! is allowed in which state. Every change is written to the database first and published after. The task ends when
+//! messages, the timeout and the death of the machine are handled one after the other. [`crate::policy`] decides what
+//! is allowed in which state. Every change is written to the database first and published after. Where there is no way
+//! back (a machine has ended, or runs again), a change is published even if it could not be written. The task ends when
 //! the sandbox is deleted or has failed, and when the server stops.
 
 mod begin;
@@ -20,13 +21,13 @@ mod snapshot;
 mod stop;
 mod without_machine;
 
-pub(crate) use begin::{CreateRequest, MachineSource};
+pub(crate) use begin::{LaunchPlan, MachineSource};
 
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
 use crate::handle::{Handle, Published, refused};
 use crate::machines::SandboxVm;
-use crate::request::{Message, Reply, Request, answer};
+use crate::request::{Message, OwnerRequest, Reply, answer};
 use crate::shared::Shared;
 use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
@@ -34,9 +35,9 @@ use leapbox_ids::CheckpointId;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
-/// Messages that may wait in the queue of one sandbox's task; a sender waits beyond that. All waiting requests send the
-/// same wake, so a long queue would only hold copies of it.
-const REQUESTS_MAX: usize = 32;
+/// Messages that may be in the queue of one sandbox's task; beyond that their senders wait. A longer queue would mostly
+/// hold copies of one wake, because every HTTP request that waits for the sandbox sends the same.
+const MESSAGES_MAX: usize = 32;
 
 /// The state in which a sandbox's task continues, with everything that exists of the sandbox in it.
 pub(crate) enum NextState {
@@ -54,24 +55,25 @@ pub(crate) enum NextState {
 type Attempt = Result<NextState, (NextState, LifecycleError)>;
 
 /// The task of one sandbox.
-pub(crate) struct StateDriver {
+pub(crate) struct SandboxTask {
     shared: Arc<Shared>,
     spec: Arc<Spec>,
     publish: watch::Sender<Published>,
-    requests: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<Message>,
     /// The guest was resumed and has not confirmed it: its workload may still be frozen, and its clock may be wrong.
     unconfirmed: bool,
 }
 
-/// Makes the handle and the task of a sandbox. The caller spawns [`StateDriver::begin`] or [`StateDriver::resume`].
-pub(crate) fn sandbox(shared: Arc<Shared>, published: Published) -> (Handle, StateDriver) {
+/// Makes the task of a sandbox, and the handle by which others reach it. The caller spawns [`SandboxTask::begin`] or
+/// [`SandboxTask::resume`].
+pub(crate) fn new_task(shared: Arc<Shared>, published: Published) -> (Handle, SandboxTask) {
     let spec = Arc::clone(&published.sandbox.spec);
     let (publish, published) = watch::channel(published);
-    let (send, requests) = mpsc::channel(REQUESTS_MAX);
-    (Handle::new(published, send), StateDriver { shared, spec, publish, requests, unconfirmed: false })
+    let (send, messages) = mpsc::channel(MESSAGES_MAX);
+    (Handle::new(published, send), SandboxTask { shared, spec, publish, messages, unconfirmed: false })
 }
 
-impl StateDriver {
+impl SandboxTask {
     /// Runs the task of a sandbox that the previous server had.
     pub async fn resume(mut self, state: NextState) {
         if let NextState::Running(_, machine) = &state {
@@ -103,7 +105,7 @@ impl StateDriver {
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
-            message = self.requests.recv() => message,
+            message = self.messages.recv() => message,
         }
     }
 
@@ -117,7 +119,7 @@ impl StateDriver {
         state
     }
 
-    fn refuse(&self, request: Request, refusal: crate::policy::Refusal) {
+    fn refuse(&self, request: OwnerRequest, refusal: crate::policy::Refusal) {
         request.refuse(refused(&self.publish.borrow().sandbox, refusal));
     }
 
@@ -140,7 +142,8 @@ impl StateDriver {
         Ok(())
     }
 
-    /// Commits a transition that cannot be refused, such as the end of a machine. A database failure is logged.
+    /// Publishes a transition that cannot be refused, such as the end of a machine, also if it cannot be written to the
+    /// database. That failure is logged.
     async fn commit_best_effort(&mut self, sandbox: Sandbox) {
         // What is published is true, with or without the row. The old row makes the next start of the server arrive at
         // the same state: it finds the machine gone, or resumes it.
@@ -179,7 +182,7 @@ impl StateDriver {
         self.publish.send_modify(|published| {
             published.sandbox = sandbox;
             published.guest = Some(machine.guest());
-            published.runs += 1;
+            published.generation += 1;
             published.failed_wake = None;
         });
     }

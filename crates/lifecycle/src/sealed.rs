@@ -42,13 +42,13 @@ impl Shared {
         org: &OrganisationId,
         environment: &[(String, String)],
     ) -> Result<Sealed, LifecycleError> {
-        self.seal(&environment_of(org), &environment).map_err(LifecycleError::Environment)
+        self.seal(&environment_purpose(org), &environment).map_err(LifecycleError::Seal)
     }
 
     /// Opens the environment variables of a sandbox.
     pub fn environment_of(&self, spec: &Spec) -> Result<Vec<(String, String)>, LifecycleError> {
         let Some(sealed) = &spec.environment else { return Ok(Vec::new()) };
-        self.open(&environment_of(&spec.organisation), sealed).map_err(LifecycleError::Environment)
+        self.open(&environment_purpose(&spec.organisation), sealed).map_err(LifecycleError::Environment)
     }
 
     /// Seals the policy of the new sandbox `id`, and makes a certificate authority for it if the policy has transforms.
@@ -59,8 +59,8 @@ impl Shared {
         policy: &Policy,
     ) -> Result<SealedEgress, LifecycleError> {
         let network_policy = (*policy != Policy::AllowAll).then(|| policy.shown().to_string());
-        let secrets = policy.has_secrets().then(|| self.seal(&policy_of(org), &policy.document()));
-        let network_secrets = secrets.transpose().map_err(LifecycleError::Policy)?;
+        let secrets = policy.has_secrets().then(|| self.seal(&policy_purpose(org), &policy.document()));
+        let network_secrets = secrets.transpose().map_err(LifecycleError::Seal)?;
         let egress_ca = if policy.has_transforms() { Some(self.sealed_authority(id)?) } else { None };
         Ok(SealedEgress { network_policy, network_secrets, egress_ca })
     }
@@ -68,7 +68,7 @@ impl Shared {
     fn sealed_authority(&self, id: &SandboxId) -> Result<Sealed, LifecycleError> {
         let authority = Authority::generate().map_err(LifecycleError::Authority)?;
         let pems = (authority.certificate_pem(), authority.key_pem());
-        self.seal(&authority_of(id), &pems).map_err(LifecycleError::Policy)
+        self.seal(&authority_purpose(id), &pems).map_err(LifecycleError::Seal)
     }
 
     /// Opens the policy and the certificate authority of a sandbox.
@@ -77,7 +77,7 @@ impl Shared {
         let policy = self.stored_policy(&spec.organisation, shown, secrets).map_err(LifecycleError::Policy)?;
         let policy = Arc::new(policy);
         let Some(sealed) = &spec.egress_ca else { return Ok(Egress { policy, authority: None }) };
-        let pems = self.open(&authority_of(&spec.id), sealed).map_err(LifecycleError::Policy)?;
+        let pems = self.open(&authority_purpose(&spec.id), sealed).map_err(LifecycleError::Policy)?;
         let (certificate, key): (String, String) = pems;
         let authority = Authority::from_pem(&certificate, &key).map_err(LifecycleError::Authority)?;
         Ok(Egress { policy, authority: Some(Arc::new(authority)) })
@@ -97,7 +97,7 @@ impl Shared {
     ) -> Result<Policy, SealedError> {
         // A policy with secrets is sealed whole: the shown text lacks the header values, and is not authenticated.
         let document = match (secrets, shown) {
-            (Some(sealed), _) => self.open(&policy_of(org), sealed)?,
+            (Some(sealed), _) => self.open(&policy_purpose(org), sealed)?,
             (None, Some(shown)) => serde_json::from_str(shown)?,
             (None, None) => return Ok(Policy::AllowAll),
         };
@@ -105,16 +105,16 @@ impl Shared {
     }
 }
 
-// A sealed value opens only with the text that it was sealed with, so these texts must never change.
+// A sealed value opens only with the purpose that it was sealed with, so these texts must never change.
 
-fn environment_of(org: &OrganisationId) -> String {
+fn environment_purpose(org: &OrganisationId) -> String {
     format!("environment of a sandbox of {org}")
 }
 
-fn policy_of(org: &OrganisationId) -> String {
+fn policy_purpose(org: &OrganisationId) -> String {
     format!("network policy of a sandbox of {org}")
 }
 
-fn authority_of(id: &SandboxId) -> String {
+fn authority_purpose(id: &SandboxId) -> String {
     format!("certificate authority of {id}")
 }

@@ -6,7 +6,7 @@ use crate::error::{LifecycleError, StartError};
 use crate::handle::refused;
 use crate::machines::{Host, HostParts, Machines};
 use crate::policy::Refusal;
-use crate::request::{Reply, Request};
+use crate::request::{OwnerRequest, Reply};
 use crate::running_sandbox::RunningSandbox;
 use crate::shared::Shared;
 use crate::stats::LifecycleStats;
@@ -83,7 +83,7 @@ impl Lifecycle {
     /// Deletes a sandbox; returns when nothing is left of it.
     pub async fn delete(&self, org: &OrganisationId, id: &SandboxId) -> Result<(), LifecycleError> {
         if let Some(handle) = self.shared.registered(org, id) {
-            return handle.ask(Request::Delete).await.map(drop);
+            return handle.ask(OwnerRequest::Delete).await.map(drop);
         }
         // Of a failed sandbox only the row is left. Without it the sandbox is no longer shown.
         let failed = self.shared.failed(org, id).await?;
@@ -91,26 +91,27 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Stores memory, devices and disk of a running sandbox, and ends its machine. Any request wakes it.
+    /// Stores memory, devices and disk of a running sandbox, and ends its machine. Any HTTP request that needs the
+    /// guest wakes it.
     pub async fn pause(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
-        self.ask(org, id, Request::Pause).await
+        self.ask(org, id, OwnerRequest::Pause).await
     }
 
     /// Ends the processes of a running sandbox, and keeps its disk.
     pub async fn stop_sandbox(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
-        self.ask(org, id, Request::Stop).await
+        self.ask(org, id, OwnerRequest::Stop).await
     }
 
     /// Boots a stopped sandbox over its disk.
     pub async fn start_sandbox(&self, org: &OrganisationId, id: &SandboxId) -> Result<SandboxDetails, LifecycleError> {
-        self.ask(org, id, Request::Start).await
+        self.ask(org, id, OwnerRequest::Start).await
     }
 
     async fn ask(
         &self,
         org: &OrganisationId,
         id: &SandboxId,
-        request: impl FnOnce(Reply<Sandbox>) -> Request,
+        request: impl FnOnce(Reply<Sandbox>) -> OwnerRequest,
     ) -> Result<SandboxDetails, LifecycleError> {
         let sandbox = self.shared.find(org, id).await?.ask(request).await?;
         Ok(view::details(&sandbox))
@@ -125,7 +126,7 @@ impl Lifecycle {
         let Some(guest) = published.guest else {
             return Err(refused(&published.sandbox, Refusal::InTransition));
         };
-        Ok(RunningSandbox { id: id.clone(), guest, image: published.image, handle, runs: published.runs })
+        Ok(RunningSandbox { id: id.clone(), guest, image: published.image, handle, generation: published.generation })
     }
 
     /// Receives the ids of sandboxes whose machines are about to end, from now on. The gateway closes its connections

@@ -26,7 +26,7 @@ const STORES_AT_ONCE: usize = 4;
 const ENDING_BACKLOG: usize = 1024;
 
 pub(crate) struct Shared {
-    /// This runner's name, as the API shows it.
+    /// Name of this host. `pod_id` is the contract's word for the host that a sandbox runs on.
     pub pod_id: String,
     pub db: Db,
     pub machines: Arc<dyn Machines>,

@@ -1,7 +1,7 @@
 //! The snapshot operations that the API calls: take, list and delete. Restoring one is in `create`.
 
 use crate::error::LifecycleError;
-use crate::request::Request;
+use crate::request::OwnerRequest;
 use crate::service::Lifecycle;
 use crate::view;
 use leapbox_api_types::snapshot::{NewSnapshot, SnapshotDetails, SnapshotList, SnapshotListQuery};
@@ -17,7 +17,7 @@ impl Lifecycle {
         id: &SandboxId,
         new: NewSnapshot,
     ) -> Result<SnapshotDetails, LifecycleError> {
-        let snapshot = self.shared.find(org, id).await?.ask(|reply| Request::Snapshot(new, reply)).await?;
+        let snapshot = self.shared.find(org, id).await?.ask(|reply| OwnerRequest::Snapshot(new, reply)).await?;
         Ok(view::snapshot(snapshot))
     }
 

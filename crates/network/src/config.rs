@@ -19,12 +19,12 @@ pub struct NetworkConfig {
     pub max_slots: u32,
     /// Number of slots that the pool keeps ready. Preparing one takes some ten milliseconds.
     pub prepared: usize,
-    /// Name servers to which queries are forwarded. `None` takes the host's from /etc/resolv.conf and follows its
-    /// changes; an empty list answers every query with SERVFAIL.
+    /// Upstream name servers, to which the slots' name servers forward queries. `None` takes the host's from
+    /// /etc/resolv.conf and follows its changes; an empty list answers every query with SERVFAIL.
     pub dns_upstreams: Option<Vec<SocketAddr>>,
     pub guest_link: GuestLink,
-    /// Private networks that a sandbox's policy may open with its `allow_cidrs`. Only an entry of a single address
-    /// (/32) opens an address of the host itself.
+    /// Networks of closed addresses that a sandbox's policy may open with its `allow_cidrs`. Only an entry of a single
+    /// address (/32) opens an address of the host itself.
     pub egress_private_cidrs: Vec<Cidr>,
 }
 

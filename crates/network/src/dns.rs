@@ -1,18 +1,22 @@
-//! Name servers for sandboxes: over UDP and TCP at the gateway address inside each slot, served by this process.
+//! Name servers for sandboxes. Each slot has one, at the slot's first address, over UDP and TCP; this process serves
+//! all of them. In this crate, a *name server* is the one that a slot's guest asks, and the *forwarder* is hickory's
+//! resolver, one for all slots, which asks the *upstream* name servers: configured ones, or the host's.
 //!
 //! ```text
-//!   guest ─ 10.254.254.1:53 ─┬─ udp  ─┐ rate and size of this slot            one resolver for all slots
+//!   guest ─ 10.254.254.1:53 ─┬─ udp  ─┐ rate and size of this slot            one forwarder for all slots
 //!                            └─ tcp  ─┴──── answer (policy) ───── upstream ── host's name servers (root namespace)
-//!                                              └─ slot (cache) ───── the egress proxy
+//!                                              └─ slot (cache of this slot's answers) ── the egress proxy
 //! ```
 //!
 //! A query is answered only if the sandbox's policy allows its name; else it is refused here, without a packet to the
-//! outside. No answer contains an address that the sandbox may not reach.
+//! outside. No A record of an answer has a closed address, unless that is opened to the sandbox.
 //!
 //! The listeners are this crate's and not hickory-server's, which start a task for every datagram and accept any number
-//! of connections: a guest could exhaust this process. Messages and forwarding are hickory's. No answer is cached for
-//! other sandboxes: they could find out by timing what this one has asked for, and memory would not be bounded. The
-//! upstream caches.
+//! of connections: a guest could exhaust this process. Messages and forwarding are hickory's.
+//!
+//! Under `custom` a slot caches its own answers, for its egress proxy alone: the guest's queries are always forwarded.
+//! No answer is cached for other slots: their sandboxes could find out by timing what this one has asked for, and
+//! memory would not be bounded. The upstream name servers cache.
 //!
 //! While the server is down sandboxes have no name server, and resolve nothing (fail closed).
 
@@ -24,7 +28,7 @@ mod tcp;
 mod udp;
 mod upstream;
 
-pub(crate) use slot::{NamePolicy, SlotResolver};
+pub(crate) use slot::{NamePolicy, SlotNameServer};
 pub(crate) use upstream::{Upstream, read_resolv_conf};
 
 use crate::namespace::NamespaceThread;
@@ -55,7 +59,7 @@ pub(crate) struct Dns {
 pub struct DnsStats {
     /// Queries that were answered, with records or with an error.
     pub answered: u64,
-    /// Those of the answered queries that failed because no upstream has answered (SERVFAIL).
+    /// Those of the answered queries that failed because no upstream name server has answered (SERVFAIL).
     pub failed: u64,
     /// Queries and connections that were dropped, because a slot is over its limits or has sent nonsense.
     pub dropped: u64,
@@ -94,15 +98,15 @@ impl Dns {
         self: &Arc<Self>,
         netns_thread: &NamespaceThread,
         netns: Arc<OwnedFd>,
-    ) -> io::Result<(JoinSet<()>, Arc<SlotResolver>)> {
+    ) -> io::Result<(JoinSet<()>, Arc<SlotNameServer>)> {
         let (udp, tcp) = netns_thread.run(netns, bind).await?;
         let udp = tokio::net::UdpSocket::from_std(udp)?;
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
-        let resolver = Arc::new(SlotResolver::new(self.clone()));
+        let name_server = Arc::new(SlotNameServer::new(self.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(udp::serve(resolver.clone(), udp));
-        tasks.spawn(tcp::serve(resolver.clone(), tcp));
-        Ok((tasks, resolver))
+        tasks.spawn(udp::serve(name_server.clone(), udp));
+        tasks.spawn(tcp::serve(name_server.clone(), tcp));
+        Ok((tasks, name_server))
     }
 }
 

@@ -12,7 +12,7 @@ pub enum NetworkError {
     Instance { instance: String },
     #[error("link block {block} has no room for {max_slots} slots of two addresses each (at least one is needed)")]
     LinkBlockSize { block: Ipv4Block, max_slots: u32 },
-    #[error("{max_slots} uids from {base_uid} on do not fit: the first must not be root's, the last below 2^32")]
+    #[error("{max_slots} uids from {base_uid} on do not fit: the first must not be 0 (root), the last below 2^32")]
     Uids { base_uid: u32, max_slots: u32 },
     /// Another process in this network namespace holds the same instance id or the same block.
     #[error("another server on this host already uses {what}: stop it, or configure another one")]
@@ -102,7 +102,10 @@ pub enum NetworkError {
     /// A slot gets one policy in its life.
     #[error("network slot {index} already has a policy")]
     PolicySet { index: u32 },
-    #[error("could not set up forwarding of DNS queries")]
+    /// The policy has come after the slot was closed.
+    #[error("network slot {index} no longer exists, so no policy can be installed in it")]
+    SlotGone { index: u32 },
+    #[error("could not set up the forwarding of DNS queries")]
     DnsUpstream {
         #[source]
         source: hickory_resolver::net::NetError,

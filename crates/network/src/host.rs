@@ -25,7 +25,7 @@ pub struct HostFacts {
     pub forward_drops: Vec<ForwardDrop>,
     /// Whether rules of the old iptables are loaded as well. `nft` does not list them, so their policies are not known.
     pub legacy_iptables: bool,
-    /// The host's name servers, to which queries are forwarded unless others are configured.
+    /// The host's name servers, to which sandboxes' queries are forwarded unless others are configured.
     pub name_servers: Vec<SocketAddr>,
 }
 

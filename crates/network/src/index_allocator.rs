@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 /// its last use exists any more.
 #[derive(Debug)]
 pub(crate) struct IndexAllocator {
-    // A queue, so that the index that was unused for the longest time is given out first. Late packets for the former
+    // A queue, so that the index that was unused for the longest time is given out first. Late packets for the previous
     // sandbox at its address have the most time to end then.
     free: VecDeque<u32>,
     in_use: BTreeSet<u32>,
@@ -14,7 +14,7 @@ pub(crate) struct IndexAllocator {
 }
 
 impl IndexAllocator {
-    /// All indices below `max_slots` are free, except those in `left`, whose veth a former server has left.
+    /// All indices below `max_slots` are free, except those in `left`, whose veth a previous server has left.
     pub(crate) fn new(max_slots: u32, left: BTreeSet<u32>) -> Self {
         let free = (0..max_slots).filter(|index| !left.contains(index)).collect();
         Self { free, in_use: BTreeSet::new(), releasing: left }
@@ -46,13 +46,13 @@ impl IndexAllocator {
 
     /// Frees an index of which nothing exists any more.
     pub(crate) fn released(&mut self, index: u32, max_slots: u32) {
-        // A former server with a larger `max_slots` may have left indices that this one does not have.
+        // A previous server with a larger `max_slots` may have left indices that this one does not have.
         if self.releasing.remove(&index) && index < max_slots {
             self.free.push_back(index);
         }
     }
 
-    /// The indices of closed slots, and of those that a former server has left.
+    /// The indices of closed slots, and of those that a previous server has left.
     pub(crate) fn releasing(&self) -> &BTreeSet<u32> {
         &self.releasing
     }

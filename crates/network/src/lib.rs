@@ -2,15 +2,19 @@
 //! internet.
 //!
 //! ```text
-//!   guest            slot: an anonymous network namespace              root: the server's own namespace
+//!   guest            slot: an anonymous network namespace              root namespace: the server's own
 //!  ┌───────┐        ┌───────────────────────────────────────┐        ┌──────────────────────────────────┐
 //!  │ eth0 ─┼────────┼─ tap0 ── netdev: addresses fixed      │        │  table inet leapbox_<instance>   │
-//!  │  .2   │        │   .1     inet: DNS, proxy, direct     │        │  no private address, no host,    │
+//!  │  .2   │        │   .1     inet: DNS, proxy, direct     │        │  no closed address, no host,     │
 //!  │       │        │           │ snat                      │        │  no other slot, nothing new in   │
 //!  │       │        │         uplink ───────── veth /31 ────┼────────┼─ lb<instance>s<index> ─ NAT ─ up │
 //!  │ eth1 ─┼────────┼─ tap1    (guest channel, never routed)│        │                                  │
 //!  └───────┘        └───────────────────────────────────────┘        └──────────────────────────────────┘
 //! ```
+//!
+//! A guest has two network cards. *The workload's card* is its `eth0`, whose other end in the slot is `tap0`:
+//! everything that runs in the sandbox uses it, and a policy is about it alone. *The channel* is its `eth1`, whose
+//! other end is `tap1`: the server reaches the guest's agent over it.
 //!
 //! Guest addresses are the same in every sandbox, so that a snapshot fits into any slot. Sandboxes are told apart by
 //! the slot's index, which decides the slot's own address, its veth's name and the uid of its VMM. Slots are prepared
@@ -20,13 +24,13 @@
 //! killed server leaves nothing behind. The host-wide table is replaced in one transaction at every start, and its
 //! number of rules does not depend on the number of slots.
 //!
-//! A new slot is closed. [`PolicyInstaller::install`] gives it the policy of its sandbox, once. Destinations that are
-//! reached directly become elements of the slot's own sets; all other TCP is redirected to the egress proxy (crate
-//! `leapbox-egress`), which listens inside the slot and dials from the root namespace, with a mark that the host-wide
-//! table checks again.
+//! From a new slot nothing leaves. [`PolicyInstaller::install`] gives it the policy of its sandbox, once. Destinations
+//! that are reached directly become elements of the slot's own sets; all other TCP is redirected to the egress proxy
+//! (crate `leapbox-egress`), which listens inside the slot and dials from the root namespace, with a mark that the
+//! host-wide table checks again.
 //!
-//! This process resolves names, at the gateway address inside each slot, as far as the policy allows. Without the
-//! server sandboxes have no name server, and nobody listens behind the redirection: they fail closed.
+//! Each slot has a name server at its first address, run by this process, which answers as far as the policy allows.
+//! Without the server sandboxes have no name server, and nobody listens behind the redirection: they fail closed.
 //!
 //! `lifecycle` and `bases` take slots; `doctor` asks [`host_facts`].
 //!

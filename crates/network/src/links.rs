@@ -45,11 +45,11 @@ pub(crate) fn addresses() -> Result<Vec<(String, Ipv4Addr)>, NetworkError> {
     Ok(all.filter_map(|one| Some((one.interface_name, one.address?.as_sockaddr_in()?.ip()))).collect())
 }
 
-/// Sets up a new slot's interfaces: the veth with its other end in the namespace `root`, both taps' addresses, and the
+/// Sets up a new slot's interfaces: the veth with its other end in the root namespace, both taps' addresses, and the
 /// default route. The calling thread must be inside the slot.
-pub(crate) async fn wire_slot(plan: &SlotPlan, root: RawFd) -> Result<(), NetworkError> {
+pub(crate) async fn wire_slot(plan: &SlotPlan, root_netns: RawFd) -> Result<(), NetworkError> {
     let handle = open()?;
-    add_veth(&handle, plan, root).await?;
+    add_veth(&handle, plan, root_netns).await?;
     set_up(&handle, "lo", None).await?;
     set_up(&handle, UPLINK, None).await?;
     add_address(&handle, UPLINK, plan.slot_address, LINK_PREFIX).await?;
@@ -68,7 +68,7 @@ pub(crate) async fn wire_root(handle: &Handle, plan: &SlotPlan) -> Result<(), Ne
     set_up(handle, &plan.veth, None).await
 }
 
-/// Brings the root namespace's end of an adopted slot's veth up again: the former server may have cut it off.
+/// Brings the root namespace's end of an adopted slot's veth up again: the previous server may have cut it off.
 pub(crate) async fn set_up_veth(handle: &Handle, veth: &str) -> Result<(), NetworkError> {
     set_up(handle, veth, None).await
 }
@@ -82,8 +82,8 @@ pub(crate) async fn cut(handle: &Handle, veth: &str) -> Result<(), NetworkError>
     }
 }
 
-async fn add_veth(handle: &Handle, plan: &SlotPlan, root: RawFd) -> Result<(), NetworkError> {
-    let far_end = LinkUnspec::new_with_name(&plan.veth).setns_by_fd(root).build();
+async fn add_veth(handle: &Handle, plan: &SlotPlan, root_netns: RawFd) -> Result<(), NetworkError> {
+    let far_end = LinkUnspec::new_with_name(&plan.veth).setns_by_fd(root_netns).build();
     let message = LinkVeth::new(UPLINK, &plan.veth).set_info_data(InfoData::Veth(InfoVeth::Peer(far_end))).build();
     handle.link().add(message).execute().await.map_err(|source| routing("make the veth", &plan.veth, source))
 }

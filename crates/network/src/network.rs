@@ -1,7 +1,7 @@
 //! The network of one installation: its host-wide table, its pool of slots, and its indices.
 //!
 //! A restarted server calls [`Network::start`], then [`Network::adopt`] for each sandbox that still runs, then
-//! [`Network::start_pool`]. An index whose veth a former server has left is not given out while the veth exists.
+//! [`Network::start_pool`]. An index whose veth a previous server has left is not given out while the veth exists.
 
 use crate::config::NetworkConfig;
 use crate::dns::DnsStats;
@@ -84,7 +84,7 @@ pub struct Network {
 
 impl Network {
     /// Starts the network: replaces the host-wide table and lets the host forward. It makes no slot; see
-    /// [`Self::start_pool`]. Running sandboxes of a former server keep their connections.
+    /// [`Self::start_pool`]. Running sandboxes of a previous server keep their connections.
     ///
     /// All threads of the calling runtime must be in one network namespace.
     pub async fn start(config: NetworkConfig) -> Result<Arc<Self>, NetworkError> {
@@ -114,9 +114,9 @@ impl Network {
         }))
     }
 
-    /// Takes over the namespace of a sandbox that a former server has started. Its name server is opened again and its
-    /// rules are brought to this version; connections through it go on. Its sets stay as they are, so it reaches what
-    /// it reached directly before; the proxy and names need [`crate::PolicyInstaller::install_again`].
+    /// Takes over the namespace of a sandbox that a previous server has started. Its name server is opened again and
+    /// its rules are brought to this version; connections through it go on. Its sets stay as they are, so it reaches
+    /// what it reached directly before; the proxy and names need [`crate::PolicyInstaller::install_again`].
     pub async fn adopt(&self, index: u32, netns: OwnedFd) -> Result<Slot, NetworkError> {
         let shared = &self.shared;
         if index >= shared.config.max_slots {
@@ -132,7 +132,7 @@ impl Network {
         shared.attach_dns(lease, plan, netns).await
     }
 
-    /// Starts the task that keeps `prepared` slots ready. Slots of a former server must have been adopted before.
+    /// Starts the task that keeps `prepared` slots ready. Slots of a previous server must have been adopted before.
     pub fn start_pool(self: &Arc<Self>) {
         self.tasks().spawn(fill(Arc::downgrade(self), self.shared.clone()));
     }
@@ -183,8 +183,8 @@ impl Network {
 
     /// The egress journals of all sandboxes, including those whose slots are being released.
     pub fn journals(&self) -> Vec<Arc<Journal>> {
-        let usages = self.shared.usages();
-        usages.values().filter_map(|usage| usage.journal.clone()).collect()
+        let sandboxes = self.shared.sandboxes();
+        sandboxes.values().filter_map(|sandbox| sandbox.journal.clone()).collect()
     }
 
     pub fn stats(&self) -> NetworkStats {

@@ -3,9 +3,9 @@
 use crate::config::NetworkConfig;
 use std::net::Ipv4Addr;
 
-/// Name of the tap behind the workload's `eth0`, inside the slot.
+/// Name of the tap behind the workload's card (the guest's `eth0`), inside the slot.
 pub const WORKLOAD_TAP: &str = "tap0";
-/// Name of the guest channel's tap, inside the slot.
+/// Name of the tap behind the guest channel (the guest's `eth1`), inside the slot.
 pub const CHANNEL_TAP: &str = "tap1";
 /// Name of the slot's end of the veth to the root namespace.
 pub(crate) const UPLINK: &str = "uplink";

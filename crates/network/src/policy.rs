@@ -1,15 +1,15 @@
 //! Installs a sandbox's policy in its slot, once in the slot's life.
 //!
 //! ```text
-//! closed ── install ──┬─ names: the resolver answers what the policy allows
-//!                     ├─ proxy: listens inside the slot (not under allow-all)
-//!                     └─ kernel: elements of the slot's sets, and of the host-wide table for private networks
+//! new slot ── install ──┬─ names: the name server answers what the policy allows
+//!                       ├─ proxy: listens inside the slot (not under allow-all)
+//!                       └─ kernel: elements of the slot's sets, and of the host-wide table for opened networks
 //! ```
 //!
-//! The order is from the inside out, so that nothing is redirected to a proxy that does not listen yet. A slot that a
-//! former server has opened stays open as it is while the same policy is installed again.
+//! The order is from the inside out, so that nothing is redirected to a proxy that does not listen yet. A slot in
+//! which a previous server has installed a policy stays as it is while the same policy is installed again.
 
-use crate::dns::{NamePolicy, SlotResolver};
+use crate::dns::{NamePolicy, SlotNameServer};
 use crate::error::NetworkError;
 use crate::namespace;
 use crate::nft;
@@ -18,7 +18,7 @@ use crate::prepare::blocking;
 use crate::refusals;
 use crate::rules::{self, PROXY_PORT};
 use crate::shared::Shared;
-use leapbox_egress::{Authority, EgressContext, Journal, NameResolver};
+use leapbox_egress::{Authority, EgressContext, Journal, NameServer};
 use leapbox_egress_policy::{Cidr, Evaluator, Policy};
 use leapbox_errors::chain;
 use leapbox_guest_protocol::net::WORKLOAD_GATEWAY;
@@ -54,7 +54,7 @@ pub struct PolicyInstaller {
     shared: Arc<Shared>,
     plan: SlotPlan,
     netns: Weak<OwnedFd>,
-    resolver: Arc<SlotResolver>,
+    name_server: Arc<SlotNameServer>,
     tasks: Weak<SlotTasks>,
 }
 
@@ -79,10 +79,10 @@ impl PolicyInstaller {
         shared: Arc<Shared>,
         plan: SlotPlan,
         netns: &Arc<OwnedFd>,
-        resolver: Arc<SlotResolver>,
+        name_server: Arc<SlotNameServer>,
         tasks: &Arc<SlotTasks>,
     ) -> Self {
-        Self { shared, plan, netns: Arc::downgrade(netns), resolver, tasks: Arc::downgrade(tasks) }
+        Self { shared, plan, netns: Arc::downgrade(netns), name_server, tasks: Arc::downgrade(tasks) }
     }
 
     /// Installs the policy of a new slot, from which nothing leaves before. It takes a few milliseconds, most of them
@@ -103,21 +103,22 @@ impl PolicyInstaller {
         let journal = Arc::new(Journal::new(sandbox));
         let name_policy = NamePolicy { evaluator: evaluator.clone(), journal: journal.clone() };
         // Set once, and first: it is what makes a second call fail before anything is changed.
-        if !self.resolver.set_policy(name_policy) {
+        if !self.name_server.set_policy(name_policy) {
             return Err(NetworkError::PolicySet { index: self.plan.index });
         }
-        // Held to the end: the slot's index is not released, and private networks not closed, while they are being
-        // opened. It comes before the journal is noted, because the index of a slot that is gone may be another's by now.
-        let netns = self.netns.upgrade().ok_or(NetworkError::Stopping)?;
-        self.shared.usages().entry(self.plan.index).or_default().journal = Some(journal.clone());
+        // Held to the end: the slot's index is not released, and its opened networks not closed, while they are being
+        // opened. It comes before the journal is noted, because the index of a slot that is gone may be another's by
+        // now.
+        let netns = self.netns.upgrade().ok_or(NetworkError::SlotGone { index: self.plan.index })?;
+        self.shared.sandboxes().entry(self.plan.index).or_default().journal = Some(journal.clone());
         self.watch_refusals(&netns, &evaluator, &journal).await;
         if *evaluator.policy() != Policy::AllowAll {
             self.start_proxy(&netns, evaluator.clone(), journal, authority).await?;
         }
-        self.shared.open_private(&self.plan, evaluator.exceptions()).await?;
+        self.shared.open_networks(&self.plan, evaluator.opened_networks()).await?;
         let closed_udp: &[u16] = if matches!(evaluator.policy(), Policy::Custom(_)) { &[QUIC_PORT] } else { &[] };
-        // One transaction: no packet meets the sets between the former server's elements and the new ones.
-        let script = before + &rules::slot_policy(&evaluator.direct(), closed_udp);
+        // One transaction: no packet meets the sets between the previous server's elements and the new ones.
+        let script = before + &rules::slot_policy_script(&evaluator.direct(), closed_udp);
         if script.is_empty() {
             return Ok(());
         }
@@ -134,8 +135,8 @@ impl PolicyInstaller {
         let failed = |source| NetworkError::Proxy { index: self.plan.index, source };
         let listener = self.shared.netns_thread.run(netns.clone(), listener).await.map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-        let resolver: Arc<dyn NameResolver> = self.resolver.clone();
-        let context = EgressContext::new(evaluator, resolver, journal, authority);
+        let name_server: Arc<dyn NameServer> = self.name_server.clone();
+        let context = EgressContext::new(evaluator, name_server, journal, authority);
         self.spawn(leapbox_egress::serve(self.shared.proxy.clone(), context, listener));
         Ok(())
     }
@@ -159,7 +160,7 @@ impl PolicyInstaller {
 fn listener() -> io::Result<std::net::TcpListener> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    // Sockets of a former server's connections may still exist at this address, and would make the bind fail.
+    // Sockets of a previous server's connections may still exist at this address, and would make the bind fail.
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(WORKLOAD_GATEWAY, PROXY_PORT)))?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
@@ -167,46 +168,46 @@ fn listener() -> io::Result<std::net::TcpListener> {
 }
 
 impl Shared {
-    /// Opens private networks of the operator's list to one slot, until its index is released.
-    async fn open_private(self: &Arc<Self>, plan: &SlotPlan, private: Vec<Cidr>) -> Result<(), NetworkError> {
-        if private.is_empty() {
+    /// Opens networks of the operator's list to one slot, until its index is released.
+    async fn open_networks(self: &Arc<Self>, plan: &SlotPlan, networks: Vec<Cidr>) -> Result<(), NetworkError> {
+        if networks.is_empty() {
             return Ok(());
         }
-        let script = rules::open_private(&self.config.instance, plan.slot_address, &private);
+        let script = rules::open_networks(&self.config.instance, plan.slot_address, &networks);
         // Noted before they are opened: a caller that gives up meanwhile must not leave them open to the slot's
         // successor.
-        self.usages().entry(plan.index).or_default().private = private;
+        self.sandboxes().entry(plan.index).or_default().opened = networks;
         let (shared, index) = (self.clone(), plan.index);
         blocking(move || {
             let opened = nft::apply(&script);
             if opened.is_err()
-                && let Some(usage) = shared.usages().get_mut(&index)
+                && let Some(sandbox) = shared.sandboxes().get_mut(&index)
             {
-                usage.private.clear();
+                sandbox.opened.clear();
             }
             opened
         })
         .await
     }
 
-    /// Forgets the sandbox of a slot that no longer exists, and closes the private networks that were opened to it.
+    /// Forgets the sandbox of a slot that no longer exists, and closes the networks that were opened to it.
     /// Returns false if that failed; the index must then not be given out again, because its next sandbox would reach
     /// them.
     pub(crate) async fn forget_sandbox(&self, index: u32) -> bool {
-        let private = self.usages().get(&index).map(|usage| usage.private.clone()).unwrap_or_default();
-        if !private.is_empty() {
+        let opened = self.sandboxes().get(&index).map(|sandbox| sandbox.opened.clone()).unwrap_or_default();
+        if !opened.is_empty() {
             let address = SlotPlan::new(&self.config, index).slot_address;
-            let script = rules::close_private(&self.config.instance, address, &private);
+            let script = rules::close_networks(&self.config.instance, address, &opened);
             if let Err(error) = blocking(move || nft::apply(&script)).await {
                 tracing::error!(
                     index,
                     error = %chain(&error),
-                    "private networks could not be closed to a former slot: its index is not used again until they are"
+                    "opened networks could not be closed after their slot's end: its index is not used until they are"
                 );
                 return false;
             }
         }
-        self.usages().remove(&index);
+        self.sandboxes().remove(&index);
         true
     }
 }

@@ -1,4 +1,4 @@
-//! Prepares a slot's namespace for a guest, or checks one that a former server has made.
+//! Prepares a slot's namespace for a guest, or checks one that a previous server has made.
 
 use crate::config::GuestLink;
 use crate::error::NetworkError;
@@ -52,7 +52,7 @@ pub(crate) async fn adopt(plan: &SlotPlan, netns: Arc<OwnedFd>) -> Result<(), Ne
     // addresses, which the index decides, must be on both ends.
     let root_side = links::addresses()?;
     if !has(&root_side, &plan.veth, plan.root_address) {
-        let what = format!("{} does not have {} in the host's namespace", plan.veth, plan.root_address);
+        let what = format!("{} does not have {} in the server's namespace", plan.veth, plan.root_address);
         return Err(NetworkError::Miswired { index: plan.index, what });
     }
     let slot = plan.clone();

@@ -1,9 +1,10 @@
-//! Reads which packets the kernel refuses in a slot (UDP, ICMP and others that no proxy sees), for the sandbox's
-//! journal.
+//! Reads which packets the kernel refuses in a slot (UDP, ICMP and others that no proxy sees), and writes a denial for
+//! each to the sandbox's journal.
 //!
-//! The rule `log group` passes the first bytes of refused packets, at a bounded rate, to the process that has bound
-//! that netfilter log group in the same namespace (`linux/netfilter/nfnetlink_log.h`). The kernel writes these
-//! messages, but their payload comes from the guest and is read as hostile.
+//! The rule `log group` of the slot's chain `refused` passes the first bytes of refused packets, at most 20 packets a
+//! second, to the process that has bound that netfilter log group in the same namespace
+//! (`linux/netfilter/nfnetlink_log.h`). The kernel writes these messages, but their payload comes from the guest and is
+//! read as hostile.
 
 use crate::rules::LOG_GROUP;
 use leapbox_egress::Journal;
@@ -79,7 +80,7 @@ impl Refusals {
         Ok(Self(log.map_err(io::Error::from)?))
     }
 
-    /// Writes every refused packet to the journal, until dropped.
+    /// Writes the refused packets that the kernel reports to the journal, until dropped.
     pub(crate) async fn report(self, evaluator: Arc<Evaluator>, journal: Arc<Journal>) {
         let mut buffer = vec![0; BUFFER];
         let deny_all = *evaluator.policy() == Policy::DenyAll;
@@ -88,12 +89,12 @@ impl Refusals {
                 .0
                 .async_io(Interest::READABLE, |fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?));
             match read.await {
-                Ok(length) => packets(&buffer[..length]).filter_map(destination).for_each(|to| {
+                Ok(length) => packets(&buffer[..length]).filter_map(denial_of).for_each(|denial| {
                     // Under deny-all the packet's destination is not the reason.
-                    journal.deny(&if deny_all { Denial::DenyAll } else { to });
+                    journal.deny(&if deny_all { Denial::DenyAll } else { denial });
                 }),
-                // The socket's buffer was full and messages were lost (ENOBUFS): a flood, which the journal would not
-                // log whole.
+                // The socket's buffer was full and messages were lost (ENOBUFS). The metrics lack these packets, as
+                // they lack those beyond the kernel's rate.
                 Err(error) => tracing::trace!(error = %chain(&error), "some refused packets are not counted"),
             }
         }
@@ -124,8 +125,8 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// Returns the refusal of an IPv4 packet, or `None` if its header is incomplete.
-fn destination(packet: &[u8]) -> Option<Denial> {
+/// Returns the denial of an IPv4 packet, by its destination, or `None` if its header is incomplete.
+fn denial_of(packet: &[u8]) -> Option<Denial> {
     let header = packet.get(..20)?;
     let address = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
     let ports = packet.get(usize::from(header[0] & 0x0f) * 4..).unwrap_or_default();
@@ -167,7 +168,7 @@ mod tests {
     fn a_refused_packet_is_told_by_where_it_was_going() {
         let messages = [message(MSG_PACKET, &udp([1, 1, 1, 1], 53)), message(3, &[]), message(MSG_PACKET, &[0x45; 3])];
         let told: Vec<String> =
-            packets(&messages.concat()).filter_map(destination).map(|denial| denial.to_string()).collect();
+            packets(&messages.concat()).filter_map(denial_of).map(|denial| denial.to_string()).collect();
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("UDP") && told[0].contains("1.1.1.1") && told[0].contains("53"), "{told:?}");
     }
@@ -176,7 +177,7 @@ mod tests {
     fn a_message_cut_anywhere_is_read_as_far_as_it_goes() {
         let whole = message(MSG_PACKET, &udp([9, 9, 9, 9], 443));
         for length in 0..whole.len() {
-            assert!(packets(&whole[..length]).filter_map(destination).count() <= 1);
+            assert!(packets(&whole[..length]).filter_map(denial_of).count() <= 1);
         }
     }
 }

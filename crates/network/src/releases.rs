@@ -16,7 +16,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     loop {
         let waiting: Vec<u32> = shared.indices().releasing().iter().copied().collect();
         // The kernel removes the veth with the namespace, and the namespace with its last process, descriptor and
-        // socket. So without a veth, nothing of the former sandbox is left that could use the slot's address.
+        // socket. So without a veth, nothing of the previous sandbox is left that could use the slot's address.
         let gone = |index: &u32| links::is_gone(&veth_name(&shared.config.instance, *index));
         let mut released = 0;
         for index in waiting.iter().copied().filter(gone) {

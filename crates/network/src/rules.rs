@@ -4,7 +4,7 @@
 use crate::config::NetworkConfig;
 use crate::plan::{SlotPlan, VETH_PREFIX, table_name, veth_prefix};
 use leapbox_egress::PROXY_MARK;
-use leapbox_egress_policy::{Cidr, UNREACHABLE};
+use leapbox_egress_policy::{CLOSED_NETWORKS, Cidr};
 use leapbox_guest_protocol::net;
 use std::net::Ipv4Addr;
 
@@ -22,29 +22,29 @@ const MAX_PROXIED: u32 = 2048;
 /// between two packets.
 pub(crate) fn host_table(config: &NetworkConfig) -> String {
     let block = config.link_block.to_string();
-    let mut blocked: Vec<&str> = UNREACHABLE.iter().map(|(network, _)| *network).collect();
+    let mut closed: Vec<&str> = CLOSED_NETWORKS.iter().map(|(network, _)| *network).collect();
     // The block may be one of public addresses, and other sandboxes are in it.
-    blocked.push(&block);
+    closed.push(&block);
     let table = table_name(&config.instance);
     let cidrs = &config.egress_private_cidrs;
     let operator = add(&table, "operator", cidrs.iter().map(Cidr::to_string))
         + &add(
             &table,
             "operator_hosts",
-            cidrs.iter().filter(|cidr| is_host(cidr)).map(|cidr| cidr.first().to_string()),
+            cidrs.iter().filter(|cidr| is_single_address(cidr)).map(|cidr| cidr.first().to_string()),
         );
     include_str!("rules/host.nft")
         .replace("%OPERATOR%", &operator)
         .replace("%TABLE%", &table)
         .replace("%SLOTS%", &format!("{}*", veth_prefix(&config.instance)))
         .replace("%ANY_SLOTS%", &format!("{VETH_PREFIX}*"))
-        .replace("%BLOCKED%", &blocked.join(", "))
+        .replace("%BLOCKED%", &closed.join(", "))
         .replace("%MARK%", &PROXY_MARK.to_string())
         .replace("%LINKS%", &block)
 }
 
-/// Whether the operator's entry may open an address of the host itself.
-fn is_host(cidr: &Cidr) -> bool {
+/// Whether the operator's entry is a single address. Only such entries can open an address of the host itself.
+fn is_single_address(cidr: &Cidr) -> bool {
     // An entry for a whole network must not open the host's own address in it by accident.
     cidr.first() == cidr.last()
 }
@@ -62,22 +62,22 @@ fn edit(verb: &str, table: &str, set: &str, elements: impl Iterator<Item = Strin
     }
 }
 
-/// Returns the script that opens private networks to one slot in the host-wide table; [`close_private`] undoes it.
-pub(crate) fn open_private(instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
-    edit_private("add", instance, slot, private)
+/// Returns the script that opens networks to one slot in the host-wide table; [`close_networks`] undoes it.
+pub(crate) fn open_networks(instance: &str, slot: Ipv4Addr, networks: &[Cidr]) -> String {
+    edit_opened("add", instance, slot, networks)
 }
 
-/// Returns the script that closes what [`open_private`] has opened.
-pub(crate) fn close_private(instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
-    edit_private("delete", instance, slot, private)
+/// Returns the script that closes what [`open_networks`] has opened.
+pub(crate) fn close_networks(instance: &str, slot: Ipv4Addr, networks: &[Cidr]) -> String {
+    edit_opened("delete", instance, slot, networks)
 }
 
-fn edit_private(verb: &str, instance: &str, slot: Ipv4Addr, private: &[Cidr]) -> String {
-    edit(verb, &table_name(instance), "named", private.iter().map(|cidr| format!("{slot} . {cidr}")))
+fn edit_opened(verb: &str, instance: &str, slot: Ipv4Addr, networks: &[Cidr]) -> String {
+    edit(verb, &table_name(instance), "named", networks.iter().map(|cidr| format!("{slot} . {cidr}")))
 }
 
 /// Returns the script that adds a policy to a new slot, as elements of its two sets. The ranges must be disjoint.
-pub(crate) fn slot_policy(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -> String {
+pub(crate) fn slot_policy_script(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -> String {
     let range = |(first, last): &(Ipv4Addr, Ipv4Addr)| format!("{first}-{last}");
     let single =
         |(first, last): &(Ipv4Addr, Ipv4Addr)| if first == last { first.to_string() } else { range(&(*first, *last)) };
@@ -85,7 +85,7 @@ pub(crate) fn slot_policy(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -
         + &add(SLOT_TABLE, "closed_udp", closed_udp.iter().map(u16::to_string))
 }
 
-/// Returns the script that removes a slot's policy. [`slot_policy`] must follow it in the same transaction.
+/// Returns the script that removes a slot's policy. [`slot_policy_script`] must follow it in the same transaction.
 pub(crate) fn no_slot_policy() -> String {
     // For an adopted slot only: the kernel makes a transaction that removes elements wait for a grace period.
     format!("flush set inet {SLOT_TABLE} direct\nflush set inet {SLOT_TABLE} closed_udp\n")
@@ -133,14 +133,14 @@ mod tests {
     #[test]
     fn a_policy_is_elements_of_named_sets_and_never_a_rule() {
         let address = |text: &str| text.parse().expect("address");
-        let script = slot_policy(
+        let script = slot_policy_script(
             &[(address("1.2.3.0"), address("1.2.3.255")), (address("9.9.9.9"), address("9.9.9.9"))],
             &[443],
         );
         let expected = "add element inet leapbox direct { 1.2.3.0-1.2.3.255, 9.9.9.9 }\n\
                         add element inet leapbox closed_udp { 443 }\n";
         assert_eq!(script, expected);
-        assert_eq!(slot_policy(&[], &[]), "", "closed is what a slot is born as");
+        assert_eq!(slot_policy_script(&[], &[]), "", "closed is what a slot is born as");
     }
 
     #[test]

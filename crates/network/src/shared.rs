@@ -24,24 +24,24 @@ pub(crate) struct Shared {
     pub(crate) dns: Arc<Dns>,
     pub(crate) proxy: Arc<leapbox_egress::Proxy>,
     indices: Mutex<IndexAllocator>,
-    usages: Mutex<HashMap<u32, SlotUsage>>,
+    sandboxes: Mutex<HashMap<u32, SlotSandbox>>,
     /// Notified when a slot is closed and its index waits for release.
     pub(crate) releasing: Notify,
     /// Notified when the pool may prepare a slot: one was taken, or an index was freed.
     pub(crate) refill: Notify,
 }
 
-/// The sandbox of a slot, kept until the slot no longer exists.
+/// The journal and the opened networks of a slot's sandbox, kept until the slot no longer exists.
 #[derive(Debug, Default)]
-pub(crate) struct SlotUsage {
+pub(crate) struct SlotSandbox {
     pub(crate) journal: Option<Arc<Journal>>,
-    /// Private networks that are open to it in the host-wide table.
-    pub(crate) private: Vec<Cidr>,
+    /// The networks that are opened to it in the host-wide table.
+    pub(crate) opened: Vec<Cidr>,
 }
 
 impl Shared {
     pub(crate) fn new(config: NetworkConfig) -> Result<Self, NetworkError> {
-        // Slots of a former server's running sandboxes: their indices are in use until they are adopted or end.
+        // Slots of a previous server's running sandboxes: their indices are in use until they are adopted or end.
         let left = links::names()?.iter().filter_map(|name| veth_index(&config.instance, name)).collect();
         Ok(Self {
             root: Root { netns: Arc::new(namespace::current()?), routing: links::open()? },
@@ -49,7 +49,7 @@ impl Shared {
             dns: Arc::new(Dns::new(Upstream::new(config.dns_upstreams.as_deref())?)),
             proxy: leapbox_egress::Proxy::new().map_err(|source| NetworkError::Egress { source })?,
             indices: Mutex::new(IndexAllocator::new(config.max_slots, left)),
-            usages: Mutex::default(),
+            sandboxes: Mutex::default(),
             releasing: Notify::new(),
             refill: Notify::new(),
             config,
@@ -60,8 +60,8 @@ impl Shared {
         self.indices.lock()
     }
 
-    pub(crate) fn usages(&self) -> MutexGuard<'_, HashMap<u32, SlotUsage>> {
-        self.usages.lock()
+    pub(crate) fn sandboxes(&self) -> MutexGuard<'_, HashMap<u32, SlotSandbox>> {
+        self.sandboxes.lock()
     }
 
     pub(crate) fn lease(self: &Arc<Self>) -> Option<Lease> {

@@ -157,9 +157,9 @@ impl Shared {
         netns: Arc<OwnedFd>,
     ) -> Result<Slot, NetworkError> {
         let served = self.dns.serve(&self.netns_thread, netns.clone()).await;
-        let (dns, resolver) = served.map_err(|source| NetworkError::Dns { index: plan.index, source })?;
+        let (dns, name_server) = served.map_err(|source| NetworkError::Dns { index: plan.index, source })?;
         let tasks = Arc::default();
-        let policy_installer = PolicyInstaller::new(self.clone(), plan.clone(), &netns, resolver, &tasks);
+        let policy_installer = PolicyInstaller::new(self.clone(), plan.clone(), &netns, name_server, &tasks);
         Ok(Slot { lease, plan, netns, dns, policy_installer, tasks })
     }
 }

@@ -10,7 +10,7 @@ use rtnetlink::LinkVeth;
 /// another namespace must give it there the MAC and IPv4 address that the slot's rules demand of a guest.
 pub const STAND_IN: &str = "eth0";
 
-/// Makes the veth in the calling thread's namespace, in the place of the workload's tap.
+/// Makes the veth in the calling thread's namespace, in the place of the tap behind the workload's card.
 pub(crate) async fn create() -> Result<(), NetworkError> {
     let link = LinkVeth::new(WORKLOAD_TAP, STAND_IN).build();
     let made = links::open()?.link().add(link).execute().await;

@@ -5,7 +5,7 @@ use crate::error::NetworkError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// A setting of the host that was changed, with its former and its new value.
+/// A setting of the host that was changed, with its previous and its new value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SysctlChange {
     pub path: PathBuf,

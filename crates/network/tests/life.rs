@@ -86,7 +86,8 @@ fn a_policy_that_comes_after_its_slot_is_gone_is_refused_and_changes_nothing_of_
         let next = network.take().await.expect("the same index");
         let policy = |sandbox: &str| SlotPolicy { sandbox: sandbox.into(), ..slot_policy(Policy::AllowAll) };
         next.policy_installer().install(policy("sbx-next")).await.expect("policy");
-        assert!(late.install(policy("sbx-late")).await.is_err());
+        let refused = late.install(policy("sbx-late")).await;
+        assert!(matches!(refused, Err(NetworkError::SlotGone { index: 0 })), "{refused:?}");
         let sandboxes: Vec<_> = network.journals().iter().map(|journal| journal.sandbox().to_owned()).collect();
         assert_eq!(sandboxes, ["sbx-next"]);
     });

@@ -311,7 +311,7 @@ fn case_28_without_the_server_custom_sandboxes_have_their_networks_and_nothing_e
     });
 }
 
-/// The former server's claim on the instance goes with its last descriptor.
+/// The previous server's claim on the instance goes with its last descriptor.
 async fn started_again() -> std::sync::Arc<Network> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -335,7 +335,7 @@ fn a_slot_has_one_policy_in_its_life() {
     });
 }
 
-/// Rules of the host's namespace, as nft counts them.
+/// Rules of the root namespace, as nft counts them.
 fn rules() -> usize {
     support::run("nft", "-j list ruleset").matches("\"rule\":").count()
 }

@@ -77,15 +77,20 @@ impl ServerKey {
             Some(bytes) => bytes,
             None => file::create(path)?,
         };
-        let key = Self::new(&bytes);
-        bytes.fill(0);
-        key
+        Self::new_and_wipe(&mut bytes)
     }
 
     /// Reads the key from `path`; none if there is no such file. `leapbox doctor` checks with it what is stored.
     /// Blocking.
     pub fn load(path: &Path) -> Result<Option<Self>, KeyError> {
-        file::load(path)?.map(|bytes| Self::new(&bytes)).transpose()
+        file::load(path)?.map(|mut bytes| Self::new_and_wipe(&mut bytes)).transpose()
+    }
+
+    /// Makes the key of a file's bytes, and wipes these.
+    fn new_and_wipe(bytes: &mut [u8; KEY_LENGTH]) -> Result<Self, KeyError> {
+        let key = Self::new(bytes);
+        bytes.fill(0);
+        key
     }
 
     fn new(bytes: &[u8; KEY_LENGTH]) -> Result<Self, KeyError> {

@@ -1,9 +1,9 @@
-//! Runs: pieces of a memory or a disk, in which changes are passed between VMMs, archives and files.
+//! Runs: contiguous pieces of a memory or a disk, as which both are passed between VMMs, archives and files.
 //!
 //! ```text
-//! vmm (pages that differ) ─┐                        ┌─► vmm (pages laid over a base)
-//!                          ├─ Runs ─► archive ─ Runs ┤
-//! disk (data extents) ─────┘                        └─► a new sparse disk
+//! vmm (a memory's difference to its base) ─┐                          ┌─► vmm (changes to a base's memory)
+//!                                          ├─ Runs ─► archive ─ Runs ─┤
+//! disk (data extents) ─────────────────────┘                          └─► a new sparse disk
 //! ```
 
 use std::io;
@@ -11,7 +11,8 @@ use std::io;
 /// The most bytes that a [`Run`] may have. It fits into one frame of an archive, and so bounds what a reader allocates.
 pub const RUN_MAX: usize = 1 << 20;
 
-/// Consecutive bytes of a memory or a disk, at least one and at most [`RUN_MAX`]; of a memory, whole 4 KiB pages.
+/// A contiguous piece of a memory's or a disk's data, with its offset: at least one byte and at most [`RUN_MAX`]; of a
+/// memory, whole 4 KiB pages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Run {
     /// Distance of the first byte from the start of the memory or disk.
@@ -19,7 +20,8 @@ pub struct Run {
     pub bytes: Vec<u8>,
 }
 
-/// Runs in ascending order that do not overlap. They are read lazily, by blocking calls; an error ends the iteration.
+/// The runs of one memory or disk, in ascending order and without overlaps. What is in no run is as in the base, or a
+/// hole of the disk. They are read lazily, by blocking calls; an error ends the iteration.
 pub type Runs = Box<dyn Iterator<Item = io::Result<Run>> + Send>;
 
 impl Run {

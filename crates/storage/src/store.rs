@@ -105,7 +105,10 @@ impl ArchiveStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Begins the archive `id`, which must not exist in the directory yet. It is pinned from now on. Blocking.
+    /// Begins the archive `id`, which must not exist in the directory yet. Blocking.
+    ///
+    /// The archive's pin is taken before anything is written. The writer holds it, and [`ArchiveWriter::seal`] returns
+    /// it to the caller, who keeps it until the row that names the archive is committed.
     pub fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
         // Pinned from its beginning: a sweep that starts while it is written must not take it when it is sealed.
         let pin = self.inner.index.pin(id);

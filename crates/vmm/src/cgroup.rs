@@ -125,7 +125,7 @@ impl Cgroups {
         Cgroup { dirs: parents.map(|dir| dir.join(name)).collect() }
     }
 
-    /// Lists the names of all groups this installation has on the host, also those that a former server made.
+    /// Lists the names of all groups this installation has on the host, also those that a previous server made.
     pub fn names(&self) -> Vec<String> {
         let parents = self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir));
         let mut names: Vec<String> = parents

@@ -52,7 +52,7 @@ pub trait Vmm: Send + Sync {
     /// Frees what the driver caches in memory for a snapshot that will not be restored again.
     async fn forget(&self, snapshot: &Snapshot);
 
-    /// Takes over a machine that a former server process started.
+    /// Takes over a machine that a previous server process started.
     async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError>;
 
     /// Kills whatever is left of the machine `name` and removes its control group and its directory `dir`. Does nothing
@@ -89,8 +89,8 @@ pub(crate) trait Control: Send + Sync {
     /// Identifies the file or memfd that a restored machine's process maps as its RAM.
     fn mapping(&self) -> Result<Mapping, VmmError>;
 
-    /// The memory file into which changes were written before the VMM mapped it. `None` with a driver that injects
-    /// changes into the process itself (see [`memory`](crate::memory)).
+    /// The machine's overlaid memory. `None` with a driver that injects changes into the process itself (see
+    /// [`memory`](crate::memory)).
     fn overlaid_memory(&self, _machine: &Machine) -> Option<OverlaidMemory> {
         None
     }

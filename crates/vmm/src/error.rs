@@ -29,7 +29,7 @@ pub enum ExitReason {
         /// Seconds since its last answer.
         seconds: u64,
     },
-    /// The process has ended, and its status is unknown because a former server process had started it.
+    /// The process has ended, and its status is unknown because a previous server process had started it.
     Gone,
 }
 
@@ -80,8 +80,8 @@ impl fmt::Display for ExitReason {
 const PANIC: &str = "Kernel panic - not syncing: ";
 /// The panic message has this in it when no process is left that the kernel could kill for memory (mm/oom_kill.c).
 const DEADLOCK: &str = "deadlocked on memory";
-/// The most characters that an error repeats of a guest's or a VMM's text.
-const PLAIN_MAX: usize = 200;
+/// The most characters (bytes, if it is not ASCII) that an error repeats of a guest's or a VMM's text.
+pub(crate) const PLAIN_MAX: usize = 200;
 
 /// The beginning of a text that a guest or its VMM has written, as one line of printable ASCII.
 pub(crate) fn plain(text: &str) -> String {
@@ -152,10 +152,10 @@ pub enum VmmError {
     /// A device state is empty, or larger than any machine's.
     #[error("not a machine's device state ({found} bytes)")]
     StateLength { found: u64 },
-    /// The list of the pages that a machine was restored with is damaged.
+    /// The file of a machine's inherited pages is damaged.
     #[error("{path} is damaged: nothing else lists the pages that the machine was restored with")]
     InheritedPages { path: PathBuf },
-    /// A file could not be copied: a base's memory under changes, or an artifact to the jails' file system.
+    /// A file could not be copied: a base's memory that is to be overlaid, or an artifact to the jails' file system.
     #[error("copying {path}")]
     CopyMemory {
         path: PathBuf,

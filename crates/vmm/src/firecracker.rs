@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The files in the jail are root's and read-only, most of them hard links to artifacts; only the disk is the
-//! sandbox's. All paths and sizes come from the callers.
+//! VMM's own. All paths and sizes come from the callers.
 
 mod api;
 pub mod binaries;
@@ -15,11 +15,11 @@ mod control;
 mod exit;
 mod files;
 mod floor;
-mod guest;
 mod jail;
 mod key;
 mod prefetch;
 mod restore;
+mod setup;
 mod types;
 pub mod version;
 
@@ -156,7 +156,7 @@ impl Firecracker {
     }
 }
 
-/// A jailed Firecracker whose API answers and which has no machine yet.
+/// A jailed Firecracker whose API answers and which has no guest yet.
 struct Idle {
     started: Started,
     api: Api,
@@ -189,7 +189,7 @@ impl Vmm for Firecracker {
         let booted = async {
             let shared = [(&*image.kernel, KERNEL), (&*image.initramfs, INITRAMFS), (&*image.rootfs, ROOTFS)];
             self.link(&root, shared, &spec.disk, confinement.uid).await?;
-            guest::boot(&api, *shape, network).await
+            setup::boot(&api, *shape, network).await
         };
         if let Err(error) = booted.await {
             return Err(started.abort(error, |reason| logs.explain(reason)).await);
@@ -209,14 +209,14 @@ impl Vmm for Firecracker {
         snapshot.check_fits(&self.compatibility_key(snapshot.shape, &spec.image))?;
         snapshot.check_memory()?;
         // Before the launch, so that the disk reads while the jailer works. A restore with changes reads the base's
-        // whole memory in any case, to lay them over it.
+        // whole memory in any case, to overlay a copy of it.
         if spec.changes.is_none() {
             self.prefetch.start(snapshot);
         }
         let (begun, name) = (Instant::now(), spec.confinement.name.clone());
         let idle = self.launch(&spec.confinement, snapshot.shape, &spec.network.netns, &spec.disk).await?;
         let launched = begun.elapsed();
-        let machine = self.resume_in(idle, spec).await?;
+        let machine = self.load_in(idle, spec).await?;
         let (launch_ms, load_ms) = (launched.as_secs_f64() * 1e3, (begun.elapsed() - launched).as_secs_f64() * 1e3);
         tracing::debug!(name, launch_ms, load_ms, "restored a machine");
         Ok(machine)

@@ -4,7 +4,7 @@
 //! ```text
 //!                   boot ──► Machine (RAM in a file) ──► into_base_snapshot ──► Snapshot, a base
 //!     base ──────► restore ──► Machine (copy-on-write clone of the RAM, a disk of its own)
-//!     base + changes ──► restore ──► Machine ──► snapshot_diff ──► changes: the whole difference to that base
+//!     base + changes ──► restore ──► Machine ──► snapshot_diff ──► the whole difference to that base
 //!     record ────► adopt   ──► Machine (after the server was restarted)
 //! ```
 //!

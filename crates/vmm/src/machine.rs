@@ -102,27 +102,32 @@ impl Machine {
         snapshot.make_durable().await
     }
 
-    /// Stops the guest's CPUs and waits for its disk writes. Harmless if the guest is paused already.
+    /// Stops the guest's CPUs, nothing else, and waits for its disk writes. The guest does not learn of it: its
+    /// workload is frozen only if the agent was asked for that before. Harmless if the machine is paused already.
     pub async fn pause(&self) -> Result<(), VmmError> {
         self.control.pause(self).await
     }
 
-    /// Lets a paused guest run. Harmless if it runs already.
+    /// Lets the CPUs of a paused machine run again. Harmless if they run already.
     pub async fn resume(&self) -> Result<(), VmmError> {
         self.control.resume(self).await
     }
 
     /// Takes the whole difference of a paused machine to its base, also of a machine that was itself restored with
-    /// changes, or adopted. The cost follows the number of changed pages.
+    /// changes, or adopted. The cost follows the number of pages that differ.
     ///
-    /// The machine stays paused and unchanged, so a failed call can be repeated. It must stay paused until the returned
-    /// memory has been read, which blocks; `destroy` ends that reading with an error. The disk is not part of it: the
-    /// caller copies it while the machine is paused.
+    /// Of the memory, this call only finds the pages. They are read while the returned runs are consumed, that is,
+    /// while the archive is written. The machine must therefore stay paused until the last run: a guest that ran
+    /// meanwhile would give pages that are newer than its device state. Reading blocks, and `destroy` ends it with an
+    /// error.
+    ///
+    /// The machine is not changed, so a failed call can be repeated. The disk is not part of it: the caller copies it
+    /// while the machine is paused.
     pub async fn snapshot_diff(&self) -> Result<DiffSnapshot, VmmError> {
         let state = self.control.save_state(self).await?;
         let overlaid = self.control.overlaid_memory(self);
         let found = memory::difference(self.proc()?, self.control.mapping()?, self.record.shape, overlaid);
-        let memory = self.while_alive("its changes were being looked for", found).await?;
+        let memory = self.while_alive("its difference to the base was being looked for", found).await?;
         Ok(DiffSnapshot { memory: self.with_final_check(memory), state })
     }
 

@@ -1,21 +1,28 @@
 //! Reads and writes guest memory from outside the VMM: finds the pages that a guest has written since it was restored,
-//! and lays them over the base's memory again when the machine is restored with them.
+//! and writes them again when a machine is restored with them.
 //!
-//! Every driver maps a base's RAM copy-on-write. The kernel's page tables therefore say what a diff needs: a page of
-//! that mapping that the guest has written is anonymous, one that it has only read is still the file's.
+//! Every driver maps a base's RAM copy-on-write. The kernel's page tables therefore say what differs from the base: a
+//! page of that mapping that the guest has written is anonymous, one that it has only read is still the file's.
+//!
+//! - *difference*: all pages of a machine's memory that differ, or may differ, from its base's.
+//! - *changes*: the same pages, as they are read from an archive to restore a machine.
+//! - *overlay*: to write changes over a copy of the base's memory file, which is then an *overlaid memory*.
+//! - *inherited pages*: the pages of an overlaid memory that came from changes. They are the file's and not anonymous,
+//!   so a file in the machine's directory lists them for its next difference.
 //!
 //! ```text
-//! /proc/PID/maps ──► pieces of the RAM ──/proc/PID/pagemap──► runs of pages
-//!                          ├─ any present ──► WorkingSet ──► prefetch
-//!                          └─ anonymous ──/proc/PID/mem──► difference ──► changes ─┐
-//!                                                              ▲                   │
-//!                          lists the pages of the changes ─────┤  overlay ◄────────┤  into a file that the VMM maps
-//!                          makes them anonymous at once ───────┴── inject ◄────────┘  into a VMM that maps the base
+//! save:     /proc/PID/maps ─► pieces of the RAM ─/proc/PID/pagemap─► runs of pages
+//!             ├─ present ─────────────────► WorkingSet ─► prefetch
+//!             └─ anonymous, or inherited ─► difference ─► archive
+//!
+//! restore:  archive ─► changes
+//!             ├─ overlay (Firecracker) ─► the file that the VMM maps, and its inherited pages
+//!             └─ inject (QEMU) ─────────► anonymous pages of a VMM that has mapped the base
 //! ```
 //!
-//! A diff is always the whole difference to the base, also of a machine that was itself restored with changes. Nothing
-//! is recorded while a machine runs, and nothing is asked of the VMM: a diff can be taken again after a failed attempt,
-//! or by a server that was restarted. A guest may have taken over its VMM, so every size is bounded by the
+//! A difference is always the whole one to the base, also of a machine that was itself restored with changes. Nothing
+//! is recorded while a machine runs, and nothing is asked of the VMM: a difference can be taken again after a failed
+//! attempt, or by a server that was restarted. A guest may have taken over its VMM, so every size is bounded by the
 //! [`Shape`](crate::Shape) that was given to it. Called by both drivers.
 
 mod changes;

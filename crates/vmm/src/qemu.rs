@@ -3,7 +3,7 @@
 //! ```text
 //! boot:     RAM in a file (shared) ──stop, devices' state──► base: that file, and the state
 //! restore:  sealed memfd of that file, mapped privately ──(changes into it)──devices' state, cont──► clone
-//! diff:     clone ──stop, devices' state, pages that are its own──► changes
+//! save:     clone ──stop──► devices' state, and the difference of its memory
 //! ```
 //!
 //! QEMU is confined by [`crate::confine`] and has no path of the host: kernel, disks, RAM, taps and its control socket

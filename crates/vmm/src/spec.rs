@@ -178,7 +178,7 @@ impl std::fmt::Debug for DiffSnapshot {
 pub struct RestoreSpec {
     /// The base that it starts from.
     pub snapshot: Arc<Snapshot>,
-    /// Changes of memory and devices to lay over the base; `None` for a clone of the base itself.
+    /// Changes to the base's memory, with the device state of their moment; `None` for a clone of the base itself.
     pub changes: Option<DiffSnapshot>,
     /// The image that the snapshot was booted with.
     pub image: GuestImage,

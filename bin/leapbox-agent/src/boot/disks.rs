@@ -1,7 +1,7 @@
 //! Finds the guest's two disks by the file systems on them, because no order of them is promised.
 //!
-//! Between [`wait_for_devices`] and [`find`] a snapshot may have been taken, and the writable disk may be another one
-//! in every machine started from it. So nothing opens a disk before it is to be mounted, and whatever the kernel cached
+//! Between [`wait_for_devices`] and [`find`] a base snapshot may have been taken, and the writable disk may be another
+//! one in every clone of it. So nothing opens a disk before it is to be mounted, and whatever the kernel cached
 //! of one when it looked for partitions is dropped first.
 
 use super::BootError;
@@ -59,7 +59,7 @@ pub(super) fn wait_for_devices() -> Result<(), BootError> {
 
 /// Finds the two wanted disks among those that are there.
 pub(super) fn find() -> Result<Disks, BootError> {
-    // The kernel has read the first blocks of the disk that was there when the snapshot was taken, looking for
+    // The kernel has read the first blocks of the disk that was there when the base snapshot was taken, looking for
     // partitions. Mounting this machine's disk with those blocks in the cache could corrupt it.
     for disk in virtio_disks() {
         forget_cached(&disk).map_err(FileError::of("dropping what is cached of", &disk))?;

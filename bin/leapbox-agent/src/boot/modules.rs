@@ -24,7 +24,7 @@ pub(super) fn load_all() -> Result<(), FileError> {
             log::line(format_args!("cannot load the kernel module {name}: {}", chain(&error)));
         }
     }
-    // The initramfs is in memory, and its pages would be a part of every snapshot.
+    // The initramfs is in memory, and its pages would be a part of every base snapshot.
     fs::remove_dir_all(folder).map_err(FileError::of("removing", folder))
 }
 

@@ -1,6 +1,7 @@
 //! Sets up the workload's network: loopback, and `eth0` with the same addresses in every guest.
 //!
-//! The addresses are the same everywhere so that a snapshot fits any slot; the host translates them.
+//! The addresses are the same everywhere so that a base snapshot or a checkpoint fits any slot; the host translates
+//! them.
 
 use super::BootError;
 use super::interface::{Interface, by_mac};

@@ -59,7 +59,7 @@ pub struct Admissions {
     pub p50_ms: f64,
     pub p95_ms: f64,
     pub max_ms: f64,
-    /// Rules in the host's namespace before the first slot …
+    /// Rules in the root namespace before the first slot …
     pub rules_before: usize,
     /// … and with all slots under their policies.
     pub rules_after: usize,
@@ -90,7 +90,7 @@ impl fmt::Display for EgressFigures {
             f,
             "a policy put in force, {slots} slots alive, ms: p50 {p50_ms:.2}, p95 {p95_ms:.2}, max {max_ms:.2}"
         )?;
-        writeln!(f, "rules in the host's namespace: {rules_before}, with {slots} policies: {rules_after}")
+        writeln!(f, "rules in the root namespace: {rules_before}, with {slots} policies: {rules_after}")
     }
 }
 

@@ -86,7 +86,7 @@ impl From<&Sandbox> for StateColumns {
                 (Some(live), None, Some(live.origin.clone()))
             }
             Status::Paused(stored) | Status::Unpausing(stored) => (None, Some(Stored::Memory(stored.clone())), None),
-            Status::Starting(stored) | Status::Stopped(stored) => (None, Some(Stored::Disk(stored.clone())), None),
+            Status::Booting(stored) | Status::Stopped(stored) => (None, Some(Stored::Disk(stored.clone())), None),
             Status::Deleting(Some(stored)) => (None, Some(stored.clone()), None),
         };
         // Both are kept in columns of their own, because the garbage collection asks for them with SQL.
@@ -114,13 +114,13 @@ impl StateColumns {
     }
 
     fn into_status(self) -> Result<Status, MissingColumn> {
-        // Columns that the state does not need are ignored: earlier servers left the base of a stopped sandbox's last
-        // VM in its row.
+        // Columns that the state does not need are ignored: earlier versions of Leapbox left the base of a stopped
+        // sandbox's last VM in its row.
         Ok(match self.state {
             // The API has one state `starting` for a create and for the start of a stopped sandbox. Only the latter has
             // a checkpoint, and must not be lost if the server dies.
             SandboxState::Starting if self.checkpoint.is_none() => Status::Creating(self.origin()),
-            SandboxState::Starting => Status::Starting(self.disk()?),
+            SandboxState::Starting => Status::Booting(self.disk()?),
             SandboxState::Running => Status::Running(self.live()?),
             SandboxState::Snapshotting => Status::Snapshotting(self.live()?),
             SandboxState::Stopping => Status::Stopping(self.live()?),

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Creating(origin)     nothing of its own yet
-//! Starting(disk)       a stored disk; a VM is being booted over it
+//! Booting(disk)        a stored disk; a VM is being booted over it
 //! Running(live)        a VM
 //! Snapshotting(live)   a VM, suspended while it is stored
 //! Stopping(live)       a VM's disk, which is being stored; the VM may have ended
@@ -15,6 +15,9 @@
 //! Deleting(stored)     a checkpoint that is to be removed, if there is one
 //! Deleted              nothing
 //! ```
+//!
+//! `Creating` and `Booting` are both stored, and shown by the API, as `starting`; a row that is `Booting` has a
+//! checkpoint.
 
 use crate::row::row;
 use leapbox_api_types::sandbox::SandboxState;
@@ -53,7 +56,7 @@ row! {
         id: SandboxId,
         organisation: OrganisationId,
         template: TemplateId,
-        /// Name of the runner (this server) that its VM runs on.
+        /// Name of this host. `pod_id` is the contract's word for the host that a sandbox runs on.
         pod_id: String,
         vcpu: u8,
         memory_mib: u32,
@@ -87,13 +90,13 @@ pub enum Status {
     /// A create or restore that has not ended. The origin of a restore is in the row, so that the garbage collection
     /// keeps base and image for it.
     Creating(Option<Origin>),
-    /// A stopped sandbox that is booting.
-    Starting(StoredDisk),
+    /// A stopped sandbox that is being booted.
+    Booting(StoredDisk),
     Running(Live),
     /// Suspended while it is stored, for a pause or a snapshot.
     Snapshotting(Live),
     Paused(StoredMemory),
-    /// A request is waking it.
+    /// An HTTP request that needs the guest is waking it.
     Unpausing(StoredMemory),
     /// Its processes have ended, and its disk is being stored.
     Stopping(Live),
@@ -200,7 +203,7 @@ impl Status {
     /// The state as the API shows it.
     pub fn state(&self) -> SandboxState {
         match self {
-            Status::Creating(_) | Status::Starting(_) => SandboxState::Starting,
+            Status::Creating(_) | Status::Booting(_) => SandboxState::Starting,
             Status::Running(_) => SandboxState::Running,
             Status::Snapshotting(_) => SandboxState::Snapshotting,
             Status::Paused(_) => SandboxState::Paused,
@@ -217,7 +220,7 @@ impl Status {
         match self {
             Status::Running(live) | Status::Snapshotting(live) | Status::Stopping(live) => Some(live),
             Status::Creating(_)
-            | Status::Starting(_)
+            | Status::Booting(_)
             | Status::Paused(_)
             | Status::Unpausing(_)
             | Status::Stopped(_)

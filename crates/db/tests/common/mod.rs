@@ -104,7 +104,7 @@ pub fn every_status() -> Vec<Status> {
     vec![
         Status::Creating(None),
         Status::Creating(Some(origin(1))),
-        Status::Starting(disk(origin(1))),
+        Status::Booting(disk(origin(1))),
         Status::Running(live(origin(1))),
         Status::Snapshotting(live(origin(1))),
         Status::Paused(memory(origin(1))),

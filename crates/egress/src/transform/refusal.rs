@@ -5,7 +5,7 @@ use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode, Version};
 use leapbox_egress_policy::Denial;
 
-/// The reason a request is not passed on, and its answer.
+/// How a request is refused: the denial, which is the reason, and the answer to it.
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     /// Written to the journal, and the text of the answer. It names what the guest has done or asked for, and no

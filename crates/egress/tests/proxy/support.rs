@@ -1,7 +1,8 @@
-//! A world of its own for each test: a "host" namespace with the proxy and a fake internet on its loopback, and a guest's
-//! namespace whose TCP is redirected to the proxy as a slot's rules do. Nothing here touches the machine's own network.
+//! A world of its own for each test: a "host" namespace with the proxy and a fake internet on its loopback, and a
+//! guest's namespace whose TCP is redirected to the proxy as a slot's rules do. Nothing here touches the machine's own
+//! network.
 
-use leapbox_egress::{EgressContext, Journal, NameResolver, Proxy, serve};
+use leapbox_egress::{EgressContext, Journal, NameServer, Proxy, serve};
 use leapbox_egress_policy::{DomainName, Evaluator, Policy};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
@@ -29,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 const PORT: u16 = 15001;
 const GATEWAY: &str = "10.254.254.1";
 
-/// What the sandbox's resolver would know.
+/// What the sandbox's name server would know.
 #[derive(Default)]
 pub struct Table {
     names: Mutex<HashMap<String, Vec<Ipv4Addr>>>,
@@ -48,7 +49,7 @@ impl Table {
 }
 
 #[async_trait::async_trait]
-impl NameResolver for Table {
+impl NameServer for Table {
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr> {
         self.names.lock().expect("lock").get(name.as_str()).cloned().unwrap_or_default()
     }
@@ -100,7 +101,7 @@ impl World {
         let journal = Arc::new(Journal::new("test".into()));
         let evaluator = Arc::new(Evaluator::new(Arc::new(policy), Vec::new()));
         let context =
-            EgressContext::new(evaluator, Arc::clone(&names) as Arc<dyn NameResolver>, Arc::clone(&journal), None);
+            EgressContext::new(evaluator, Arc::clone(&names) as Arc<dyn NameServer>, Arc::clone(&journal), None);
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await.expect("the proxy's port");
         let proxy = Proxy::trusting(rustls::RootCertStore::empty()).expect("a proxy");
         let serving = tokio::spawn(serve(proxy, Arc::clone(&context), listener));

@@ -8,7 +8,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use leapbox_egress::{Authority, EgressContext, Journal, NameResolver, PROXY_MARK, Proxy, serve};
+use leapbox_egress::{Authority, EgressContext, Journal, NameServer, PROXY_MARK, Proxy, serve};
 use leapbox_egress_policy::{DomainName, Evaluator, Policy};
 use nix::sched::{CloneFlags, unshare};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
@@ -131,7 +131,7 @@ impl PublicCa {
 struct Table(HashMap<String, Vec<Ipv4Addr>>);
 
 #[async_trait::async_trait]
-impl NameResolver for Table {
+impl NameServer for Table {
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr> {
         self.0.get(name.as_str()).cloned().unwrap_or_default()
     }

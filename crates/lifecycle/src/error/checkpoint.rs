@@ -22,12 +22,12 @@ pub enum CheckpointError {
     #[error("the host has no disk space to store the sandbox; free some space, or delete sandboxes and snapshots")]
     DiskFull(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The disk of a sandbox that is being stopped is not there, so there is nothing left to store.
-    #[error("its disk is lost")]
+    #[error("the sandbox's disk is lost")]
     DiskLost,
     #[error("the sandbox could not be stored")]
     Write(#[source] StoreError),
     /// Its archive is missing, or is not what was sealed.
-    #[error("its checkpoint is damaged or missing ({part})")]
+    #[error("the sandbox's checkpoint is damaged or missing ({part})")]
     Damaged {
         /// The archive's file, without its directory; or "all of it".
         part: String,
@@ -35,12 +35,12 @@ pub enum CheckpointError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The archive's header contradicts the sandbox's row.
-    #[error("its checkpoint is not the one its row names: another {what}")]
+    #[error("the sandbox's checkpoint is not the one that its row names: another {what}")]
     Mismatch { what: &'static str },
     /// This host cannot make machines of the stored kind (any more).
     #[error(
-        "it was stored with another CPU model, VMM or kernel than this host has now (stored for {stored:.12}, here is \
-         {here:.12}); it wakes where those are the same"
+        "the sandbox was stored with another CPU model, VMM or kernel than this host has now (stored for \
+         {stored:.12}, here is {here:.12}); it wakes where those are the same"
     )]
     Incompatible {
         /// Compatibility key in the archive's header.
@@ -49,14 +49,14 @@ pub enum CheckpointError {
         here: String,
     },
     /// A checkpoint's memory is a difference to its base, so without the base nothing can be restored or stored.
-    #[error("its base snapshot is missing or damaged")]
+    #[error("the sandbox's base snapshot is missing or damaged")]
     NoBase(#[source] Option<BaseError>),
-    #[error("the image it was made from is missing or damaged")]
+    #[error("the sandbox's image is missing or damaged")]
     NoImage(#[source] ArtifactError),
     /// The directory or the bucket could not be read; nothing says that the archive is damaged.
-    #[error("its checkpoint cannot be fetched now")]
+    #[error("the sandbox's checkpoint cannot be fetched now")]
     Store(#[source] StoreError),
-    #[error("its disk could not be copied")]
+    #[error("the sandbox's disk could not be copied")]
     Disk(#[source] StorageError),
     #[error("storing was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
@@ -114,7 +114,7 @@ impl CheckpointError {
         // as causes of a disk or VMM error.
         match find::<ArchiveError>(&error).is_some_and(ArchiveError::is_damage) {
             true => Self::damaged(error).into(),
-            false if is_no_space(&error) => LifecycleError::HostFull { missing: "its disk is full".to_owned() },
+            false if is_no_space(&error) => LifecycleError::HostFull { missing: "the host's disk is full".to_owned() },
             false => error.into(),
         }
     }

@@ -34,9 +34,10 @@ pub(crate) struct Capacity {
     taken: Arc<Mutex<Taken>>,
 }
 
-/// One machine's share of the capacity; dropping it frees the share.
+/// One machine's share of the capacity: one of the machines and the memory that it was promised. Dropping it frees
+/// both.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub(crate) struct CapacityShare {
     taken: Arc<Mutex<Taken>>,
     memory_mib: u64,
 }
@@ -61,7 +62,7 @@ impl Capacity {
     }
 
     /// Takes a share for one more machine. [`LifecycleError::HostFull`] names the resource that is short.
-    pub fn admit(&self, shape: Shape) -> Result<Permit, LifecycleError> {
+    pub fn admit(&self, shape: Shape) -> Result<CapacityShare, LifecycleError> {
         // What the host really has is checked beside what was promised: other programs run on it as well.
         let full = |missing| LifecycleError::HostFull { missing };
         if let Some(available) = available_memory_mib().filter(|mib| *mib < AVAILABLE_RESERVE_MIB) {
@@ -73,7 +74,7 @@ impl Capacity {
         let mut taken = self.taken.lock();
         let memory_mib = u64::from(shape.memory_mib);
         if taken.machines >= self.limits.sandboxes {
-            return Err(full(format!("all {} sandboxes it may run exist", self.limits.sandboxes)));
+            return Err(full(format!("it runs {} sandboxes already, which is its limit", self.limits.sandboxes)));
         }
         if taken.memory_mib + memory_mib > self.limits.memory_mib {
             let left = self.limits.memory_mib.saturating_sub(taken.memory_mib);
@@ -107,20 +108,20 @@ impl Capacity {
     }
 
     /// Takes a share for an adopted machine, also beyond the limits.
-    pub fn adopt(&self, shape: Shape) -> Permit {
+    pub fn adopt(&self, shape: Shape) -> CapacityShare {
         // The machine runs already. Limits that were lowered before the restart must not end it.
         let mut taken = self.taken.lock();
         self.take(&mut taken, u64::from(shape.memory_mib))
     }
 
-    fn take(&self, taken: &mut Taken, memory_mib: u64) -> Permit {
+    fn take(&self, taken: &mut Taken, memory_mib: u64) -> CapacityShare {
         taken.machines += 1;
         taken.memory_mib += memory_mib;
-        Permit { taken: Arc::clone(&self.taken), memory_mib }
+        CapacityShare { taken: Arc::clone(&self.taken), memory_mib }
     }
 }
 
-impl Drop for Permit {
+impl Drop for CapacityShare {
     fn drop(&mut self) {
         let mut taken = self.taken.lock();
         taken.machines -= 1;
@@ -147,7 +148,7 @@ mod tests {
         let first = capacity.admit(SHAPE).expect("room for two");
         let _second = capacity.admit(SHAPE).expect("room for two");
         let error = capacity.admit(SHAPE).expect_err("full").to_string();
-        assert!(error.contains("all 2 sandboxes"), "{error}");
+        assert!(error.contains("it runs 2 sandboxes already"), "{error}");
         drop(first);
         assert!(capacity.admit(SHAPE).is_ok());
     }

@@ -5,7 +5,7 @@
 //! restored ─► fetch archive ─► check its header ─► image, base ─► capacity ─► launch permit ─► Launcher::launch
 //! ```
 
-use super::capacity::{Capacity, Permit};
+use super::capacity::{Capacity, CapacityShare};
 use super::checkpoint::{self, Contents};
 use super::launch::{Disk, Launcher};
 use super::pool::Pool;
@@ -104,10 +104,10 @@ impl Host {
     }
 
     /// Takes a share of the capacity for one more machine, at the pool's expense if need be.
-    async fn admit(&self, shape: Shape) -> Result<Permit, LifecycleError> {
+    async fn admit(&self, shape: Shape) -> Result<CapacityShare, LifecycleError> {
         loop {
             match self.store_context.capacity.admit(shape) {
-                Ok(permit) => return Ok(permit),
+                Ok(share) => return Ok(share),
                 Err(error) => self.free_capacity(shape, error).await?,
             }
         }
@@ -122,18 +122,18 @@ impl Host {
         let base = self.base_now(template, shape, BaseKind::Ready).await?;
         // The pool launches nothing meanwhile: its clones would take the CPU from a create that a client waits for.
         let _busy = self.pool.busy();
-        let permit = loop {
+        let share = loop {
             // Looked at in every round: waiting for the pool may just have put a clone there.
             if let Some(vm) = self.pool.take(template, shape) {
                 return Ok((vm, &self.from_pool));
             }
             match self.store_context.capacity.admit(shape) {
-                Ok(permit) => break permit,
+                Ok(share) => break share,
                 Err(error) => self.free_capacity(shape, error).await?,
             }
         };
-        let _permit = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
-        Ok((self.launcher.launch(template, base, Disk::OfBase, None, permit).await?, &self.launched))
+        let _launch_permit = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
+        Ok((self.launcher.launch(template, base, Disk::OfBase, None, share).await?, &self.launched))
     }
 
     /// The current base for new machines, created now if there is none.
@@ -155,14 +155,15 @@ impl Host {
             Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, spec.shape()).await?,
             None => self.base_now(&template, spec.shape(), BaseKind::Diskless).await?,
         };
-        let permit = self.admit(spec.shape()).await?;
+        let share = self.admit(spec.shape()).await?;
         // The unpacked disk and, under Firecracker, the overlaid memory are written in the clear before the guest runs.
         let _reservation = self.store_context.capacity.reserve_disk(archive.plain_bytes() >> 20)?;
         let _busy = self.pool.busy();
-        // Reading begins with the permit: frames are decoded ahead, and while nobody takes them they only fill memory.
-        let _permit = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
+        // Reading begins with the launch permit: frames are decoded ahead, and while nobody takes them they only fill
+        // memory.
+        let _launch_permit = self.launches.acquire().await.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
         let Contents { changes, disk } = checkpoint::read(archive).await?;
-        let launched = self.launcher.launch(&template, base, Disk::Stored(disk), changes, permit).await;
+        let launched = self.launcher.launch(&template, base, Disk::Stored(disk), changes, share).await;
         let vm = launched.map_err(CheckpointError::of_launch)?;
         if header.base.is_some() {
             return Ok(vm);
@@ -227,8 +228,8 @@ impl Machines for Host {
     async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
         let base = self.base_of_adopted(&spec.id, &live.origin.base).await;
         // Not refused on a host that is over its limits: the machine runs.
-        let permit = self.store_context.capacity.adopt(spec.shape());
-        Ok(Box::new(self.launcher.adopt(live, base, slot_policy(&spec.id, egress), permit).await?))
+        let share = self.store_context.capacity.adopt(spec.shape());
+        Ok(Box::new(self.launcher.adopt(live, base, slot_policy(&spec.id, egress), share).await?))
     }
 
     async fn store_disk(

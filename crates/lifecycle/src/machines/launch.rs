@@ -1,7 +1,7 @@
 //! Launches a machine: takes a network slot, makes the disk, restores the base. Each step that succeeds pushes its
 //! clean-up, so a launch that fails frees everything again. Called by `host` and by `pool`.
 
-use super::capacity::Permit;
+use super::capacity::CapacityShare;
 use super::cleanup::Cleanup;
 use super::store_context::StoreContext;
 use super::vm::{SlotHandle, Vm};
@@ -80,7 +80,7 @@ impl Launcher {
         base: Arc<Base>,
         disk: Disk,
         changes: Option<DiffSnapshot>,
-        permit: Permit,
+        share: CapacityShare,
     ) -> Result<Vm, LaunchError> {
         let mut cleanup = Cleanup::default();
         let name = machine_name();
@@ -89,7 +89,7 @@ impl Launcher {
                 // The template may have been rebuilt since; the row must name what this machine really runs.
                 let origin = Origin { base: base.id.clone(), image: template.image.digest.clone() };
                 let (disk, base, store_context) = (self.disk(&name), Some(base), Arc::clone(&self.store_context));
-                Ok(Vm { machine, guest, slot, disk, origin, base, store_context, cleanup, permit })
+                Ok(Vm { machine, guest, slot, disk, origin, base, store_context, cleanup, share })
             }
             Err(error) => {
                 cleanup.run().await;
@@ -153,7 +153,7 @@ impl Launcher {
         live: &Live,
         base: Option<Arc<Base>>,
         slot_policy: SlotPolicy,
-        permit: Permit,
+        share: CapacityShare,
     ) -> Result<Vm, LaunchError> {
         let disk = self.disk(&live.vm.machine.name);
         // The steps are pushed at the end: if a step of taking over fails, recovery removes the machine with all that
@@ -181,7 +181,7 @@ impl Launcher {
         clean_up_disk(&mut cleanup, disk.clone());
         clean_up_machine(&mut cleanup, Arc::clone(&machine));
         let (origin, store_context) = (live.origin.clone(), Arc::clone(&self.store_context));
-        Ok(Vm { machine, guest, slot: held, disk, origin, base, store_context, cleanup, permit })
+        Ok(Vm { machine, guest, slot: held, disk, origin, base, store_context, cleanup, share })
     }
 }
 

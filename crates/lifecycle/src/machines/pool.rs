@@ -1,8 +1,9 @@
 //! The pool of clones that are kept ready for creates.
 //!
-//! A pooled clone runs, has executed once what a first command executes, and belongs to no sandbox yet. How many are
-//! kept follows demand: every create counts, and a count halves in a minute. Of the default shape one is always kept. A
-//! pooled clone holds a share of the host's capacity like any machine, and is destroyed when a create needs that share.
+//! A pooled clone runs, is warmed up (it has executed once what a first command executes), and belongs to no sandbox
+//! yet. How many are kept follows demand: every create counts, and a count halves in a minute. Of the default shape one
+//! is always kept. A pooled clone holds a share of the host's capacity like any machine, and is destroyed when a create
+//! needs that share.
 
 use super::capacity::Capacity;
 use super::launch::{Disk, Launcher};
@@ -191,7 +192,7 @@ impl Pool {
             let base = launcher.bases.get(&template.image, shape, BaseKind::Ready).await.map_err(LaunchError::Base)?;
             // Without making room: the pool takes only capacity that nobody else uses.
             match capacity.admit(shape) {
-                Ok(permit) => launcher.launch(template, base, Disk::OfBase, None, permit).await.map(Some),
+                Ok(share) => launcher.launch(template, base, Disk::OfBase, None, share).await.map(Some),
                 Err(_) => Ok(None),
             }
         };
@@ -242,7 +243,7 @@ impl Pool {
                 surplus.push(entry.ready.remove(dead));
             }
         }
-        // A tenant can ask for thousands of shapes; entries without demand must not pile up.
+        // An organisation can ask for thousands of shapes; entries without demand must not pile up.
         entries.retain(|_, entry| entry.demand >= NEGLIGIBLE_DEMAND || entry.min_ready > 0 || !entry.ready.is_empty());
         surplus
     }
@@ -266,7 +267,7 @@ impl Pool {
     }
 }
 
-/// Makes the clone execute once what its activation and a first command will execute.
+/// Warms the clone up: makes it execute once what its activation and a first command will execute.
 async fn warm_up(vm: &Vm) -> Result<(), LaunchError> {
     // Under emulation the first run of any code is several times slower, because QEMU translates it then. This is most
     // of what took a pooled create from 206 to 13 ms. The identity is thrown away: an activation gives another one.

@@ -1,6 +1,6 @@
 //! A machine of this host: the VMM process, its guest's agent, its slot and disk, and the steps that free them.
 
-use super::capacity::Permit;
+use super::capacity::CapacityShare;
 use super::checkpoint::{self, Header};
 use super::cleanup::Cleanup;
 use super::store_context::StoreContext;
@@ -66,7 +66,7 @@ pub(crate) struct Vm {
     pub(super) store_context: Arc<StoreContext>,
     pub(super) cleanup: Cleanup,
     #[expect(dead_code, reason = "frees its share of the host's capacity when it is dropped")]
-    pub(super) permit: Permit,
+    pub(super) share: CapacityShare,
 }
 
 impl Vm {
@@ -87,17 +87,18 @@ impl Vm {
     pub async fn take_identity(
         &self,
         id: &SandboxId,
-        who: Activation<'_>,
+        activation: Activation<'_>,
         authority: Option<String>,
     ) -> Result<(), LaunchError> {
-        self.configure(configure(id, Some(who), authority)?).await
+        self.configure_guest(configure_message(id, Some(activation), authority)?).await
     }
 
-    async fn configure(&self, mut configure: Configure) -> Result<(), LaunchError> {
+    /// Sends the message until the guest confirms a clock that is right.
+    async fn configure_guest(&self, mut message: Configure) -> Result<(), LaunchError> {
         for _ in 0..CONFIGURE_ATTEMPTS {
             let sent_at = Instant::now();
-            configure.wall_clock_unix_ns = u64::try_from(now_ns()).unwrap_or_default();
-            let configured = self.guest.configure(configure.clone()).await;
+            message.wall_clock_unix_ns = u64::try_from(now_ns()).unwrap_or_default();
+            let configured = self.guest.configure(message.clone()).await;
             configured.map_err(|source| LaunchError::Agent { stage: "taking its identity", source })?;
             // The guest sets its clock to a time that is as old as the exchange was long, which on a busy host may be
             // seconds. Then it gets the time once more.
@@ -123,22 +124,27 @@ impl SandboxVm for Vm {
         self.guest.clone()
     }
 
-    async fn become_sandbox(&self, id: &SandboxId, who: Activation<'_>, egress: &Egress) -> Result<(), LaunchError> {
+    async fn become_sandbox(
+        &self,
+        id: &SandboxId,
+        activation: Activation<'_>,
+        egress: &Egress,
+    ) -> Result<(), LaunchError> {
         let trust = egress.authority.as_ref().map(|authority| authority.certificate_pem().to_owned());
-        if let Activation::New(_) = who {
+        if let Activation::New(_) = activation {
             // A clone of a base has no workload yet, so nothing can leave before the policy is in force. Installing it
             // takes milliseconds (mostly `nft`), which matter for the 30 ms of a pooled create.
             let (installed, configured) =
-                tokio::join!(self.install_policy(id, egress), self.take_identity(id, who, trust));
+                tokio::join!(self.install_policy(id, egress), self.take_identity(id, activation, trust));
             return installed.and(configured);
         }
         // The identity thaws a stored workload, so the policy has to be in force before.
         self.install_policy(id, egress).await?;
-        self.take_identity(id, who, trust).await
+        self.take_identity(id, activation, trust).await
     }
 
     async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError> {
-        self.configure(configure(id, None, None)?).await
+        self.configure_guest(configure_message(id, None, None)?).await
     }
 
     async fn suspend(&self) -> Result<(), CheckpointError> {
@@ -197,9 +203,13 @@ impl SandboxVm for Vm {
     }
 
     async fn end_keeping_disk(mut self: Box<Self>) {
-        // Pausing waits for the disk writes that the VMM has begun. A machine that cannot be paused is killed without.
+        // Stops the CPUs and waits for the disk writes that the VMM has begun. If that fails, the machine is killed all
+        // the same.
         if let Err(error) = self.machine.pause().await {
-            tracing::warn!(error = %chain(&error), "a machine to be ended could not be paused");
+            tracing::warn!(
+                machine = self.machine.record().name, error = %chain(&error),
+                "a machine's CPUs could not be stopped before its end: its disk may lack its last writes"
+            );
         }
         self.cleanup.skip(DISK);
         self.cleanup.run().await;
@@ -210,15 +220,20 @@ impl SandboxVm for Vm {
     }
 }
 
-/// The message that makes the guest the sandbox `id`, or, without an activation, resumes the one it is.
-fn configure(id: &SandboxId, who: Option<Activation<'_>>, authority: Option<String>) -> Result<Configure, LaunchError> {
+/// Builds the [`Configure`] message, which always has fresh randomness. With an activation it makes the guest the
+/// sandbox `id`; without one it only thaws it.
+fn configure_message(
+    id: &SandboxId,
+    activation: Option<Activation<'_>>,
+    authority: Option<String>,
+) -> Result<Configure, LaunchError> {
     // All clones of a base have the same random pool and return the same bytes until it is reseeded (case 35).
     let (mut entropy, mut boot_id) = ([0; 64], [0; 16]);
     for bytes in [&mut entropy[..], &mut boot_id] {
         getrandom::fill(bytes).map_err(LaunchError::Random)?;
     }
     let names = Identity { machine_id: machine_id(id), boot_id: as_uuid(boot_id) };
-    let (identity, env, restored, trust) = match who {
+    let (identity, env, restored, trust) = match activation {
         // A base trusts no authority of ours, so without transforms there is nothing to remove.
         Some(Activation::New(environment)) => {
             (Some(names), Some(environment.to_vec()), false, authority.map(Trust::Certificate))
@@ -268,8 +283,10 @@ mod tests {
     #[test]
     fn a_sandbox_keeps_its_machine_id_and_boots_with_another_boot_id() {
         let (one, other) = (SandboxId::generate(), SandboxId::generate());
-        let names =
-            |id| configure(id, Some(Activation::Another), None).expect("random bytes").identity.expect("a new one");
+        let names = |id| {
+            let message = configure_message(id, Some(Activation::Another), None).expect("random bytes");
+            message.identity.expect("a new one")
+        };
         assert_eq!(names(&one).machine_id, names(&one).machine_id);
         assert_ne!(names(&one).machine_id, names(&other).machine_id);
         assert_ne!(names(&one).boot_id, names(&one).boot_id);

@@ -6,7 +6,7 @@
 //!                        └───────────────────────────────┘
 //! ```
 
-use super::{NextState, StateDriver};
+use super::{NextState, SandboxTask};
 use crate::catalog::Template;
 use crate::clock::now_ms;
 use crate::error::{LaunchError, LifecycleError};
@@ -31,21 +31,21 @@ pub(crate) enum MachineSource {
     Stored(Stored),
 }
 
-/// The parameters of a new sandbox's task.
-pub(crate) struct CreateRequest {
+/// How a new sandbox, created or restored from a snapshot, gets its first machine.
+pub(crate) struct LaunchPlan {
     pub source: MachineSource,
     /// `None` for a sandbox that is restored from a snapshot: its environment is in the restored memory.
     pub environment: Option<Vec<(String, String)>>,
-    /// Answered when the sandbox can be used, or the create has failed.
+    /// Answered when the sandbox can be used, or has been rolled back.
     pub ready: oneshot::Sender<Result<(), LifecycleError>>,
 }
 
-impl StateDriver {
+impl SandboxTask {
     /// Runs the task of a new sandbox, from `starting` to its end.
-    pub async fn begin(mut self, request: CreateRequest) {
-        let CreateRequest { source, environment, ready } = request;
-        let who = environment.as_deref().map_or(Activation::Another, Activation::New);
-        match self.obtain_machine(&source, who).await {
+    pub async fn begin(mut self, plan: LaunchPlan) {
+        let LaunchPlan { source, environment, ready } = plan;
+        let activation = environment.as_deref().map_or(Activation::Another, Activation::New);
+        match self.obtain_machine(&source, activation).await {
             Ok((live, machine)) => {
                 // An error means that the client has hung up. That does not undo its sandbox, which is complete.
                 let _ = ready.send(Ok(()));
@@ -64,7 +64,7 @@ impl StateDriver {
     pub(super) async fn obtain_machine(
         &mut self,
         source: &MachineSource,
-        who: Activation<'_>,
+        activation: Activation<'_>,
     ) -> Result<(Live, Box<dyn SandboxVm>), LifecycleError> {
         let mut tried = 1;
         loop {
@@ -72,7 +72,7 @@ impl StateDriver {
                 MachineSource::Template(template) => self.shared.machines.fresh(template, self.spec.shape()).await?,
                 MachineSource::Stored(stored) => self.shared.machines.restored(&self.spec, stored).await?,
             };
-            let error = match self.activate(machine.as_ref(), who).await {
+            let error = match self.activate(machine.as_ref(), activation).await {
                 Ok(live) => return Ok((live, machine)),
                 Err(error) => error,
             };
@@ -80,8 +80,8 @@ impl StateDriver {
             let console = console_end(&machine.console_tail().await);
             machine.destroy().await;
             // A policy that cannot be opened or a database that fails would fail with the next machine just the same.
-            let unconfirmed = matches!(error, LifecycleError::Launch(_));
-            if !unconfirmed || tried == MACHINES_TRIED {
+            let another_may_work = matches!(error, LifecycleError::Launch(_));
+            if !another_may_work || tried == MACHINES_TRIED {
                 return Err(error);
             }
             let id = &self.spec.id;
@@ -94,12 +94,12 @@ impl StateDriver {
     }
 
     /// Gives the machine the sandbox's identity and policy, and commits `running`.
-    async fn activate(&mut self, machine: &dyn SandboxVm, who: Activation<'_>) -> Result<Live, LifecycleError> {
+    async fn activate(&mut self, machine: &dyn SandboxVm, activation: Activation<'_>) -> Result<Live, LifecycleError> {
         let egress = self.shared.egress_of(&self.spec)?;
         // The death of the VMM is noticed at once; the agent's silence only after the call's deadline.
         tokio::select! {
             biased;
-            confirmed = machine.become_sandbox(&self.spec.id, who, &egress) => confirmed?,
+            confirmed = machine.become_sandbox(&self.spec.id, activation, &egress) => confirmed?,
             reason = machine.exited() => {
                 let stage = "taking its identity";
                 return Err(LaunchError::Vmm(VmmError::Died { stage, reason }).into());

@@ -3,10 +3,15 @@
 //! ```text
 //! pause:     permit ─► row snapshotting ─► suspend ─► store ─► row paused ─► machine ended ─► published
 //! snapshot:  permit ─► row snapshotting ─► suspend ─► store ─► the snapshot's row ─► resume ─► row running
-//!                          └── on any failure: row running, the checkpoint removed, the machine resumed
+//!                                             └── on a failure: row snapshotting, once more ─► checkpoint removed
+//!                                                               ─► machine resumed ─► row running
 //! ```
+//!
+//! Calls into the guest stand still while the sandbox is stored. Once the row says `paused`, `disconnect_clients` ends
+//! them: each is in [`RunningSandbox::call`](crate::RunningSandbox::call), which then returns the error of
+//! `Handle::ended`, and is answered 409. The gateway closes its connections (`Shared::announce_ending`).
 
-use super::{Attempt, NextState, StateDriver};
+use super::{Attempt, NextState, SandboxTask};
 use crate::error::{CheckpointError, LaunchError, LifecycleError};
 use crate::machines::{CheckpointPin, SandboxVm};
 use leapbox_db::{Live, Sandbox, Status, StoredMemory};
@@ -20,7 +25,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 /// memory and 10 GiB of disk) to a slow disk of 30 MiB/s. Beyond it the store is given up and the sandbox runs on.
 const STORE_DEADLINE: Duration = Duration::from_secs(600);
 
-impl StateDriver {
+impl SandboxTask {
     /// Stores the whole sandbox and ends its machine. On failure the sandbox runs on.
     pub(super) async fn pause(&mut self, live: Live, machine: Box<dyn SandboxVm>) -> Attempt {
         let permit = match self.store_permit().await {
@@ -99,9 +104,9 @@ impl StateDriver {
 
     /// Removes the checkpoint of a store that failed, and resumes the sandbox.
     pub(super) async fn undo_store(&mut self, live: &Live, machine: &dyn SandboxVm, checkpoint: &CheckpointId) {
-        // A statement that returned an error may have been committed all the same (the connection broke after it). The
-        // checkpoint is removed only after another update has succeeded, so that the sandbox's row cannot name it, and
-        // only if no snapshot's row does.
+        // The update to `paused`, or the insert of a snapshot's row, may have been committed although it failed. So the
+        // sandbox's row is first overwritten; only if that succeeds, and no snapshot's row names it, is the checkpoint
+        // removed.
         let id = &self.spec.id;
         match self.shared.db.sandbox_update(&self.sandbox()).await {
             Ok(()) => self.shared.drop_checkpoint(checkpoint).await,

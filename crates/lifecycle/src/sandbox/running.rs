@@ -1,10 +1,11 @@
-//! The state `running`: the task serves requests, the timeout and the machine's death, one after the other.
+//! The state `running`: the task serves requests of its owner, the timeout and the machine's death, one after the
+//! other.
 
-use super::{NextState, StateDriver};
+use super::{NextState, SandboxTask};
 use crate::clock::now_ms;
 use crate::machines::SandboxVm;
 use crate::policy::{self, RunningOperation};
-use crate::request::{Message, Request, answer};
+use crate::request::{Message, OwnerRequest, answer};
 use leapbox_db::{Live, Status};
 use leapbox_errors::chain;
 use leapbox_vmm::ExitReason;
@@ -23,14 +24,14 @@ enum Event {
     /// The VMM has ended, or the guest has shut down.
     Died(ExitReason),
     ServerStops,
-    Requested(Request),
+    Requested(OwnerRequest),
     TimedOut,
-    /// A wake for a pause that is over.
-    Woken,
+    /// A wake that was sent before the sandbox ran again. Nothing is left to be done.
+    LateWake,
     ConfirmRetry,
 }
 
-impl StateDriver {
+impl SandboxTask {
     /// Serves the sandbox until it leaves the state `running`.
     pub(super) async fn running(&mut self, mut live: Live, mut machine: Box<dyn SandboxVm>) -> NextState {
         let mut deadline = deadline(&live);
@@ -49,7 +50,7 @@ impl StateDriver {
                     deadline = Instant::now() + PAUSE_RETRY;
                     next
                 }
-                Event::Woken => continue,
+                Event::LateWake => continue,
                 Event::ConfirmRetry => {
                     self.resume_workload(machine.as_ref()).await;
                     continue;
@@ -72,9 +73,9 @@ impl StateDriver {
             biased;
             reason = machine.exited() => Event::Died(reason),
             () = stop.cancelled() => Event::ServerStops,
-            message = self.requests.recv() => match message {
+            message = self.messages.recv() => match message {
                 Some(Message::Ask(request)) => Event::Requested(request),
-                Some(Message::Wake(_)) => Event::Woken,
+                Some(Message::Wake(_)) => Event::LateWake,
                 // The registry holds a handle of every live sandbox, so the server itself is ending.
                 None => Event::ServerStops,
             },
@@ -84,7 +85,7 @@ impl StateDriver {
         }
     }
 
-    async fn handle_request(&mut self, live: Live, machine: Box<dyn SandboxVm>, request: Request) -> NextState {
+    async fn handle_request(&mut self, live: Live, machine: Box<dyn SandboxVm>, request: OwnerRequest) -> NextState {
         match policy::running(request) {
             Ok(RunningOperation::Pause(reply)) => {
                 let tried = self.pause(live, machine).await;

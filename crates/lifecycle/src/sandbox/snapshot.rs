@@ -1,6 +1,6 @@
 //! Takes snapshots: of a running sandbox by storing it, of a paused one by naming its checkpoint once more.
 
-use super::{NextState, StateDriver};
+use super::{NextState, SandboxTask};
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
 use crate::machines::SandboxVm;
@@ -9,7 +9,7 @@ use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Live, SnapshotRow, Spec, Status, StoredMemory};
 use leapbox_ids::{CheckpointId, SnapshotId};
 
-impl StateDriver {
+impl SandboxTask {
     /// Stores the whole sandbox under a name. Then it runs on or, with `kill_sandbox_after`, is deleted.
     pub(super) async fn snapshot(
         &mut self,

@@ -5,7 +5,7 @@
 //!                                                                      └── on failure: again, until it is deleted
 //! ```
 
-use super::{NextState, StateDriver};
+use super::{NextState, SandboxTask};
 use crate::error::{CheckpointError, LifecycleError};
 use crate::machines::SandboxVm;
 use crate::policy::{self, StoppingOperation};
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// than between two pauses at a timeout.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-impl StateDriver {
+impl SandboxTask {
     /// Ends the workload and the machine; the disk stays.
     pub(super) async fn stop(&mut self, live: Live, machine: Box<dyn SandboxVm>, reply: Reply<Sandbox>) -> NextState {
         if let Err(error) = self.commit(Status::Stopping(live.clone())).await {

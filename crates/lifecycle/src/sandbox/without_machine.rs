@@ -1,17 +1,18 @@
-//! The states without a machine: `paused`, until a request wakes the sandbox, and `stopped`, until its owner starts it.
+//! The states without a machine: `paused`, until an HTTP request wakes the sandbox, and `stopped`, until its owner
+//! starts it.
 
-use super::{MachineSource, NextState, StateDriver};
+use super::{MachineSource, NextState, SandboxTask};
 use crate::error::{LifecycleError, WakeFailure};
 use crate::machines::Activation;
 use crate::policy::{self, PausedOperation, StoppedOperation};
-use crate::request::{Message, Reply, Request, answer};
+use crate::request::{Message, OwnerRequest, Reply, answer};
 use leapbox_api_types::snapshot::NewSnapshot;
 use leapbox_db::{Sandbox, SnapshotRow, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
 use std::sync::Arc;
 use std::time::Instant;
 
-impl StateDriver {
+impl SandboxTask {
     /// Serves the paused sandbox until it is woken or deleted.
     pub(super) async fn paused(&mut self, stored: StoredMemory) -> NextState {
         loop {
@@ -29,7 +30,7 @@ impl StateDriver {
         }
     }
 
-    async fn handle_while_paused(&mut self, stored: &StoredMemory, request: Request) -> Option<NextState> {
+    async fn handle_while_paused(&mut self, stored: &StoredMemory, request: OwnerRequest) -> Option<NextState> {
         match policy::paused(request) {
             Ok(PausedOperation::Snapshot(new, reply)) => self.snapshot_paused(stored, new, reply).await,
             Ok(PausedOperation::Delete(reply)) => {
@@ -47,7 +48,7 @@ impl StateDriver {
         loop {
             let request = match self.next_message().await {
                 None => return NextState::Ended,
-                // Sent before the sandbox was stopped. Requests wake a paused sandbox, never a stopped one.
+                // Sent before the sandbox was stopped. HTTP requests wake a paused sandbox, never a stopped one.
                 Some(Message::Wake(_)) => continue,
                 Some(Message::Ask(request)) => request,
             };
@@ -163,7 +164,7 @@ impl StateDriver {
     async fn try_to_start(&mut self, stored: &StoredDisk) -> Result<NextState, LifecycleError> {
         // Unlike a woken guest, one that has booted anew has lost the environment with its memory.
         let environment = self.shared.environment_of(&self.spec)?;
-        self.commit(Status::Starting(stored.clone())).await?;
+        self.commit(Status::Booting(stored.clone())).await?;
         let source = MachineSource::Stored(Stored::Disk(stored.clone()));
         match self.obtain_machine(&source, Activation::New(&environment)).await {
             Ok((live, machine)) => Ok(NextState::Running(live, machine)),

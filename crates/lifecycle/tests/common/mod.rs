@@ -33,7 +33,7 @@ impl Stage {
         self.db().await.organisation_insert(&organisation).await.expect("inserted");
     }
 
-    /// A server on what the last one left.
+    /// A server on what the previous one left.
     pub async fn server(&self) -> Lifecycle {
         let db = self.db().await;
         let key = ServerKey::load_or_create(&self.folder.join("key")).expect("a key");

@@ -4,8 +4,8 @@ use hickory_resolver::proto::rr::{RData, Record};
 use leapbox_egress_policy::{Denial, Evaluator};
 use std::net::Ipv4Addr;
 
-/// Removes the addresses that the evaluator denies, and returns its reasons.
-pub(super) fn remove_inside(evaluator: &Evaluator, records: &mut Vec<Record>) -> Vec<Denial> {
+/// Removes the closed addresses that are not opened to the sandbox, and returns the evaluator's reasons.
+pub(super) fn remove_closed(evaluator: &Evaluator, records: &mut Vec<Record>) -> Vec<Denial> {
     let mut denials = Vec::new();
     records.retain(|record| match &record.data {
         RData::A(address) => evaluator.address(address.0).map_err(|denial| denials.push(denial)).is_ok(),

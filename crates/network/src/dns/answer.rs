@@ -1,9 +1,9 @@
 //! Answers one query: checks whether it can be forwarded, whether this sandbox's policy allows it, and which addresses
 //! of the answer the sandbox may see.
 
-use super::addresses::{addresses_in, remove_inside};
+use super::addresses::{addresses_in, remove_closed};
 use super::limits::{MAX_CUSTOM_ANSWER, MAX_UDP_ANSWER, QUERY_DEADLINE};
-use super::slot::{NamePolicy, SlotResolver};
+use super::slot::{NamePolicy, SlotNameServer};
 use super::{Counters, Dns};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
@@ -25,24 +25,27 @@ pub(super) enum Transport {
     Tcp,
 }
 
-/// Whether a query can be forwarded, whatever the policy says.
+/// The first layer, of the protocol: whether a query can be forwarded at all, under any policy. Refusals of this layer
+/// are answered and not written to the journal.
 enum Verdict {
     Forward(Query),
     Refuse(ResponseCode),
 }
 
-/// The policy's decision about a query.
+/// The second layer, of the policy: how a query that can be forwarded is handled for this sandbox.
 enum Permission {
-    /// The query is forwarded, and addresses that the sandbox may not reach are removed from the answer.
+    /// The query is forwarded, and closed addresses are removed from the answer.
     Ask,
-    /// As [`Self::Ask`], and the answer is cached for the proxy.
-    AskAndRemember(DomainName),
-    /// The query is answered without records: the name exists and has none of that type.
-    Nothing,
+    /// As [`Self::Ask`], and the answer is cached for the slot's proxy.
+    AskAndCache(DomainName),
+    /// The query is answered at once and without records, as if the name had none of that type. This is no denial.
+    EmptyAnswer,
+    /// The query is refused, and the [`Denial`], the reason that all layers of the egress share, is written to the
+    /// journal.
     Refuse(Denial),
 }
 
-impl SlotResolver {
+impl SlotNameServer {
     /// Answers one query. Returns `None` for bytes that must not be answered.
     pub(super) async fn answer(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let counters = &self.shared.counters;
@@ -75,13 +78,13 @@ impl SlotResolver {
         // The lower rate of `custom` counts only queries that would be forwarded: to refuse the others costs nothing,
         // and carries nothing out.
         let permission = match permission(&name_policy.evaluator, query) {
-            Permission::AskAndRemember(_) if !self.limits.within_custom_rate() => {
+            Permission::AskAndCache(_) if !self.limits.within_custom_rate() => {
                 Permission::Refuse(Denial::TooMany { what: "queries" })
             }
             permission => permission,
         };
         match permission {
-            Permission::Nothing => {}
+            Permission::EmptyAnswer => {}
             Permission::Refuse(denial) => {
                 name_policy.journal.deny(&denial);
                 prohibit(response);
@@ -90,21 +93,21 @@ impl SlotResolver {
                 self.shared.forward(query, response).await;
                 self.filter(name_policy, response);
             }
-            Permission::AskAndRemember(name) => {
+            Permission::AskAndCache(name) => {
                 self.shared.forward(query, response).await;
                 self.filter(name_policy, response);
                 if query.query_type() == RecordType::A {
                     let (addresses, ttl_s) = addresses_in(&response.answers);
-                    self.remember_answered(name, addresses, ttl_s);
+                    self.cache_answered(name, addresses, ttl_s);
                 }
             }
         }
     }
 
-    /// Removes the addresses that the sandbox may not reach. A name of the inside would tell it about the host's
-    /// network, and an allowed name that points there is an attack (DNS rebinding).
+    /// Removes the closed addresses. A private one would tell the sandbox about the host's network, and an allowed name
+    /// that leads to one is an attack (DNS rebinding).
     fn filter(&self, name_policy: &NamePolicy, response: &mut Message) {
-        for denial in remove_inside(&name_policy.evaluator, &mut response.answers) {
+        for denial in remove_closed(&name_policy.evaluator, &mut response.answers) {
             name_policy.journal.deny(&denial);
         }
     }
@@ -131,10 +134,10 @@ fn permission(evaluator: &Evaluator, query: &Query) -> Permission {
         | RecordType::SRV
         | RecordType::NS
         | RecordType::SOA
-        | RecordType::CAA => Permission::AskAndRemember(name),
+        | RecordType::CAA => Permission::AskAndCache(name),
         // IPv6 leaves no slot, and HTTPS records above all carry hints for HTTP/3 and encrypted hellos, which are
         // refused. An empty answer keeps clients from trying them; a refusal would make some of them give up the name.
-        RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => Permission::Nothing,
+        RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => Permission::EmptyAnswer,
         kind => Permission::Refuse(Denial::QueryType { name, kind: kind.to_string() }),
     }
 }
@@ -155,19 +158,19 @@ impl Dns {
         response.add_authorities(authorities);
     }
 
-    /// Asks the upstream. The answer is SERVFAIL if there is no upstream, too many queries are under way, or it does
-    /// not answer in time.
+    /// Asks the upstream. The answer is SERVFAIL if there is no name server to ask, too many queries are under way, or
+    /// it does not answer in time.
     pub(super) async fn ask(&self, name: Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
         let failed = (ResponseCode::ServFail, vec![], vec![]);
-        let (Some(resolver), Ok(_permit)) = (self.upstream.resolver(), self.queries.try_acquire()) else {
+        let (Some(forwarder), Ok(_permit)) = (self.upstream.forwarder(), self.queries.try_acquire()) else {
             return failed;
         };
-        timeout(QUERY_DEADLINE, look_up(&resolver, name, kind)).await.unwrap_or(failed)
+        timeout(QUERY_DEADLINE, look_up(&forwarder, name, kind)).await.unwrap_or(failed)
     }
 }
 
-async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
-    match resolver.lookup(name, kind).await {
+async fn look_up(forwarder: &TokioResolver, name: Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
+    match forwarder.lookup(name, kind).await {
         Ok(lookup) => (ResponseCode::NoError, lookup.answers().to_vec(), vec![]),
         Err(NetError::Dns(DnsError::NoRecordsFound(none)))
             if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
@@ -260,15 +263,15 @@ pub(super) fn fuzz(bytes: &[u8], evaluator: &Evaluator) {
     match check(&message) {
         Verdict::Refuse(code) => response.metadata.response_code = code,
         Verdict::Forward(query) => match permission(evaluator, &query) {
-            Permission::AskAndRemember(name) => assert!(evaluator.name(&name).is_ok(), "{name} is not allowed"),
+            Permission::AskAndCache(name) => assert!(evaluator.name(&name).is_ok(), "{name} is not allowed"),
             Permission::Refuse(_) => prohibit(&mut response),
-            Permission::Ask | Permission::Nothing => {}
+            Permission::Ask | Permission::EmptyAnswer => {}
         },
     }
     let longest = limit(&message, Transport::Udp, None);
     let encoded = encode(&response, longest);
     assert!(encoded.is_none_or(|bytes| bytes.len() <= longest.max(512)), "an answer is longer than its asker takes");
-    remove_inside(evaluator, &mut message.answers);
+    remove_closed(evaluator, &mut message.answers);
     let (addresses, _) = addresses_in(&message.answers);
-    assert!(addresses.iter().all(|address| evaluator.address(*address).is_ok()), "an address of the inside is told");
+    assert!(addresses.iter().all(|address| evaluator.address(*address).is_ok()), "an answer holds a closed address");
 }

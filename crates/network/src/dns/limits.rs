@@ -21,15 +21,16 @@ pub(super) const SLOT_QUERIES: usize = 32;
 // answer would otherwise take all of them.
 /// Queries of one slot under way while the others need them.
 pub(super) const FAIR_QUERIES: usize = 8;
-// Each holds a task and a descriptor for up to TCP_DEADLINE; a resolver library opens one.
+// Each holds a task and a descriptor for up to TCP_DEADLINE; a guest's DNS library opens one.
 /// TCP connections of one slot.
 const SLOT_CONNECTIONS: usize = 8;
-/// Queries a second of one slot, and how many may come at once. Those beyond are dropped unread.
+/// Queries a second of one slot under every policy, and how many may come at once. Those beyond are dropped unread.
 const SLOT_RATE: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 const SLOT_BURST: NonZeroU32 = NonZeroU32::new(400).expect("not zero");
 
-// The rate for names that a `custom` policy allows. Whoever owns a name below an allowed wildcard can carry data out in
-// the labels of queries, so they are few: 30 a second is ample for a page's names, and slow for a tunnel.
+// The rate for names that a `custom` policy allows, in addition to SLOT_RATE. Whoever owns a name below an allowed
+// wildcard can carry data out in the labels of queries, so they are few: 30 a second is ample for a page's names, and
+// slow for a tunnel.
 const CUSTOM_RATE: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 const CUSTOM_BURST: NonZeroU32 = NonZeroU32::new(150).expect("not zero");
 // Enough for large sets of records (TXT of mail domains), and a bound on what such a tunnel carries in.

@@ -1,14 +1,15 @@
-//! One slot's resolver: the policy for its queries, and the cache of its answers.
+//! One slot's name server: the policy for its queries, and the cache of this slot's answers.
 //!
-//! The egress proxy resolves through the same cache, so that it dials the address that the guest was answered. A
-//! program whose protocol shows no name reaches an address only if that address is in here.
+//! The slot's egress proxy resolves through it ([`NameServer`]), so that it dials the address that the guest was
+//! answered. Only the proxy is answered from the cache; the guest's own queries are always forwarded. A program
+//! whose protocol shows no name reaches an address only if the guest itself was answered it.
 
 use super::Dns;
-use super::addresses::{addresses_in, remove_inside};
+use super::addresses::{addresses_in, remove_closed};
 use super::limits::{FAIR_QUERIES, MAX_QUERIES, SLOT_QUERIES, SlotLimits};
 use async_trait::async_trait;
 use hickory_resolver::proto::rr::{Name, RecordType};
-use leapbox_egress::{Journal, NameResolver};
+use leapbox_egress::{Journal, NameServer};
 use leapbox_egress_policy::{Denial, DomainName, Evaluator};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -37,8 +38,8 @@ pub(crate) struct NamePolicy {
     pub(crate) journal: Arc<Journal>,
 }
 
-/// One slot's resolver, shared by its name server and its egress proxy.
-pub(crate) struct SlotResolver {
+/// One slot's name server, which its egress proxy uses as well.
+pub(crate) struct SlotNameServer {
     pub(super) shared: Arc<Dns>,
     pub(super) limits: SlotLimits,
     /// Set once the slot has its policy; before, every query is refused.
@@ -71,13 +72,13 @@ impl CachedName {
     }
 }
 
-impl std::fmt::Debug for SlotResolver {
+impl std::fmt::Debug for SlotNameServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SlotResolver").field("name_policy", &self.name_policy).finish_non_exhaustive()
+        f.debug_struct("SlotNameServer").field("name_policy", &self.name_policy).finish_non_exhaustive()
     }
 }
 
-impl SlotResolver {
+impl SlotNameServer {
     pub(super) fn new(shared: Arc<Dns>) -> Self {
         Self { shared, limits: SlotLimits::new(), name_policy: OnceLock::new(), cache: Mutex::default() }
     }
@@ -98,14 +99,20 @@ impl SlotResolver {
     }
 
     /// Caches an answer that the guest is about to get.
-    pub(super) fn remember_answered(&self, name: DomainName, addresses: Vec<Ipv4Addr>, ttl_s: u32) {
+    pub(super) fn cache_answered(&self, name: DomainName, addresses: Vec<Ipv4Addr>, ttl_s: u32) {
         let now = Instant::now();
-        self.remember(name, addresses, ttl_s, |known| {
+        self.cache_addresses(name, addresses, ttl_s, |known| {
             known.note_answered(now, now + usable(ttl_s).max(DIALABLE_AT_LEAST))
         });
     }
 
-    fn remember(&self, name: DomainName, mut addresses: Vec<Ipv4Addr>, ttl_s: u32, then: impl FnOnce(&mut CachedName)) {
+    fn cache_addresses(
+        &self,
+        name: DomainName,
+        mut addresses: Vec<Ipv4Addr>,
+        ttl_s: u32,
+        then: impl FnOnce(&mut CachedName),
+    ) {
         addresses.truncate(ADDRESSES_MAX);
         let now = Instant::now();
         let mut cache = self.cache();
@@ -145,7 +152,7 @@ fn make_space(cache: &mut HashMap<DomainName, CachedName>, now: Instant) {
 }
 
 #[async_trait]
-impl NameResolver for SlotResolver {
+impl NameServer for SlotNameServer {
     async fn resolve(&self, name: &DomainName) -> Vec<Ipv4Addr> {
         let now = Instant::now();
         if let Some(known) = self.cache().get(name).filter(|known| known.usable_until > now) {
@@ -165,12 +172,12 @@ impl NameResolver for SlotResolver {
         // Waits in turn with the guest's own queries. The semaphore is never closed.
         let Ok(_permit) = self.limits.queries.acquire().await else { return vec![] };
         let (_, mut records, _) = self.shared.ask(asked, RecordType::A).await;
-        for denial in remove_inside(&name_policy.evaluator, &mut records) {
+        for denial in remove_closed(&name_policy.evaluator, &mut records) {
             name_policy.journal.deny(&denial);
         }
         let (addresses, ttl_s) = addresses_in(&records);
         // Not noted as answered to the guest: only what it has asked for itself may it dial without a name.
-        self.remember(name.clone(), addresses.clone(), ttl_s, |_| {});
+        self.cache_addresses(name.clone(), addresses.clone(), ttl_s, |_| {});
         addresses
     }
 
@@ -192,16 +199,16 @@ mod tests {
         DomainName::parse(text).expect("name")
     }
 
-    fn names() -> SlotResolver {
+    fn names() -> SlotNameServer {
         let upstream = Upstream::new(Some(&[])).expect("no servers");
-        SlotResolver::new(Arc::new(Dns::new(upstream)))
+        SlotNameServer::new(Arc::new(Dns::new(upstream)))
     }
 
     #[test]
     fn only_addresses_the_guest_was_told_count_as_answered() {
         let (names, told, resolved) = (names(), Ipv4Addr::new(93, 184, 216, 34), Ipv4Addr::new(93, 184, 216, 35));
-        names.remember_answered(name("example.com"), vec![told], 60);
-        names.remember(name("example.net"), vec![resolved], 60, |_| {});
+        names.cache_answered(name("example.com"), vec![told], 60);
+        names.cache_addresses(name("example.net"), vec![resolved], 60, |_| {});
         assert_eq!(names.answered(told), Some(name("example.com")));
         assert_eq!(names.answered(resolved), None);
     }
@@ -209,8 +216,8 @@ mod tests {
     #[test]
     fn an_address_the_guest_was_told_before_still_counts_when_the_name_has_moved() {
         let (names, old, new) = (names(), Ipv4Addr::new(93, 184, 216, 34), Ipv4Addr::new(93, 184, 216, 35));
-        names.remember_answered(name("example.com"), vec![old], 60);
-        names.remember_answered(name("example.com"), vec![new], 60);
+        names.cache_answered(name("example.com"), vec![old], 60);
+        names.cache_answered(name("example.com"), vec![new], 60);
         assert!(names.answered(old).is_some() && names.answered(new).is_some());
         assert_eq!(names.cache()[&name("example.com")].addresses, [new]);
     }
@@ -239,7 +246,7 @@ mod tests {
     fn a_guest_that_asks_for_ever_new_names_fills_no_memory() {
         let names = names();
         for number in 0..2 * NAMES_MAX {
-            names.remember_answered(name(&format!("n{number}.example.com")), vec![Ipv4Addr::LOCALHOST; 100], 60);
+            names.cache_answered(name(&format!("n{number}.example.com")), vec![Ipv4Addr::LOCALHOST; 100], 60);
         }
         let cache = names.cache();
         assert_eq!(cache.len(), NAMES_MAX);

@@ -3,7 +3,7 @@
 use super::Counters;
 use super::answer::Transport;
 use super::limits::{MAX_QUERY, TCP_DEADLINE};
-use super::slot::SlotResolver;
+use super::slot::SlotNameServer;
 use leapbox_errors::chain;
 use std::io;
 use std::num::TryFromIntError;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub(super) async fn serve(resolver: Arc<SlotResolver>, listener: TcpListener) {
+pub(super) async fn serve(name_server: Arc<SlotNameServer>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         let stream = match listener.accept().await {
@@ -33,13 +33,13 @@ pub(super) async fn serve(resolver: Arc<SlotResolver>, listener: TcpListener) {
         }
         // Finished tasks are collected here, or the set would grow with every connection.
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = resolver.limits.connections.clone().try_acquire_owned() else {
-            Counters::count(&resolver.shared.counters.dropped);
+        let Ok(permit) = name_server.limits.connections.clone().try_acquire_owned() else {
+            Counters::count(&name_server.shared.counters.dropped);
             continue;
         };
-        let resolver = resolver.clone();
+        let name_server = name_server.clone();
         connections.spawn(async move {
-            if let Err(error) = serve_connection(&resolver, stream).await {
+            if let Err(error) = serve_connection(&name_server, stream).await {
                 tracing::trace!(error = %chain(&error), "a DNS connection of a slot ended");
             }
             drop(permit);
@@ -47,16 +47,16 @@ pub(super) async fn serve(resolver: Arc<SlotResolver>, listener: TcpListener) {
     }
 }
 
-async fn serve_connection(resolver: &SlotResolver, mut stream: TcpStream) -> io::Result<()> {
+async fn serve_connection(name_server: &SlotNameServer, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let query = timeout(TCP_DEADLINE, read_message(&mut stream)).await??;
-        let permit = resolver.limits.queries.clone().try_acquire_owned();
-        let (true, Ok(_permit)) = (resolver.limits.within_rate() && resolver.within_share(), permit) else {
-            Counters::count(&resolver.shared.counters.dropped);
+        let permit = name_server.limits.queries.clone().try_acquire_owned();
+        let (true, Ok(_permit)) = (name_server.limits.within_rate() && name_server.within_share(), permit) else {
+            Counters::count(&name_server.shared.counters.dropped);
             return Ok(());
         };
-        let Some(answer) = resolver.answer(&query, Transport::Tcp).await else { return Ok(()) };
+        let Some(answer) = name_server.answer(&query, Transport::Tcp).await else { return Ok(()) };
         timeout(TCP_DEADLINE, write_message(&mut stream, &answer)).await??;
     }
 }

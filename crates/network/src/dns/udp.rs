@@ -3,7 +3,7 @@
 use super::Counters;
 use super::answer::Transport;
 use super::limits::MAX_QUERY;
-use super::slot::SlotResolver;
+use super::slot::SlotNameServer;
 use leapbox_errors::chain;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-pub(super) async fn serve(resolver: Arc<SlotResolver>, socket: UdpSocket) {
+pub(super) async fn serve(name_server: Arc<SlotNameServer>, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let mut queries = JoinSet::new();
     // One byte more than allowed: `recv_from` cuts a longer datagram without saying so.
@@ -27,23 +27,23 @@ pub(super) async fn serve(resolver: Arc<SlotResolver>, socket: UdpSocket) {
         };
         while queries.try_join_next().is_some() {}
         // Dropped and not answered: an answer would cost as much as the query, and a client asks again after a pause.
-        let permit = resolver.limits.queries.clone().try_acquire_owned();
+        let permit = name_server.limits.queries.clone().try_acquire_owned();
         let (true, true, Ok(permit)) =
-            (length <= MAX_QUERY, resolver.limits.within_rate() && resolver.within_share(), permit)
+            (length <= MAX_QUERY, name_server.limits.within_rate() && name_server.within_share(), permit)
         else {
-            Counters::count(&resolver.shared.counters.dropped);
+            Counters::count(&name_server.shared.counters.dropped);
             continue;
         };
-        let (resolver, socket, query) = (resolver.clone(), socket.clone(), buffer[..length].to_vec());
+        let (name_server, socket, query) = (name_server.clone(), socket.clone(), buffer[..length].to_vec());
         queries.spawn(async move {
-            reply(&resolver, &socket, &query, peer).await;
+            reply(&name_server, &socket, &query, peer).await;
             drop(permit);
         });
     }
 }
 
-async fn reply(resolver: &SlotResolver, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
-    let Some(answer) = resolver.answer(query, Transport::Udp).await else { return };
+async fn reply(name_server: &SlotNameServer, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
+    let Some(answer) = name_server.answer(query, Transport::Udp).await else { return };
     if let Err(error) = socket.send_to(&answer, peer).await {
         tracing::debug!(error = %chain(&error), "a slot's name server cannot send");
     }

@@ -1,4 +1,4 @@
-//! The name servers to which queries are forwarded: configured ones, or the host's.
+//! The forwarder, and the upstream name servers that it asks: configured ones, or the host's.
 
 use crate::error::NetworkError;
 use hickory_resolver::TokioResolver;
@@ -17,7 +17,7 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// The time after which an attempt is repeated, or the next server is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// The source of the name servers.
+/// The source of the upstream name servers, and the forwarder to them.
 #[derive(Debug)]
 pub(crate) enum Upstream {
     /// The configured servers; `None` if the list is empty.
@@ -31,28 +31,28 @@ pub(crate) enum Upstream {
 pub(crate) struct HostServers {
     checked: Instant,
     modified: Option<SystemTime>,
-    resolver: Option<TokioResolver>,
+    forwarder: Option<TokioResolver>,
 }
 
 impl Upstream {
     pub(crate) fn new(configured: Option<&[SocketAddr]>) -> Result<Self, NetworkError> {
         match configured {
-            Some(servers) => Ok(Self::Fixed(resolver(servers)?)),
+            Some(servers) => Ok(Self::Fixed(forwarder(servers)?)),
             None => {
-                let (modified, resolver) = (modified(), resolver(&read_resolv_conf())?);
-                Ok(Self::Host(Mutex::new(HostServers { checked: Instant::now(), modified, resolver })))
+                let (modified, forwarder) = (modified(), forwarder(&read_resolv_conf())?);
+                Ok(Self::Host(Mutex::new(HostServers { checked: Instant::now(), modified, forwarder })))
             }
         }
     }
 
-    /// Returns the current resolver, or `None` if there is no name server to ask.
-    pub(super) fn resolver(&self) -> Option<TokioResolver> {
+    /// Returns the current forwarder, or `None` if there is no name server to ask.
+    pub(super) fn forwarder(&self) -> Option<TokioResolver> {
         match self {
-            Self::Fixed(resolver) => resolver.clone(),
+            Self::Fixed(forwarder) => forwarder.clone(),
             Self::Host(servers) => {
                 let mut servers = servers.lock();
                 servers.refresh();
-                servers.resolver.clone()
+                servers.forwarder.clone()
             }
         }
     }
@@ -69,10 +69,10 @@ impl HostServers {
             return;
         }
         self.modified = modified;
-        match resolver(&read_resolv_conf()) {
-            Ok(resolver) => self.resolver = resolver,
+        match forwarder(&read_resolv_conf()) {
+            Ok(forwarder) => self.forwarder = forwarder,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "cannot use the changed name servers; the former ones stay")
+                tracing::warn!(error = %chain(&error), "cannot use the host's new name servers; the previous ones stay")
             }
         }
     }
@@ -98,7 +98,7 @@ fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
-fn resolver(servers: &[SocketAddr]) -> Result<Option<TokioResolver>, NetworkError> {
+fn forwarder(servers: &[SocketAddr]) -> Result<Option<TokioResolver>, NetworkError> {
     if servers.is_empty() {
         return Ok(None);
     }

@@ -143,7 +143,7 @@ impl Index {
         self.add(id, bytes, uploaded, uploaded);
     }
 
-    /// Adds an archive that an earlier server has left in the directory. That server may have uploaded parts of it, so
+    /// Adds an archive that a previous server has left in the directory. That server may have uploaded parts of it, so
     /// its upload counts as begun.
     pub fn insert_found(&self, id: &str, bytes: u64, uploaded: bool) {
         self.add(id, bytes, uploaded, true);

@@ -1,4 +1,10 @@
 //! Writes an archive into the store.
+//!
+//! ```text
+//! begin: takes the pin ─► ArchiveWriter: writes the parts ─► seal ─► Sealed: the caller commits its row, drops the pin
+//! ```
+//!
+//! The pin comes before the first byte, so that no sweep that runs meanwhile removes the archive before a row names it.
 
 use super::error::StoreError;
 use super::index::Pin;

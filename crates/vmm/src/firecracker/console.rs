@@ -67,7 +67,8 @@ impl Console {
         Ok((Self::read(read)?, both))
     }
 
-    /// Goes on reading the console of process `pid`, which a former server started. What that server has read is lost.
+    /// Goes on reading the console of process `pid`, which a previous server started. What that server has read is
+    /// lost.
     pub fn adopted(pid: i32) -> Result<Self, VmmError> {
         let path = format!("/proc/{pid}/fd/1");
         let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);

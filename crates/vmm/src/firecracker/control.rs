@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::exit::Logs;
-use super::files::{self, INHERITED, MEMORY, NEW_MEMORY, NEW_STATE};
+use super::files::{self, INHERITED_PAGES, MEMORY, NEW_MEMORY, NEW_STATE};
 use super::types::{SnapshotCreate, SnapshotType, Vm, VmState};
 use crate::driver::Control;
 use crate::error::{ExitReason, VmmError};
@@ -87,7 +87,8 @@ impl Control for FirecrackerControl {
     }
 
     fn overlaid_memory(&self, machine: &Machine) -> Option<OverlaidMemory> {
-        Some(OverlaidMemory { memory: self.root.join(MEMORY), note: machine.record.dir.join(INHERITED) })
+        let inherited_pages = machine.record.dir.join(INHERITED_PAGES);
+        Some(OverlaidMemory { memory: self.root.join(MEMORY), inherited_pages })
     }
 
     async fn console_tail(&self) -> String {

@@ -29,24 +29,24 @@ pub(super) const STATE: &str = "state";
 pub(super) const NEW_MEMORY: &str = "new-memory";
 /// The device state that Firecracker writes when a snapshot is taken.
 pub(super) const NEW_STATE: &str = "new-state";
-/// The list of the pages that came from changes. It is in the machine's directory and not in the jail, so that a VMM
-/// that its guest has taken over cannot alter it.
-pub(super) const INHERITED: &str = "inherited";
+/// The file of inherited pages (see [`memory`](crate::memory)). It is in the machine's directory and not in the jail,
+/// so that a VMM that its guest has taken over cannot alter it.
+pub(super) const INHERITED_PAGES: &str = "inherited";
 
-/// The directories that the jailer makes and gives to the sandbox's uid, the jail's root first.
+/// The directories that the jailer makes and gives to the VMM's uid, the jail's root first.
 const DIRECTORIES: [&str; 4] = ["", "dev", "dev/net", "run"];
 
-/// Makes the jail's directories root's again. From then on the sandbox's uid can use the files in them but add none.
+/// Makes the jail's directories root's again. From then on the VMM's uid can use the files in them but add none.
 pub(super) fn reclaim_directories(root: &Path) -> Result<(), VmmError> {
-    for folder in DIRECTORIES {
-        let path = root.join(folder);
+    for directory in DIRECTORIES {
+        let path = root.join(directory);
         // The uid has owned these names until now. Through an opened descriptor, and with no link followed, the change
         // of owner cannot be led to a directory of the host.
         let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&path);
         let dir = match opened {
             Ok(dir) => dir,
             // A jailer that does not make one of the others leaves nothing to protect there.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.is_empty() => continue,
             Err(error) => return Err(FileError::of("opening", &path)(error).into()),
         };
         fchown(&dir, Some(0), Some(0)).map_err(FileError::of("changing the owner of", &path))?;
@@ -93,10 +93,10 @@ fn copy_near(source: &Path, copies: &Path) -> Result<PathBuf, VmmError> {
     Ok(copy)
 }
 
-/// Makes the directory of copies, root's alone, and removes the copies of a former server.
+/// Makes the directory of copies, root's alone, and removes the copies of a previous server.
 pub(super) fn empty_copies(copies: &Path) -> Result<(), VmmError> {
     private_dir(copies).map_err(|source| VmmError::Folder { path: copies.to_path_buf(), source })?;
-    // Machines of the former server that still run have hard links to their copies, and keep them.
+    // Machines of the previous server that still run have hard links to their copies, and keep them.
     for entry in fs::read_dir(copies).map_err(FileError::of("listing", copies))?.flatten() {
         remove(&entry.path());
     }

@@ -33,7 +33,7 @@ impl Firecracker {
             }
         };
         let idle = self.idle(&spec.confinement, snapshot.shape, jailed);
-        self.resume_in(idle, spec).await
+        self.load_in(idle, spec).await
     }
 }
 

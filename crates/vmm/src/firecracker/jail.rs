@@ -6,7 +6,7 @@
 //!        ─► the API answers: the jail's directories become root's again, then the guest's files are linked in
 //! ```
 //!
-//! Until the last step the sandbox's uid owns nothing in the jail but what the jailer has just made, and no guest has
+//! Until the last step the VMM's uid owns nothing in the jail but what the jailer has just made, and no guest has
 //! run: nobody can have planted a link for the jailer to follow (CVE-2026-1386). After it the uid can create nothing
 //! there.
 
@@ -50,7 +50,7 @@ const PROGRAM: &str = "firecracker";
 /// The file in the jail's root into which the jailer writes the id of the Firecracker that it leaves behind.
 const PID_FILE: &str = "firecracker.pid";
 
-/// A Firecracker in its jail whose API answers and which has no machine yet.
+/// A Firecracker in its jail whose API answers and which has no guest yet.
 pub(super) struct Jailed {
     pub process: Process,
     pub api: Api,
@@ -83,7 +83,7 @@ pub(super) async fn launch(
     let root = root_of(&confinement.dir, &confinement.name);
     let process = Process::open(read_pid(&root.join(PID_FILE))?)?;
     let api = wait_for_api(&process, &root, &logs).await?;
-    // Not earlier, because Firecracker creates its socket in the jail as the sandbox's uid.
+    // Not earlier, because Firecracker creates its socket in the jail as the VMM's uid.
     files::reclaim_directories(&root)?;
     Ok(Jailed { process, api, logs, root })
 }
@@ -193,7 +193,7 @@ fn isolate(groups: &[RawFd]) -> io::Result<()> {
 
 fn read_pid(path: &Path) -> Result<i32, VmmError> {
     let mut text = String::new();
-    // The largest number the kernel gives has seven digits; the file is in a directory of the sandbox's uid.
+    // The largest number the kernel gives has seven digits; the file is in a directory of the VMM's uid.
     let read = File::open(path).and_then(|file| file.take(16).read_to_string(&mut text));
     read.map_err(FileError::of("reading", path))?;
     text.trim().parse().map_err(|_: ParseIntError| VmmError::Launch {

@@ -1,10 +1,10 @@
-//! The compatibility key of a Firecracker snapshot: a hash over the program, the image, the machine, and the CPU model
+//! The compatibility key of a Firecracker snapshot: a hash over the program, the image, the devices, and the CPU model
 //! and kernel of the host.
 //!
 //! Firecracker promises a restore only on the same CPU model and host kernel (its docs/snapshotting/versioning.md).
 
 use super::binaries::Binaries;
-use super::guest::{KERNEL_COMMAND_LINE, MACHINE};
+use super::setup::{DEVICE_LAYOUT_VERSION, KERNEL_COMMAND_LINE};
 use crate::error::VmmError;
 use crate::shape::Shape;
 use crate::spec::GuestImage;
@@ -34,7 +34,7 @@ fn cpu(cpuinfo: &str) -> String {
 /// The compatibility key of a machine of `shape` that boots `image`, lowercase hexadecimal.
 pub(super) fn of(binaries: &Binaries, host: &str, shape: Shape, image: &GuestImage) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("firecracker {MACHINE} {} {}\n", binaries.digest, image.digest));
+    hash.update(format!("firecracker {DEVICE_LAYOUT_VERSION} {} {}\n", binaries.digest, image.digest));
     hash.update(format!("{KERNEL_COMMAND_LINE}\n{shape}\n{host}\n"));
     hex::encode(hash.finalize())
 }

@@ -1,4 +1,4 @@
-//! Reads the difference of a machine's memory to its base: every page that differs, or may differ, since the restore.
+//! Finds the difference of a machine's memory to its base, and reads it run by run while it is stored.
 //! [`Machine::snapshot_diff`](crate::Machine::snapshot_diff) calls it.
 
 use super::inherited_pages::InheritedPages;
@@ -17,9 +17,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Takes the difference of the paused `process` to the base from which it was restored. The pages are found at once and
-/// read when the runs are consumed; until then the machine must stay paused. If its memory was `overlaid` with changes,
-/// these are part of the difference.
+/// Finds the difference of the paused `process` to the base from which it was restored. Only the places of the pages
+/// are found here; their bytes are read while the runs are consumed, and until then the machine must stay paused. The
+/// inherited pages of an `overlaid` memory are part of the difference.
 ///
 /// The runs hold the process's memory open, never that of another process with its number. If the process dies or
 /// unmaps its memory meanwhile, they end with an error.
@@ -30,7 +30,7 @@ pub(crate) async fn difference(
     overlaid: Option<OverlaidMemory>,
 ) -> Result<Runs, VmmError> {
     let find = move || Difference::find(process, mapping, shape.memory_bytes(), overlaid);
-    blocking("looking for the changes in a memory", find).await.map(|found| Box::new(found) as Runs)
+    blocking("looking for the difference of a memory", find).await.map(|found| Box::new(found) as Runs)
 }
 
 /// The iterator over the difference: it reads one part after the other.
@@ -56,20 +56,20 @@ struct Part {
 enum Source {
     /// The process's address space: the guest has written these pages since the restore.
     Process,
-    /// The file that the process has mapped as its memory: these pages came from changes, and the guest has not written
-    /// them since.
+    /// The file that the process has mapped as its memory: these are inherited pages that the guest has not written
+    /// since the restore.
     OverlaidMemory(Arc<File>),
 }
 
 impl Difference {
     fn find(process: Proc, mapping: Mapping, bytes: u64, overlaid: Option<OverlaidMemory>) -> Result<Self, VmmError> {
         let pieces = process.ram(mapping, bytes)?;
-        let own = runs(&process, &pieces, written)?;
+        let written_runs = runs(&process, &pieces, written)?;
         let of_process = |run: &Piece| split(Source::Process, run.address, run.offset, run.length);
-        let mut parts: Vec<Part> = own.iter().flat_map(of_process).collect();
+        let mut parts: Vec<Part> = written_runs.iter().flat_map(of_process).collect();
         if let Some(overlaid) = overlaid {
-            // The file's pages are not anonymous, so the page tables do not show them as changes.
-            parts.extend(inherited_parts(&overlaid, bytes, &own)?);
+            // The file's pages are not anonymous, so the page tables do not show that they differ from the base.
+            parts.extend(inherited_parts(&overlaid, bytes, &written_runs)?);
             parts.sort_unstable_by_key(|part| part.offset);
         }
         let memory = process.memory()?;
@@ -103,20 +103,19 @@ impl Iterator for Difference {
     }
 }
 
-/// The parts of an overlaid memory that came from changes and that the process has not written since (`own` are those
-/// it has).
+/// The inherited pages of an overlaid memory, but for those that the guest has written since (`written_runs`).
 fn inherited_parts(
     overlaid: &OverlaidMemory,
     bytes: u64,
-    own: &[Piece],
+    written_runs: &[Piece],
 ) -> Result<impl Iterator<Item = Part>, VmmError> {
-    let inherited = InheritedPages::load(&overlaid.note, bytes)?;
+    let inherited_pages = InheritedPages::load(&overlaid.inherited_pages, bytes)?;
     let opened = File::open(&overlaid.memory);
     let file = opened.map_err(FileError::of("opening", &overlaid.memory))?;
     let source = Source::OverlaidMemory(Arc::new(file));
-    let own: Vec<Range<u64>> = own.iter().map(|run| run.offset..run.offset + run.length).collect();
-    let untouched = minus(inherited.ranges(), &own).into_iter();
-    Ok(untouched.flat_map(move |range| split(source.clone(), range.start, range.start, range.end - range.start)))
+    let written: Vec<Range<u64>> = written_runs.iter().map(|run| run.offset..run.offset + run.length).collect();
+    let unwritten = minus(inherited_pages.ranges(), &written).into_iter();
+    Ok(unwritten.flat_map(move |range| split(source.clone(), range.start, range.start, range.end - range.start)))
 }
 
 /// Splits `length` bytes into parts of at most [`RUN_MAX`].
@@ -172,15 +171,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_that_a_memory_was_composed_of_are_in_every_later_difference() {
+    async fn inherited_pages_are_in_every_later_difference() {
         let base = Guest::of_file(RAM);
         let dir = tempfile::tempdir().expect("a folder");
-        let overlaid = || OverlaidMemory { memory: dir.path().join("memory"), note: dir.path().join("note") };
+        let (memory, inherited_pages) = (dir.path().join("memory"), dir.path().join("inherited"));
+        let overlaid = || OverlaidMemory { memory: memory.clone(), inherited_pages: inherited_pages.clone() };
         let changes = runs(vec![run(3, 1, 0), run(10, 256, 7), run(4095, 1, 9)]);
-        let inherited = overlay(base.base(), changes, RAM, &overlaid().memory).expect("overlaid");
-        inherited.save(&overlaid().note).expect("noted");
+        let inherited = overlay(base.base(), changes, RAM, &memory).expect("overlaid");
+        inherited.save(&inherited_pages).expect("saved");
 
-        let mut guest = Guest::of(&overlaid().memory);
+        let mut guest = Guest::of(&memory);
         guest.map(0, RAM);
         for (page, byte) in [(11, 1), (12, 2), (400, 3), (4095, 4)] {
             guest.write(page, byte);
@@ -191,7 +191,7 @@ mod tests {
         let found = difference(guest.process(), guest.mapping(), SHAPE, Some(overlaid())).await.expect("found");
         assert_eq!(contents(found).expect("read"), expected);
 
-        std::fs::write(overlaid().note, "").expect("written");
+        std::fs::write(&inherited_pages, "").expect("written");
         let refused = difference(guest.process(), guest.mapping(), SHAPE, Some(overlaid())).await.err();
         assert!(matches!(refused, Some(VmmError::InheritedPages { .. })), "{refused:?}");
     }

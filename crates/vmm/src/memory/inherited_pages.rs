@@ -1,6 +1,6 @@
-//! The list of the pages that a machine was restored with, kept in a file in the machine's directory. The next diff of
-//! the machine must have them, whether the guest has touched them since or not, and also if another server process
-//! takes it.
+//! The inherited pages of an overlaid memory: those that came from changes. They are stored in a file in the machine's
+//! directory, because the machine's next difference must have them, whether the guest has touched them since or not,
+//! and also if another server process takes it.
 
 use super::{PAGE, ranges};
 use crate::error::VmmError;
@@ -35,7 +35,7 @@ impl InheritedPages {
         &self.ranges
     }
 
-    /// Writes the list to the new file `path` (mode 0600). Blocking.
+    /// Writes them to the new file `path` (mode 0600). Blocking.
     pub fn save(&self, path: &Path) -> Result<(), VmmError> {
         // Not synced: a host that loses power loses the machine as well.
         let mut text = HEADER.to_owned();
@@ -47,10 +47,10 @@ impl InheritedPages {
         Ok(made.write_all(text.as_bytes()).map_err(FileError::of("writing", path))?)
     }
 
-    /// Reads the list that [`InheritedPages::save`] has written for a memory of `bytes` bytes. Blocking.
+    /// Reads the file that [`InheritedPages::save`] has written for a memory of `bytes` bytes. Blocking.
     pub(super) fn load(path: &Path, bytes: u64) -> Result<Self, VmmError> {
-        // A missing or damaged file is an error and not an empty list: the diff would lack pages, and nobody would
-        // notice until the machine was restored from it.
+        // A missing or damaged file is an error and does not count as empty: the difference would lack pages, and
+        // nobody would notice until a machine was restored with it.
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(STORED_MAX + 1).read_to_string(&mut text));
         read.map_err(FileError::of("reading", path))?;
@@ -59,11 +59,11 @@ impl InheritedPages {
 }
 
 fn parse(text: &str, bytes: u64) -> Option<InheritedPages> {
-    let (noted, found) = text.strip_suffix('\n')?.rsplit_once(CHECKSUM)?;
-    if found != checksum(noted) {
+    let (content, found) = text.strip_suffix('\n')?.rsplit_once(CHECKSUM)?;
+    if found != checksum(content) {
         return None;
     }
-    let ranges = ranges::parse(noted.strip_prefix(HEADER)?.lines(), bytes)?;
+    let ranges = ranges::parse(content.strip_prefix(HEADER)?.lines(), bytes)?;
     let whole = |range: &Range<u64>| range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
     ranges.iter().all(whole).then_some(InheritedPages { ranges })
 }
@@ -79,7 +79,7 @@ mod tests {
     const RAM: u64 = 16 << 20;
 
     #[test]
-    fn a_note_is_read_back() {
+    fn inherited_pages_are_read_back() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut inherited = InheritedPages::default();
         for (name, range) in [("none", 0..0), ("one", 0..PAGE), ("joined", PAGE..3 * PAGE), ("two", RAM - PAGE..RAM)] {
@@ -95,9 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn a_note_that_is_missing_cut_short_or_altered_is_refused() {
+    fn a_file_of_inherited_pages_that_is_missing_cut_short_or_altered_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("note");
+        let path = dir.path().join("inherited");
         assert!(matches!(InheritedPages::load(&path, RAM), Err(VmmError::File(_))));
         let inherited = InheritedPages { ranges: vec![0..PAGE, 4 * PAGE..6 * PAGE] };
         inherited.save(&path).expect("saved");

@@ -12,11 +12,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 /// Writes `changes` into the RAM of a VMM that has not begun to use it. The pages become anonymous, as if the guest had
-/// written them, so that a later [`difference`](fn@super::difference) finds them without a list. After a failure some
-/// of them are written, and the machine must never run. If the future is dropped, the work goes on until `changes` or
-/// the process end.
+/// written them, so that a later [`difference`](fn@super::difference) finds them there, and none are inherited. After a
+/// failure some of them are written, and the machine must never run. If the future is dropped, the work goes on until
+/// `changes` or the process end.
 pub(crate) async fn inject(process: Proc, mapping: Mapping, shape: Shape, changes: Runs) -> Result<(), VmmError> {
-    blocking("laying changes over a memory", move || write(&process, mapping, shape.memory_bytes(), changes)).await
+    blocking("writing changes into a memory", move || write(&process, mapping, shape.memory_bytes(), changes)).await
 }
 
 fn write(process: &Proc, mapping: Mapping, bytes: u64, changes: Runs) -> Result<(), VmmError> {

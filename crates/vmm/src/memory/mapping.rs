@@ -53,7 +53,7 @@ const MAPS_MAX: u64 = 16 << 20;
 impl Proc {
     pub fn open(pid: i32) -> Result<Self, VmmError> {
         let dir = File::open(format!("/proc/{pid}"))
-            .map_err(|source| not_alive(pid, "opening its folder in /proc", source))?;
+            .map_err(|source| not_alive(pid, "opening its directory in /proc", source))?;
         Ok(Self { dir, pid })
     }
 
@@ -98,7 +98,7 @@ impl Proc {
         let maps = String::from_utf8_lossy(&maps);
         let mut pieces = Vec::new();
         for entry in maps.lines().filter_map(Entry::parse).filter(|entry| self.is_of(entry, mapping)) {
-            // Written pages of a shared mapping are not anonymous: the diff would be empty.
+            // Written pages of a shared mapping are not anonymous: the difference would be empty.
             if !entry.private {
                 return Err(self.unfit("it is mapped shared, so the guest writes to the file".to_owned()));
             }
@@ -110,7 +110,7 @@ impl Proc {
     }
 
     /// An error unless `pieces` cover `bytes` bytes without gaps or overlaps. A VMM that its guest has taken over can
-    /// change its mappings, and a diff must not miss a page or have one twice because of that.
+    /// change its mappings, and a difference must not miss a page or have one twice because of that.
     fn check_whole(&self, pieces: &[Piece], bytes: u64) -> Result<(), VmmError> {
         let mut end = 0;
         for piece in pieces {

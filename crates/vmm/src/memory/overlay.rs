@@ -1,5 +1,5 @@
-//! Writes changes over a copy of a base's memory, for a VMM that reads guest memory while it loads its devices. The
-//! Firecracker driver restores with it.
+//! Overlays: writes changes over a copy of a base's memory file, for a VMM that reads guest memory while it loads its
+//! devices. The Firecracker driver restores with it.
 
 use super::InheritedPages;
 use super::changes::checked;
@@ -10,31 +10,30 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The files of a memory that [`overlay()`] has written.
+/// The two files of a memory that [`overlay()`] has written.
 #[derive(Debug)]
 pub(crate) struct OverlaidMemory {
     /// The memory. Nothing may write to it while a machine has it mapped.
     pub memory: PathBuf,
-    /// The list of the pages that came from changes, written by [`InheritedPages::save`].
-    pub note: PathBuf,
+    /// The file of its inherited pages, written by [`InheritedPages::save`].
+    pub inherited_pages: PathBuf,
 }
 
-/// Writes the new file `target`: a copy of `base`, which has `bytes` bytes, with `changes` laid over it. Returns the
-/// pages that came from the changes. The file is root's and readable by all. Blocking; after a failure a part of it may
-/// exist.
+/// Writes the new file `target`: a copy of `base`, which has `bytes` bytes, overlaid with `changes`. Returns its
+/// inherited pages. The file is root's and readable by all. Blocking; after a failure a part of it may exist.
 pub(crate) fn overlay(base: &Path, changes: Runs, bytes: u64, target: &Path) -> Result<InheritedPages, VmmError> {
     // Holes stay holes, and where the file system can share extents nothing is copied. Not synced: a host that loses
     // power loses the machine as well.
     copy_sparse(base, target).map_err(|source| VmmError::CopyMemory { path: base.to_path_buf(), source })?;
     let to = File::options().write(true).open(target).map_err(FileError::of("opening", target))?;
-    let mut inherited = InheritedPages::default();
+    let mut inherited_pages = InheritedPages::default();
     for run in checked(changes, bytes) {
         let run = run?;
-        to.write_all_at(&run.bytes, run.offset).map_err(FileError::of("laying changes over", target))?;
-        inherited.push(run.offset..run.offset + run.bytes.len() as u64);
+        to.write_all_at(&run.bytes, run.offset).map_err(FileError::of("writing changes into", target))?;
+        inherited_pages.push(run.offset..run.offset + run.bytes.len() as u64);
     }
     to.set_permissions(Permissions::from_mode(0o444)).map_err(FileError::of("making read-only", target))?;
-    Ok(inherited)
+    Ok(inherited_pages)
 }
 
 #[cfg(test)]
@@ -45,7 +44,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn a_composed_memory_has_both_and_stays_sparse() {
+    fn an_overlaid_memory_has_both_and_stays_sparse() {
         let dir = tempfile::tempdir().expect("a folder");
         let (base, target) = (dir.path().join("base"), dir.path().join("target"));
         let file = File::create(&base).expect("created");

@@ -21,8 +21,7 @@ const ENTRIES: u64 = 64 * 1024;
 
 /// Whether the guest has written the page since the RAM was mapped.
 pub(super) fn written(entry: u64) -> bool {
-    // A write to a copy-on-write mapping makes the page anonymous. It stays a change after the kernel has swapped it
-    // out.
+    // A write to a copy-on-write mapping makes the page anonymous. It still is after the kernel has swapped it out.
     entry & (PRESENT | SWAPPED) != 0 && entry & OF_A_FILE == 0
 }
 

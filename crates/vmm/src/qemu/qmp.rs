@@ -2,8 +2,8 @@
 //!
 //! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
 
-use crate::error::VmmError;
-use leapbox_errors::FileError;
+use crate::error::{PLAIN_MAX, VmmError};
+use leapbox_errors::{FileError, one_line};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use std::io::{self, IoSlice};
@@ -71,7 +71,8 @@ impl Qmp {
         }
         Err(VmmError::Protocol {
             command: "a connection to its control socket".to_owned(),
-            message: greeting.to_string(),
+            // Cut to one short line, as in `exchange`.
+            message: one_line(&greeting.to_string(), PLAIN_MAX),
         })
     }
 
@@ -106,7 +107,8 @@ impl Qmp {
             return Ok(value.clone());
         }
         let message = answer.pointer("/error/desc").and_then(Value::as_str).unwrap_or("no reason given");
-        Err(VmmError::Refused { command: command.to_owned(), message: message.to_owned() })
+        // Cut to one short line: a guest that has taken over its QEMU writes this text into our log.
+        Err(VmmError::Refused { command: command.to_owned(), message: one_line(message, PLAIN_MAX) })
     }
 
     /// Waits until the last migration has ended; an error if it has failed.
@@ -191,5 +193,59 @@ async fn read(mut from: BufReader<OwnedReadHalf>, answers: mpsc::Sender<Value>, 
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use tokio::net::UnixListener;
+
+    /// A QEMU that sends the first of `lines` as its greeting and one more for every command, whatever that is.
+    fn sending(lines: Vec<Value>) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("qmp.sock");
+        let listener = UnixListener::bind(&path).expect("bound");
+        tokio::spawn(async move {
+            let (from, mut to) = listener.accept().await.expect("a connection").0.into_split();
+            let mut commands = BufReader::new(from).lines();
+            for line in lines {
+                let _ = to.write_all(format!("{line}\n").as_bytes()).await;
+                let _ = commands.next_line().await;
+            }
+        });
+        (dir, path)
+    }
+
+    /// A text that forges a line of the log and goes on for 64 KiB.
+    fn hostile() -> String {
+        format!("no\r\n2026-11-29T00:00:00Z ERROR leapbox: forged\u{85}\u{1b}[2J{}", "x".repeat(64 << 10))
+    }
+
+    fn assert_short_line(error: &VmmError, beginning: &str) {
+        let (VmmError::Refused { message, .. } | VmmError::Protocol { message, .. }) = error else {
+            panic!("{error:?}");
+        };
+        assert!(message.starts_with(beginning), "{message}");
+        assert!(message.len() < 2 * PLAIN_MAX && !message.chars().any(char::is_control), "{message:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_one_short_line() {
+        let error = json!({"error": {"class": "GenericError", "desc": hostile()}});
+        let (_dir, path) = sending(vec![json!({"QMP": {}}), json!({"return": {}}), error]);
+        let qmp = Qmp::connect(&path, CONTROL_DEADLINE).await.expect("connected");
+        let refused = qmp.run("cont", json!({})).await.expect_err("refused");
+        assert!(matches!(refused, VmmError::Refused { .. }), "{refused:?}");
+        assert_short_line(&refused, r"no\r\n2026-11-29T00:00:00Z ERROR leapbox: forged");
+    }
+
+    #[tokio::test]
+    async fn a_greeting_that_is_none_is_told_in_one_short_line() {
+        let (_dir, path) = sending(vec![json!({"hello": hostile()})]);
+        let refused = Qmp::connect(&path, CONTROL_DEADLINE).await.expect_err("no greeting");
+        assert!(matches!(refused, VmmError::Protocol { .. }), "{refused:?}");
+        assert_short_line(&refused, r#"{"hello":"no\r\n2026"#);
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Mutex, OnceCell};
 
-/// The name of every sealed image. A diff finds a clone's RAM by it among the mappings of its QEMU.
+/// The name of every sealed image, by which a clone's RAM is found among the mappings of its QEMU.
 pub const NAME: &str = "leapbox-ram";
 
 /// The most images that are kept at once. Each holds some hundred MiB of the host's memory, and one organisation can

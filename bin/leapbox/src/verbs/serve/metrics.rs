@@ -75,7 +75,7 @@ fn render(lifecycle: &Lifecycle, gateway: &Gateway<Sandboxes>, network: &Network
     );
     page.histogram(
         "pause_seconds",
-        "From the pause until the sandbox is stored and its machine has ended.",
+        "From the permit to store the sandbox until it is stored and its machine has ended.",
         &stats.pauses,
     );
     page.histogram(

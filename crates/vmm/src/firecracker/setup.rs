@@ -1,4 +1,6 @@
-//! Configures an idle Firecracker over its API: describes the machine to boot, or loads a snapshot.
+//! Sets up an idle Firecracker over its API: gives it the devices of a guest and boots that, or loads a snapshot.
+//!
+//! Called by the driver's `boot` (`firecracker.rs`) and by `restore`.
 
 use super::api::Api;
 use super::files::{DISK, INITRAMFS, KERNEL, MEMORY, ROOTFS, STATE};
@@ -18,15 +20,15 @@ use crate::spec::{IoLimits, NetworkAttachment};
 pub(super) const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=k random.trust_cpu=on \
      8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd cryptomgr.notests";
 
-/// The version of the machine that [`boot`] describes, part of the compatibility key. To be increased when the devices
-/// or their order change, because a snapshot of the former machine would not fit.
-pub(super) const MACHINE: u32 = 1;
+/// The version of the devices that [`boot`] configures, and of their order; part of the compatibility key. It must be
+/// increased when either changes, because a snapshot that was taken with the previous devices would not fit.
+pub(super) const DEVICE_LAYOUT_VERSION: u32 = 1;
 const WORKLOAD: &str = "workload";
 const CHANNEL: &str = "channel";
 /// The time in which a rate limiter's bucket fills again: limits are per second.
 const REFILL_MS: u64 = 1000;
 
-/// Describes a machine to Firecracker and starts it.
+/// Gives an idle Firecracker the size and the devices of its guest, and boots the guest.
 pub(super) async fn boot(api: &Api, shape: Shape, network: &NetworkAttachment) -> Result<(), VmmError> {
     // With dirty pages tracked from the start, a `Diff` snapshot has all pages that were ever touched, and holes for
     // the rest: a base's memory file is as small as its guest's use. A `Full` one would write every byte.
@@ -37,7 +39,7 @@ pub(super) async fn boot(api: &Api, shape: Shape, network: &NetworkAttachment) -
     api.put("/boot-source", &source).await?;
     for (id, is_read_only) in [(ROOTFS, true), (DISK, false)] {
         // The default cache type (`Unsafe`) ignores the guest's flushes. A host that loses power loses its running
-        // sandboxes with their disks anyway, and a paused sandbox's archive is synced by whoever writes it.
+        // machines with their disks anyway, and an archive of a disk is synced by whoever writes it.
         // Never a root device: Firecracker would add `root=` to the kernel's command line, but here the agent in the
         // initramfs mounts the root file system.
         let drive = Drive { drive_id: id, path_on_host: id, is_root_device: false, is_read_only };
