@@ -121,8 +121,8 @@ pub trait SandboxVm: Send + Sync {
     /// A client of its guest's agent.
     fn guest(&self) -> GuestClient;
 
-    /// Makes the machine the sandbox's: gives the guest fresh randomness, the right time and its ids, and installs the
-    /// policy in its slot, which lets nothing out before. A stored workload runs again only after both. An error means
+    /// Makes the machine the sandbox's: installs the policy in its slot, which lets nothing out before, and gives the
+    /// guest fresh randomness, the right time and its ids. A stored workload runs again only after both. An error means
     /// that not all of it was confirmed, and that the machine must not be used.
     async fn become_sandbox(
         &self,

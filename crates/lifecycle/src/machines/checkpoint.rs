@@ -118,7 +118,7 @@ pub(super) async fn write(
     let cancel_on_drop = CancelOnDrop::default();
     let cancelled = Arc::clone(&cancel_on_drop.0);
     let writing = tokio::task::spawn_blocking(move || {
-        // Memory before the disk: it is read from the suspended VMM, while the disk's file would also be there later.
+        // Memory before the disk: a VMM that dies meanwhile takes its memory with it, and that is noticed sooner so.
         if let Some(DiffSnapshot { memory, state }) = changes {
             writer.bytes(STATE, &state).map_err(|error| CheckpointError::of_writing(error.into()))?;
             writer

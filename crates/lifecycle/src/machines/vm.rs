@@ -138,7 +138,7 @@ impl SandboxVm for Vm {
                 tokio::join!(self.install_policy(id, egress), self.take_identity(id, activation, trust));
             return installed.and(configured);
         }
-        // The identity thaws a stored workload, so the policy has to be in force before.
+        // Any `Configure` message thaws a stored workload, so the policy has to be in force before it is sent.
         self.install_policy(id, egress).await?;
         self.take_identity(id, activation, trust).await
     }

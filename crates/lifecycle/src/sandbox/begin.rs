@@ -1,7 +1,7 @@
 //! Gets a machine for a sandbox and activates it: for a new sandbox, a woken one, and a started one.
 //!
 //! ```text
-//! obtain_machine ─► fresh or restored machine ─► activate: identity, policy ─► row running ─► published
+//! obtain_machine ─► fresh or restored machine ─► activate: policy, identity ─► row running ─► published
 //!                        ▲                           └── not confirmed: destroyed, and one more is tried
 //!                        └───────────────────────────────┘
 //! ```

@@ -3,8 +3,8 @@
 //! ```text
 //! pause:     permit ─► row snapshotting ─► suspend ─► store ─► row paused ─► machine ended ─► published
 //! snapshot:  permit ─► row snapshotting ─► suspend ─► store ─► the snapshot's row ─► resume ─► row running
-//!                                             └── on a failure: row snapshotting, once more ─► checkpoint removed
-//!                                                               ─► machine resumed ─► row running
+//!                                             └── on a failure: the row written again as it is (see `undo_store`)
+//!                                                 ─► checkpoint removed ─► machine resumed ─► row running
 //! ```
 //!
 //! Calls into the guest stand still while the sandbox is stored. Once the row says `paused`, `disconnect_clients` ends
