@@ -30,7 +30,7 @@ fn a_server_that_speaks_first_is_reached_at_an_address_that_was_answered_for_an_
             read_until(&mut stream, b"the guest's turn").await;
         }
         assert!(text(&server).contains("\0\0binarythe guest's turn"));
-        assert_eq!(world.journal.snapshot().connections[2], ("nameless", 3));
+        assert_eq!(world.journal.snapshot().connections[2], ("server_first", 3));
     });
 }
 
