@@ -17,6 +17,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::task::TaskTracker;
 
 // In an `Arc`, because every caller that waits gets the same error.
 type Outcome = Result<(), Arc<StoreError>>;
@@ -107,11 +108,17 @@ async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
         DirBuilder::new().mode(0o700).create(&folder).map_err(FileError::of("creating", &folder))
     })
     .await??;
+    let writes = TaskTracker::new();
     let parts = manifest.parts.iter().map(|(part_name, part)| {
         let length = part.stats.stored_bytes;
-        download_part(remote, &name, part_name, length, draft.0.join(part_name))
+        download_part(remote, &name, part_name, length, draft.0.join(part_name), &writes)
     });
-    try_join_all(parts).await?;
+    let downloaded = try_join_all(parts).await;
+    // One part's failure ends the others' futures, but not the write that each has begun in another thread. A file that
+    // is created while the directory is being removed would keep it there.
+    writes.close();
+    writes.wait().await;
+    downloaded?;
     if inner.index.is_pending_remote_delete(&name) {
         // Removed during the download. Published, it would be there again with nothing that names it.
         return Err(StoreError::NotFound { id: id.clone() });
@@ -134,7 +141,15 @@ async fn download(inner: &Inner, id: &ArchiveId) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn download_part(remote: &Remote, id: &str, name: &str, length: u64, path: PathBuf) -> Result<(), StoreError> {
+/// Downloads one part. All that it does with the file is in `writes`.
+async fn download_part(
+    remote: &Remote,
+    id: &str,
+    name: &str,
+    length: u64,
+    path: PathBuf,
+    writes: &TaskTracker,
+) -> Result<(), StoreError> {
     let found = remote.part(id, name, length).await?;
     let object = found.meta.location.clone();
     let failed = |step| {
@@ -142,21 +157,23 @@ async fn download_part(remote: &Remote, id: &str, name: &str, length: u64, path:
         move |source| StoreError::Remote { step, object, source }
     };
     let mut pieces = found.into_stream();
-    let mut file = blocking({
+    let create = {
         let path = path.clone();
         move || create(&path)
-    })
-    .await??;
+    };
+    let mut file = writes.spawn_blocking(create).await.map_err(StoreError::Task)??;
     let mut position = 0;
     while let Some(piece) = pieces.try_next().await.map_err(failed("reading"))? {
         position += piece.len() as u64;
         // Before it is written: a server that sends without end must not fill the disk.
         check_length(&object, position, length, position > length)?;
         let writing = FileError::of("writing", path.clone());
-        file = blocking(move || file.write_all(&piece).map(|()| file).map_err(writing)).await??;
+        let write = move || file.write_all(&piece).map(|()| file).map_err(writing);
+        file = writes.spawn_blocking(write).await.map_err(StoreError::Task)??;
     }
     check_length(&object, position, length, position < length)?;
-    Ok(blocking(move || file.sync_all().map_err(FileError::of("writing to disk", path))).await??)
+    let sync = move || file.sync_all().map_err(FileError::of("writing to disk", path));
+    Ok(writes.spawn_blocking(sync).await.map_err(StoreError::Task)??)
 }
 
 fn check_length(object: &ObjectPath, found: u64, expected: u64, wrong: bool) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use hyper::header::{CONTENT_LENGTH, ETAG, LAST_MODIFIED};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,6 +27,8 @@ pub(super) struct S3 {
     /// All writes are answered with 403.
     pub forbidden: AtomicBool,
     uploads: AtomicUsize,
+    /// Uploads that were completed or aborted.
+    ended: Mutex<BTreeSet<String>>,
 }
 
 impl S3 {
@@ -144,6 +146,11 @@ impl S3 {
         body: Bytes,
     ) -> Response<Full<Bytes>> {
         let mut pieces = self.pieces.lock().expect("unpoisoned");
+        let mut ended = self.ended.lock().expect("unpoisoned");
+        // S3's `NoSuchUpload`: a piece may arrive after the abort that overtook it on another connection.
+        if ended.contains(upload) {
+            return status(StatusCode::NOT_FOUND);
+        }
         if *method == Method::PUT {
             let number = query.get("partNumber").and_then(|number| number.parse().ok()).expect("a number");
             pieces.insert((upload.to_owned(), number), body);
@@ -152,6 +159,7 @@ impl S3 {
         let mine: Vec<Bytes> =
             pieces.iter().filter(|((of, _), _)| of == upload).map(|(_, bytes)| bytes.clone()).collect();
         pieces.retain(|(of, _), _| of != upload);
+        ended.insert(upload.to_owned());
         if *method == Method::DELETE {
             return status(StatusCode::NO_CONTENT);
         }
