@@ -245,17 +245,13 @@ impl Network {
         // Counted before the lease is taken: `take`, which finds no index left, must see that a slot is being made.
         self.filling.fetch_add(1, Ordering::AcqRel);
         let made = match self.shared.lease() {
-            Some(lease) => self.make(lease).await.map(|slot| self.ready().push_back(slot)),
-            None => {
-                self.filling.fetch_sub(1, Ordering::AcqRel);
-                // One that waits for this slot has to look again.
-                self.filled.notify_waiters();
-                return Ok(false);
-            }
+            Some(lease) => self.make(lease).await.map(|slot| self.ready().push_back(slot)).map(|()| true),
+            None => Ok(false),
         };
         self.filling.fetch_sub(1, Ordering::AcqRel);
+        // Also if no slot was made: whoever waits for one has to look again.
         self.filled.notify_waiters();
-        made.map(|()| true)
+        made
     }
 }
 
