@@ -106,7 +106,7 @@ demo: setup $(VENV)/.done ## the main job in one go, with the official SDK
 soak: setup venv ## the rough tests, ten times as long
 	@LEAPBOX_TEST_CHURN=2000 LEAPBOX_TEST_KILL_ROUNDS=50 LEAPBOX_TEST_ATTACK_SEEDS=1,2,3,4,5 LEAPBOX_TEST_CLONES=10 \
 	    LEAPBOX_TEST_PAUSES=500 LEAPBOX_TEST_PAUSE_SECONDS=70 LEAPBOX_TEST_RACE_SECONDS=200 LEAPBOX_TEST_LIVES=600 \
-	    LEAPBOX_TEST_GENERATIONS=20 LEAPBOX_TEST_REQUESTS=500 \
+	    LEAPBOX_TEST_GENERATIONS=20 LEAPBOX_TEST_REQUESTS=500 LEAPBOX_TEST_ADOPTED=30 LEAPBOX_TEST_MISTAKES=100 \
 	    $(LAB) $(PYTHON) -m pytest -c tests/pytest.ini tests/e2e/own \
 	        $(addprefix tests/e2e/shared/test_,hostile_guest.py continuity.py storms.py chain.py clones.py) \
 	        -s --timeout 7200 $(ARGS)

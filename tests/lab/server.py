@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -44,6 +46,8 @@ class Server:
             "LEAPBOX_RATE_LIMIT": "0",
             "LEAPBOX_LOG_FORMAT": "json",
             "LEAPBOX_BASE_UID": str(current().base_uid),
+            # What is stored and not named by anything goes at once, so that every test can see that nothing is left.
+            "LEAPBOX_GARBAGE_GRACE_DAYS": "0",
             **(settings or {}),
         }
         self._process: subprocess.Popen | None = None
@@ -75,9 +79,25 @@ class Server:
             stdin=subprocess.DEVNULL,
         )
 
-    def start(self, timeout: float = 120) -> "Server":
+    @contextmanager
+    def settings(self, **settings: str) -> Iterator[None]:
+        """Other settings for what is started within the `with`: `max_sandboxes="5"`."""
+        before = self._environment
+        self._environment = {**before, **{f"LEAPBOX_{name.upper()}": value for name, value in settings.items()}}
+        try:
+            yield
+        finally:
+            self._environment = before
+
+    def refuses_to_start(self, *flags: str) -> str:
+        """Starts it; it must end by itself. Returns what it tells the operator."""
+        done = self.run("serve", *flags)
+        assert done.returncode != 0, f"it served: {done.stderr[-2000:]}"
+        return done.stderr.rpartition("leapbox: ")[2]
+
+    def start(self, *flags: str, timeout: float = 120) -> "Server":
         """Starts the server and waits until it answers `GET /healthz`."""
-        arguments = ["--data-dir", str(self.data_dir), "--api", self.api_address]
+        arguments = [*flags, "--data-dir", str(self.data_dir), "--api", self.api_address]
         arguments += ["--gateway", f"127.0.0.1:{self.gateway_port}"]
         # The host's trust anchors, for what the server verifies itself: the fake internet's CA is one of them.
         trusting = {**self._environment, "SSL_CERT_FILE": str(current().run_dir / "trust.pem")}

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The setting of which VMM driver runs the sandboxes; `driver::choose` makes a driver of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
@@ -123,6 +124,10 @@ pub struct Settings {
     /// With an object store: MiB of stored sandboxes that are kept in the data directory as well [default: 10240].
     #[arg(long, env = "LEAPBOX_ARCHIVE_CACHE_MIB", global = true, value_name = "MIB")]
     pub archive_cache_mib: Option<u64>,
+    /// Days that the server runs before it removes what is stored and named by nothing, see `leapbox gc`; 0 removes it
+    /// at once [default: 7].
+    #[arg(long, env = "LEAPBOX_GARBAGE_GRACE_DAYS", global = true, value_name = "DAYS")]
+    pub garbage_grace_days: Option<u16>,
     /// Addresses of the links between sandboxes and host; nothing else on this host may use them
     /// [default: 10.253.0.0/16].
     #[arg(long, env = "LEAPBOX_LINK_BLOCK", global = true, value_name = "CIDR")]
@@ -131,7 +136,8 @@ pub struct Settings {
     /// allow_cidrs; comma separated [default: none].
     #[arg(long, env = "LEAPBOX_EGRESS_PRIVATE_CIDRS", global = true, value_name = "CIDR", value_delimiter = ',')]
     pub egress_private_cidrs: Option<Vec<String>>,
-    /// First of the uids that VMMs run under, one for each [default: 2000000].
+    /// First of the uids that VMMs run under, one for each [default: a range of the installation's own, from 2097152
+    /// on].
     #[arg(long, env = "LEAPBOX_BASE_UID", global = true, value_name = "UID")]
     pub base_uid: Option<u32>,
     /// Name servers that sandboxes' queries are forwarded to, as address:port; comma separated [default: those of
@@ -154,7 +160,7 @@ impl Settings {
         first_that_is_there! {
             data_dir config artifacts_dir api gateway metrics domain tls_cert tls_key driver rate_limit max_sandboxes
             memory_budget_mib pool_size pool_memory_mib disk_mib_per_s disk_ops_per_s network_mib_per_s object_store
-            archive_cache_mib link_block egress_private_cidrs base_uid dns_upstreams log_format
+            archive_cache_mib garbage_grace_days link_block egress_private_cidrs base_uid dns_upstreams log_format
         }
     }
 }
@@ -223,12 +229,26 @@ pub struct Config {
     pub network_mib_per_s: u64,
     pub object_store: Option<String>,
     pub archive_cache_mib: u64,
+    pub garbage_grace: Duration,
     pub link_block: Ipv4Block,
     pub egress_private_cidrs: Vec<Cidr>,
-    pub base_uid: u32,
+    /// `None` if it is not configured: the installation's own range, [`leapbox_network::default_base_uid`].
+    pub base_uid: Option<u32>,
     pub dns_upstreams: Option<Vec<SocketAddr>>,
     pub log_format: LogFormat,
 }
+
+/// Network slots made ahead of use, so that a burst of creates does not wait for namespaces, links and rules. As many
+/// as the pool keeps clones of a shape by default.
+pub const PREPARED_SLOTS: u32 = 16;
+
+// The settings' maxima. They are above what a host can run, and keep every sum and product of them in range. With both
+// at their maximum, the slots still fit into the default link block.
+const MOST_SANDBOXES: u32 = 16_384;
+const MOST_POOLED: u32 = 4096;
+/// 2^43 MiB are 2^63 bytes.
+const MOST_MIB: u64 = 1 << 43;
+const TOO_MANY_MIB: &str = "it must be at most 8796093022208, which are 2^63 bytes";
 
 const DEFAULT_DATA_DIR: &str = "/var/lib/leapbox";
 // Lower uids may belong to people, services and the ranges that Debian gives out for user namespaces: a VMM that its
@@ -253,7 +273,10 @@ impl Config {
     }
 
     fn resolve(s: Settings, data_dir: PathBuf, host_memory_mib: u64) -> Result<Self, ConfigError> {
-        let memory_budget_mib = s.memory_budget_mib.unwrap_or(2 * host_memory_mib);
+        let memory_budget_mib = s.memory_budget_mib.unwrap_or(host_memory_mib.saturating_mul(2));
+        let pool_memory_mib = s.pool_memory_mib.unwrap_or(memory_budget_mib / 2);
+        let archive_cache_mib = s.archive_cache_mib.unwrap_or(10 * 1024);
+        let (max_sandboxes, pool_size) = (s.max_sandboxes.unwrap_or(1000), s.pool_size.unwrap_or(16));
         Ok(Self {
             artifacts_dir: s.artifacts_dir.unwrap_or_else(|| data_dir.join("artifacts")),
             data_dir,
@@ -264,19 +287,20 @@ impl Config {
             tls: checked_tls(s.tls_cert, s.tls_key)?,
             driver: s.driver.unwrap_or(DriverSetting::Auto),
             rate_limit: s.rate_limit.unwrap_or(1000),
-            max_sandboxes: s.max_sandboxes.unwrap_or(1000),
-            memory_budget_mib,
-            pool_size: s.pool_size.unwrap_or(16),
-            pool_memory_mib: s.pool_memory_mib.unwrap_or(memory_budget_mib / 2),
+            max_sandboxes: at_most(MOST_SANDBOXES, "max_sandboxes", max_sandboxes, "it must be at most 16384")?,
+            memory_budget_mib: at_most(MOST_MIB, "memory_budget_mib", memory_budget_mib, TOO_MANY_MIB)?,
+            pool_size: at_most(MOST_POOLED, "pool_size", pool_size, "it must be at most 4096")?,
+            pool_memory_mib: at_most(MOST_MIB, "pool_memory_mib", pool_memory_mib, TOO_MANY_MIB)?,
             disk_mib_per_s: s.disk_mib_per_s.unwrap_or(0),
             disk_ops_per_s: s.disk_ops_per_s.unwrap_or(0),
             network_mib_per_s: s.network_mib_per_s.unwrap_or(0),
             // An empty variable in the environment turns the setting of the file off.
             object_store: s.object_store.filter(|url| !url.is_empty()),
-            archive_cache_mib: s.archive_cache_mib.unwrap_or(10 * 1024),
+            archive_cache_mib: at_most(MOST_MIB, "archive_cache_mib", archive_cache_mib, TOO_MANY_MIB)?,
+            garbage_grace: Duration::from_secs(u64::from(s.garbage_grace_days.unwrap_or(7)) * 24 * 3600),
             link_block: checked_link_block(s.link_block)?,
             egress_private_cidrs: checked_private_cidrs(s.egress_private_cidrs.unwrap_or_default())?,
-            base_uid: checked_base_uid(s.base_uid.unwrap_or(2_000_000))?,
+            base_uid: s.base_uid.map(checked_base_uid).transpose()?,
             dns_upstreams: s.dns_upstreams,
             log_format: s.log_format.unwrap_or(LogFormat::Text),
         })
@@ -285,6 +309,17 @@ impl Config {
     /// The directory of one server's own state: database, keys, certificates, machines.
     pub fn state_dir(&self) -> PathBuf {
         self.data_dir.join("state")
+    }
+
+    /// Network slots at a time. The pool's clones have slots as well, and the prepared ones must not be missing at the
+    /// limit of sandboxes.
+    pub fn max_slots(&self) -> u32 {
+        self.max_sandboxes + self.pool_size + PREPARED_SLOTS
+    }
+
+    /// Bytes of the archives that are kept in the data directory if there is an object store.
+    pub fn archive_cache_bytes(&self) -> u64 {
+        self.archive_cache_mib << 20
     }
 }
 
@@ -336,6 +371,18 @@ fn checked_private_cidrs(texts: Vec<String>) -> Result<Vec<Cidr>, ConfigError> {
     let refused = |value: String, error: CidrError| ConfigError::PrivateCidr { value, source: error };
     let texts = texts.into_iter().filter(|text| !text.is_empty());
     texts.map(|text| operator_cidr(&text).map_err(|error| refused(text, error))).collect()
+}
+
+fn at_most<N: PartialOrd + ToString>(
+    most: N,
+    setting: &'static str,
+    value: N,
+    reason: &'static str,
+) -> Result<N, ConfigError> {
+    if value <= most {
+        return Ok(value);
+    }
+    Err(ConfigError::Refused { setting, value: value.to_string(), reason })
 }
 
 fn checked_base_uid(uid: u32) -> Result<u32, ConfigError> {

@@ -129,9 +129,19 @@ impl State {
         read_if_there(&self.default_key()).map(|key| key.map(|k| k.trim().to_owned()))
     }
 
+    /// The file of the instance.
+    pub fn instance_file(&self) -> PathBuf {
+        self.dir.join("instance")
+    }
+
+    /// Writes the instance again whose file was lost.
+    pub fn write_instance(&self, instance: &str) -> Result<(), FileError> {
+        write_file(&self.instance_file(), instance, Access::Public)
+    }
+
     /// Reads the instance; `None` if it has not been drawn, or cannot be read.
     pub fn read_instance(&self) -> Option<String> {
-        let text = read_if_there(&self.dir.join("instance")).ok()??;
+        let text = read_if_there(&self.instance_file()).ok()??;
         Some(text.trim().to_owned())
     }
 
@@ -139,14 +149,14 @@ impl State {
     /// host. They are drawn at the first call and never change: a new server finds what the former one has left by
     /// them.
     pub fn instance(&self) -> Result<String, FileError> {
-        let path = self.dir.join("instance");
+        let path = self.instance_file();
         if let Some(text) = read_if_there(&path)? {
             return Ok(text.trim().to_owned());
         }
         let mut raw = [0; 2];
         getrandom::fill(&mut raw).map_err(FileError::of("drawing random bytes for", &path))?;
         let instance = format!("{:04x}", u16::from_le_bytes(raw));
-        write_file(&path, &instance, Access::Public)?;
+        self.write_instance(&instance)?;
         Ok(instance)
     }
 }

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod driver;
 pub mod env;
+pub mod gc;
 pub mod keys;
 pub mod serve;
 pub mod setup;

@@ -51,6 +51,19 @@ impl Db {
         Ok(Db { read, write })
     }
 
+    /// Opens the database at `path`, which must exist, for reading alone: its schema is left as it is, and a query about
+    /// a table that it lacks fails.
+    pub async fn open_for_reading(path: &Path) -> Result<Db, DbError> {
+        // Without a write-ahead log nobody has the database open. SQLite would make one beside it even to read, unless it
+        // is told that the file does not change.
+        let is_idle = !path.with_extension("db-wal").exists();
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(is_idle);
+        let options = options.busy_timeout(BUSY_TIMEOUT);
+        let open_error = |source| DbError::Open { path: path.to_owned(), source };
+        let read = pool(1).connect_with(options).await.map_err(open_error)?;
+        Ok(Db { write: read.clone(), read })
+    }
+
     /// Closes all connections. SQLite then moves the write-ahead log's contents into the database file.
     pub async fn close(&self) {
         self.read.close().await;

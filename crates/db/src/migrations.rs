@@ -10,7 +10,8 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use std::path::Path;
 
 /// The SQL of all versions; version n is at index n - 1.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_installation.sql")];
 
 /// The newest version that this program knows.
 pub(crate) const NEWEST: i64 = MIGRATIONS.len() as i64;

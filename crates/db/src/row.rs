@@ -124,12 +124,17 @@ pub(crate) trait Row: Sized {
         format!("SELECT {} FROM {} {rest}", Self::columns().join(", "), Self::TABLE)
     }
 
-    /// Inserts the row. [`DbError::Taken`], with `name`, if a unique column has the value in another row.
-    async fn insert(&self, db: &Db, query: &'static str, name: &str) -> Result<(), DbError> {
+    /// An `INSERT` of one row, with a parameter for each column.
+    fn insert_statement() -> String {
         let columns = Self::columns();
         let parameters: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
         let (columns, parameters) = (columns.join(", "), parameters.join(", "));
-        let statement = format!("INSERT INTO {} ({columns}) VALUES ({parameters})", Self::TABLE);
+        format!("INSERT INTO {} ({columns}) VALUES ({parameters})", Self::TABLE)
+    }
+
+    /// Inserts the row. [`DbError::Taken`], with `name`, if a unique column has the value in another row.
+    async fn insert(&self, db: &Db, query: &'static str, name: &str) -> Result<(), DbError> {
+        let statement = Self::insert_statement();
         let done = self.bind(sqlx::query(&statement)).execute(&db.write).await;
         done.map(drop).map_err(DbError::insert(query, Self::TABLE, name))
     }

@@ -104,8 +104,8 @@ fn not_an_address(text: &str) -> CidrError {
 }
 
 /// Turns networks into inclusive ranges in ascending order that neither overlap nor touch: an nftables interval set
-/// refuses overlapping elements.
-pub(crate) fn merged(cidrs: &[Cidr]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+/// refuses overlapping elements. Duplicates count once.
+pub fn merged(cidrs: &[Cidr]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
     let mut sorted: Vec<&Cidr> = cidrs.iter().collect();
     sorted.sort();
     let mut ranges: Vec<(Ipv4Addr, Ipv4Addr)> = Vec::with_capacity(sorted.len());

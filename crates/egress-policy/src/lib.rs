@@ -34,7 +34,7 @@ mod secret;
 pub mod stream;
 mod unreachable;
 
-pub use cidr::{Cidr, CidrError};
+pub use cidr::{Cidr, CidrError, merged};
 pub use denial::Denial;
 pub use evaluate::{Evaluator, Passage};
 pub use name::{DomainName, NameError};

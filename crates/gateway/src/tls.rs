@@ -1,16 +1,17 @@
 //! The gateway's certificate: read from PEM files, and read again when they change.
 //!
 //! One certificate serves every name, because it is a wildcard's. SNI is not looked at: the host name that counts is
-//! the request's. If a file is broken or half-written, the certificate before it stays in use. `leapbox serve` makes a
-//! [`Tls`] at its start and gives it to the gateway, which keeps it current.
+//! the request's. If a file is broken or half-written, or becomes another domain's, the certificate before it stays in
+//! use. `leapbox serve` makes a [`Tls`] at its start and gives it to the gateway, which keeps it current.
 
 use leapbox_errors::chain;
 use parking_lot::RwLock;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +48,9 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
+    /// The certificate is not valid for the names of sandboxes.
+    #[error("the certificate in {} is not one of *.{domain}, the configured domain", path.display())]
+    OtherDomain { path: PathBuf, domain: String },
     /// rustls refused its settings, or the operating system gave no random bytes for the tickets' key.
     #[error("could not set up TLS")]
     Setup {
@@ -66,7 +70,16 @@ pub struct Tls {
 impl Tls {
     /// Reads PEM files: the certificate with its chain, and its private key (PKCS #8, SEC1 or PKCS #1).
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let files = Arc::new(Files::load(certificate, key)?);
+        Self::new(Files::load(certificate, key, None)?)
+    }
+
+    /// As [`Self::from_files`], for a certificate of `*.<domain>`. Any other is refused, also when the files change.
+    pub fn from_files_of(domain: &str, certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        Self::new(Files::load(certificate, key, Some(domain.to_owned()))?)
+    }
+
+    fn new(files: Files) -> Result<Self, TlsError> {
+        let files = Arc::new(files);
         let provider = Arc::new(ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -83,6 +96,11 @@ impl Tls {
     /// Takes a configuration made elsewhere, which must offer `h2` and `http/1.1` by ALPN itself. It is never reloaded.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
         Self { config, files: None }
+    }
+
+    /// Whether the certificate is valid for `*.<domain>`. It is not known, and true, of a configuration made elsewhere.
+    pub fn is_of(&self, domain: &str) -> bool {
+        self.files.as_ref().is_none_or(|files| is_of(&files.current.read().1, domain))
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
@@ -114,13 +132,15 @@ type Stamp = [Option<SystemTime>; 2];
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
+    /// The domain that the certificate must be of, if that is demanded.
+    domain: Option<String>,
     current: RwLock<(Stamp, Arc<CertifiedKey>)>,
 }
 
 impl Files {
-    fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let current = RwLock::new((stamp(certificate, key), read(certificate, key)?));
-        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), current })
+    fn load(certificate: &Path, key: &Path, domain: Option<String>) -> Result<Self, TlsError> {
+        let current = RwLock::new((stamp(certificate, key), read(certificate, key, domain.as_deref())?));
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), domain, current })
     }
 
     /// Reads the files if they have changed, and returns whether they had.
@@ -130,7 +150,7 @@ impl Files {
         if self.current.read().0 == now {
             return Ok(false);
         }
-        let fresh = read(&self.certificate, &self.key);
+        let fresh = read(&self.certificate, &self.key, self.domain.as_deref());
         let mut current = self.current.write();
         // Also after a failure, so that one broken file is reported once and not every few seconds.
         current.0 = now;
@@ -149,7 +169,14 @@ fn stamp(certificate: &Path, key: &Path) -> Stamp {
     [certificate, key].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+/// Whether a certificate is valid for the name of a sandbox, so that it must be the wildcard's or have that very name.
+fn is_of(certified: &CertifiedKey, domain: &str) -> bool {
+    let Ok(name) = ServerName::try_from(format!("sbx-any.{domain}")) else { return false };
+    let certificate = certified.end_entity_cert().and_then(ParsedCertificate::try_from);
+    certificate.and_then(|certificate| verify_server_name(&certificate, &name)).is_ok()
+}
+
+fn read(certificate: &Path, key: &Path, domain: Option<&str>) -> Result<Arc<CertifiedKey>, TlsError> {
     let bytes = |path: &Path| std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
     let bad = |path: &Path, what| {
         let path = path.to_owned();
@@ -159,9 +186,14 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(bad(certificate, "certificate"))?;
     let private = PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(bad(key, "private key"))?;
-    CertifiedKey::from_der(chain, private, &ring::default_provider())
-        .map(Arc::new)
-        .map_err(|source| TlsError::Unusable { path: certificate.to_owned(), source })
+    let certified = CertifiedKey::from_der(chain, private, &ring::default_provider())
+        .map_err(|source| TlsError::Unusable { path: certificate.to_owned(), source })?;
+    match domain {
+        Some(domain) if !is_of(&certified, domain) => {
+            Err(TlsError::OtherDomain { path: certificate.to_owned(), domain: domain.to_owned() })
+        }
+        _ => Ok(Arc::new(certified)),
+    }
 }
 
 #[cfg(test)]

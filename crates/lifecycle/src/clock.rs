@@ -1,6 +1,8 @@
-//! Wall-clock times: Unix milliseconds for the database, RFC 3339 for the API.
+//! Times: Unix milliseconds for the database, RFC 3339 for the API, and milliseconds since the host's boot for what must
+//! not depend on a clock that can be set.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use nix::time::{ClockId, clock_gettime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -15,6 +17,13 @@ pub(crate) fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Milliseconds since the host's boot, time in which it was suspended included (`CLOCK_BOOTTIME`, clock_gettime(2)).
+pub(crate) fn boot_ms() -> i64 {
+    // The kernel knows this clock and fills the structure, so it cannot fail.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Formats a time as RFC 3339 in UTC, with milliseconds unless they are zero; empty for a year beyond 9999.
 pub(crate) fn rfc3339(unix_ms: i64) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
@@ -26,6 +35,13 @@ pub(crate) fn rfc3339(unix_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_since_the_boot_goes_on() {
+        let before = boot_ms();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(before > 0 && boot_ms() > before);
+    }
 
     #[test]
     fn times_are_rfc_3339_in_utc() {

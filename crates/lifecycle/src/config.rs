@@ -1,5 +1,6 @@
 //! Settings of the service, and the parts of the server that it is built from.
 
+use crate::recovery::UnknownMachines;
 use leapbox_db::Db;
 use leapbox_network::Network;
 use leapbox_storage::{ArchiveStore, ServerKey};
@@ -7,11 +8,14 @@ use leapbox_templates::Artifacts;
 use leapbox_vmm::{IoLimits, Vmm};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Settings that the operator chooses.
 pub struct LifecycleConfig {
     /// Name of this host. `pod_id` is the contract's word for the host that a sandbox runs on.
     pub pod_id: String,
+    /// The installation's id, which is in the stamp of every checkpoint.
+    pub installation: String,
     /// Directory that holds `warm` (bases), `machines` and `disks`.
     pub state_dir: PathBuf,
     pub capacity: CapacityLimits,
@@ -20,6 +24,9 @@ pub struct LifecycleConfig {
     pub io_limits: IoLimits,
     /// Machines that may be launched at once. A launch is bound by the CPU, so more only slow each other down.
     pub launches_at_once: usize,
+    pub unknown_machines: UnknownMachines,
+    /// How long the server runs before what is set aside is removed.
+    pub garbage_grace: Duration,
 }
 
 /// The most that this host accepts; a create or wake beyond it is refused with 503.

@@ -69,7 +69,7 @@ impl Lifecycle {
         // The row comes first: whatever the host makes for the sandbox from here on is found by recovery if the server
         // dies.
         self.shared.db.sandbox_insert(&new).await?;
-        let (handle, task) = new_task(Arc::clone(&self.shared), Published::new(new, config));
+        let (handle, task) = new_task(Arc::clone(&self.shared), Published::new(new, Some(config)));
         self.shared.register(id, handle.clone());
         let (ready, created) = oneshot::channel();
         // The task, and not this future, obtains the machine: a client that hangs up leaves no half-made sandbox.

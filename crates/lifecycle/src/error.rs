@@ -12,7 +12,7 @@ use leapbox_api_types::error::{ApiError, FieldError};
 use leapbox_api_types::sandbox::SandboxState;
 use leapbox_bases::BaseError;
 use leapbox_db::DbError;
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use leapbox_guest_client::GuestError;
 use leapbox_ids::SandboxId;
 use leapbox_network::{AuthorityError, NetworkError};
@@ -20,8 +20,8 @@ use leapbox_storage::StorageError;
 use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
 
-/// `Retry-After` of a full host, in seconds. Room is made by deletes and timeouts, which come seconds apart, and a
-/// shorter time would let every refused client add load to a host that is full already.
+/// `Retry-After` of a host that is full or has just been started, in seconds. Room is made by deletes and timeouts,
+/// which come seconds apart, and a shorter time would let every refused client add load to a host that is busy already.
 const FULL_RETRY_S: u64 = 5;
 
 /// An error of an operation on a sandbox or snapshot. The texts are for clients: paths, programs and queries of the
@@ -49,6 +49,18 @@ pub enum LifecycleError {
     /// unknown.
     #[error("sandbox {id} was paused or stopped while this call used it")]
     Interrupted { id: SandboxId },
+    /// Its owner has deleted it before it ran.
+    #[error("sandbox {id} was deleted before it ran")]
+    DeletedMeanwhile { id: SandboxId },
+    /// This server has been started anew, and has not taken its machine over yet.
+    #[error("sandbox {id} runs, and the server, which has been restarted, has not reached it yet; try again")]
+    NotTakenOver { id: SandboxId },
+    /// Neither its template nor the image that it was made from is on this host.
+    #[error(
+        "sandbox {id} cannot be used now: the template that it was made from is missing on its host; its operator has \
+         to run `leapbox setup` and restart the server"
+    )]
+    TemplateMissing { id: SandboxId },
     #[error("too many requests wait for sandbox {id} to wake up")]
     TooManyWaiting { id: SandboxId },
     /// It is still paused, and its checkpoint is unchanged.
@@ -104,8 +116,10 @@ pub enum LaunchError {
     Network(#[source] NetworkError),
     #[error("the disk could not be made")]
     Disk(#[source] StorageError),
-    #[error("the disk's copy was interrupted")]
+    #[error("its task was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
+    #[error("its directory could not be marked as the sandbox's")]
+    Owner(#[source] FileError),
     #[error("the VMM failed")]
     Vmm(#[source] VmmError),
     /// The agent did not answer, or reported a fault.
@@ -136,11 +150,18 @@ pub enum StartError {
     Vmm(#[from] VmmError),
     #[error("what the previous server left of machines could not be removed")]
     Leftovers(#[source] VmmError),
+    /// Sandboxes that still run cannot be taken over with these settings. Nothing has been touched.
+    #[error("{0}")]
+    Takeover(String),
+    /// Machines run whose sandboxes the database does not know. Nothing has been touched.
     #[error(
-        "{count} sandbox(es) still run with {recorded}, and this server would use {own}: start it with \
-         driver = \"{recorded}\" (`leapbox doctor` says why it was not picked), or delete them first"
+        "machines of {count} sandbox(es) run that the database does not know ({names}): it is older than they are, or \
+         another one. Put the newest database back; or, to go on with this one, start once with \
+         `leapbox serve --accept-older-database`, which sets these machines aside"
     )]
-    OtherDriver { count: usize, recorded: String, own: &'static str },
+    UnknownMachines { count: usize, names: String },
+    #[error("the network's settings could not be compared with what runs")]
+    Network(#[from] NetworkError),
     #[error("the directories of machines and disks cannot be used")]
     Folder(#[from] leapbox_storage::PrivateError),
 }
@@ -156,12 +177,16 @@ impl From<LifecycleError> for ApiError {
             | LifecycleError::NotRunning { .. }
             | LifecycleError::NotStopped { .. }
             | LifecycleError::Interrupted { .. }
+            | LifecycleError::DeletedMeanwhile { .. }
             | LifecycleError::NotWoken { .. }
             | LifecycleError::Environment(_)
             | LifecycleError::Policy(_)
             | LifecycleError::NameTaken { .. } => ApiError::Conflict(message),
             // A wake usually takes less than a second, and then the queue is empty again.
             LifecycleError::TooManyWaiting { .. } => ApiError::Unavailable { message, retry_after_s: 1 },
+            LifecycleError::NotTakenOver { .. } | LifecycleError::TemplateMissing { .. } => {
+                ApiError::Unavailable { message, retry_after_s: FULL_RETRY_S }
+            }
             LifecycleError::Checkpoint(source) => source.answer(message),
             LifecycleError::UnknownTemplate { known, .. } => {
                 // A field of the request, so it is answered like every other bad field.

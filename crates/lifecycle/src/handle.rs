@@ -3,7 +3,7 @@
 //! ```text
 //! ensure_running ─► usable ─┬─ running: returned at once
 //!                           ├─ paused:  Message::Wake to the task, wait for what it publishes, look again
-//!                           └─ between: wait for what the task publishes, look again
+//!                           └─ between, or being taken over: wait for what the task publishes, look again
 //! pause, stop, … ─► ask ────── policy::judge, then Message::Ask to the task, wait for the reply
 //! ```
 
@@ -15,11 +15,18 @@ use leapbox_db::Sandbox;
 use leapbox_guest_client::GuestClient;
 use leapbox_templates::ImageConfig;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 /// HTTP requests that may wait for one sandbox to be usable; more are answered 503 with `Retry-After`. Each waiting
 /// request holds a connection and a body, so one paused sandbox must not collect them without bound (case 45).
 const WAITING_MAX: usize = 256;
+
+/// How long a request waits for a sandbox whose machine is being taken over. That takes milliseconds, unless its VMM
+/// does not answer.
+const ADOPTION_WAIT: Duration = Duration::from_secs(30);
 
 /// The part of a sandbox's task that others read.
 #[derive(Clone)]
@@ -27,7 +34,10 @@ pub(crate) struct Published {
     pub sandbox: Sandbox,
     /// The client of the guest's agent, while there is a machine.
     pub guest: Option<GuestClient>,
-    pub image: Arc<ImageConfig>,
+    /// It has a machine of the former server that this one has not taken over yet.
+    pub adopting: bool,
+    /// `None` if the template, and the image that the sandbox was made from, are missing on this host.
+    pub image: Option<Arc<ImageConfig>>,
     /// Number of the machine that it has or had last, counted from the start of the server.
     pub generation: u64,
     /// The last failed wake; `None` once the sandbox runs.
@@ -36,8 +46,8 @@ pub(crate) struct Published {
 
 impl Published {
     /// The published state of a sandbox without a machine.
-    pub fn new(sandbox: Sandbox, image: Arc<ImageConfig>) -> Self {
-        Self { sandbox, guest: None, image, generation: 0, failed_wake: None }
+    pub fn new(sandbox: Sandbox, image: Option<Arc<ImageConfig>>) -> Self {
+        Self { sandbox, guest: None, adopting: false, image, generation: 0, failed_wake: None }
     }
 
     pub fn failed_wakes(&self) -> u64 {
@@ -80,13 +90,14 @@ impl Handle {
         // A wake that failed before this call is not its answer: each new HTTP request tries once more.
         let failed_before = published.borrow().failed_wakes();
         let mut permit = None;
+        let adopted_by = Instant::now() + ADOPTION_WAIT;
         loop {
             let now = published.borrow_and_update().clone();
             let wakes = match can_use(now.sandbox.state()) {
-                Use::Now => return Ok(now),
+                Use::Now if !now.adopting => return Ok(now),
+                Use::Now | Use::Wait => false,
                 Use::Refuse(refusal) => return Err(refused(&now.sandbox, refusal)),
                 Use::Wake => true,
-                Use::Wait => false,
             };
             if let Some(failure) = now.failed_wake.as_ref().filter(|failure| failure.count > failed_before) {
                 return Err(failure.error(now.sandbox.id()));
@@ -97,6 +108,12 @@ impl Handle {
                     Some(Arc::clone(&self.waiting).try_acquire_owned().map_err(|error| self.too_many_waiting(error))?);
             }
             let changed = async { published.changed().await.map_err(|_: watch::error::RecvError| self.ended_task()) };
+            if now.adopting {
+                let id = now.sandbox.id();
+                let late = |_: Elapsed| LifecycleError::NotTakenOver { id: id.clone() };
+                tokio::time::timeout_at(adopted_by, changed).await.map_err(late)??;
+                continue;
+            }
             if !wakes {
                 changed.await?;
                 continue;

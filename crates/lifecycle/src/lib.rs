@@ -5,7 +5,7 @@
 //! api, gateway ──► service, create, snapshots ──► sandbox: one task per sandbox, the only writer of its state
 //!                                                    ├── policy: may this be done now? (pure)
 //!                                                    └── machines: pool, launch, checkpoints (this host's)
-//! at start: recovery ─► garbage, which then runs again every few minutes
+//! at start: takeover (do the settings fit what runs?) ─► recovery ─► garbage, which then runs again every few minutes
 //! ```
 //!
 //! [`Lifecycle::ensure_running`] is the one place through which HTTP requests reach a guest, and the one that wakes a
@@ -34,12 +34,15 @@ mod shared;
 mod snapshot_names;
 mod snapshots;
 mod stats;
+mod takeover;
 mod view;
 
 pub use catalog::{Catalog, Template};
 pub use config::{CapacityLimits, LifecycleConfig, Parts, PoolLimits};
 pub use error::{CheckpointError, LaunchError, LifecycleError, SealedError, StartError, WakeFailure};
-pub use machines::{Activation, CheckpointPin, Egress, Machines, SandboxVm};
+pub use machines::{Activation, CheckpointPin, Egress, FoundMachine, Machines, Owner, SandboxVm};
+pub use recovery::UnknownMachines;
 pub use running_sandbox::RunningSandbox;
 pub use service::Lifecycle;
 pub use stats::{BUCKETS_MS, LatencyStats, LifecycleStats, MachineNumbers};
+pub use takeover::check_takeover;

@@ -14,8 +14,10 @@ mod capacity;
 mod checkpoint;
 mod cleanup;
 mod export;
+mod garbage;
 mod host;
 mod launch;
+mod owner;
 mod pool;
 mod store_context;
 mod vm;
@@ -31,8 +33,7 @@ use leapbox_egress_policy::Policy;
 use leapbox_guest_client::GuestClient;
 use leapbox_ids::{CheckpointId, SandboxId};
 use leapbox_network::Authority;
-use leapbox_vmm::{ExitReason, Shape, VmmError};
-use std::collections::BTreeSet;
+use leapbox_vmm::{ExitReason, Life, Shape, VmmError};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,22 @@ pub struct Egress {
     pub authority: Option<Arc<Authority>>,
 }
 
+/// The sandbox that a machine was made into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    pub sandbox: SandboxId,
+    /// The database's number at that time. A database whose number is lower does not know of it.
+    pub sequence: u64,
+}
+
+/// What was found of a machine on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundMachine {
+    pub name: String,
+    /// What it was made into; `None` if it was still being made, lay in the pool, or has no living process.
+    pub owner: Option<Owner>,
+}
+
 /// Keeps a stored checkpoint that no row names yet from the garbage collection until it is dropped.
 pub struct CheckpointPin(#[expect(dead_code, reason = "protects until it is dropped")] Box<dyn Send>);
 
@@ -75,8 +92,17 @@ pub trait Machines: Send + Sync {
     /// stored, the machine has just booted with it.
     async fn restored(&self, spec: &Spec, stored: &Stored) -> Result<Box<dyn SandboxVm>, LifecycleError>;
 
-    /// Takes over the machine that the previous server left running, and installs the sandbox's policy again.
-    async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError>;
+    /// Whether the process of a recorded machine is alive.
+    fn life(&self, vm: &VmRecord) -> Life;
+
+    /// Takes over the machine that the previous server left running, and installs the sandbox's policy again. Its CPUs
+    /// may be stopped, and its workload frozen. An error is a proven death ([`VmmError::is_death`]); after everything
+    /// else (a VMM that does not answer, an `nft` that fails) it is tried again, however long that takes. Harmless to
+    /// drop: the machine runs on.
+    async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, VmmError>;
+
+    /// Ends a machine that was not taken over, if it still runs, and removes all that is left of it.
+    async fn end_unadopted(&self, vm: &VmRecord);
 
     /// Stores the disk of a machine as `checkpoint`. Ends the machine first, if it still runs.
     async fn store_disk(
@@ -92,8 +118,11 @@ pub trait Machines: Send + Sync {
     /// Removes a checkpoint that no row names any more. A failure is logged; the garbage collection removes it later.
     async fn discard(&self, checkpoint: &CheckpointId);
 
-    /// Removes every machine of this installation but those with the names in `owned`.
-    async fn remove_leftovers(&self, owned: &BTreeSet<String>) -> Result<(), VmmError>;
+    /// Lists what there is of machines of this installation, whether they live or not.
+    async fn found(&self) -> Result<Vec<FoundMachine>, VmmError>;
+
+    /// Ends the machine with this name, if it still runs, and removes all that is left of it.
+    async fn remove(&self, name: &str) -> Result<(), VmmError>;
 
     /// Removes every archive and base that no row of the database names and no machine needs.
     async fn collect_garbage(&self, db: &Db);
@@ -130,6 +159,9 @@ pub trait SandboxVm: Send + Sync {
         activation: Activation<'_>,
         egress: &Egress,
     ) -> Result<(), LaunchError>;
+
+    /// Marks the machine as the sandbox's, for a server that finds it and has another database.
+    async fn mark(&self, owner: &Owner) -> Result<(), LaunchError>;
 
     /// Gives the guest fresh randomness and the right time after it was suspended, and thaws its workload.
     async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError>;

@@ -6,17 +6,17 @@
 //! starting ──────► running ──pause, timeout──► snapshotting ──► paused ────wake─────► unpausing ──► running
 //!    ▲                │ └──stop──► stopping ──► stopped              ▲──── failed wake ────┘
 //!    └────────────────┼────────────start───────────┘
-//!                     └──delete, timeout──► deleting ──► deleted        (from paused and stopped, too)
+//!                     └──delete, timeout──► deleting ──► deleted    (a delete: from every other state, too)
 //! ```
 //!
 //! Two questions are decided here and nowhere else. [`can_use`] decides what an HTTP request that needs the guest does
 //! (one for a paused sandbox wakes it), and the functions below decide about an [`OwnerRequest`] (pause, stop, start,
-//! snapshot, delete). A sandbox's task takes owner's requests in four states ([`running`], [`paused`], [`stopping`],
-//! [`stopped`]). Each of these functions returns an allowed one as an operation of that state, with its reply channel
-//! in it, so that the task cannot perform anything else. A [`Handle`](crate::handle::Handle) asks the same with
-//! [`judge`] before it sends an owner's request, because a busy task would refuse it late; the state may have changed
-//! when the task reads it, so the task decides again. There is no `_` arm: a new state or request does not compile
-//! until every combination has been decided.
+//! snapshot, delete). A sandbox's task takes owner's requests in three states ([`running`], [`paused`], [`stopped`])
+//! and in every transition, while it waits for something ([`waiting`]). Each of these functions returns an allowed one
+//! as an operation of that state, with its reply channel in it, so that the task cannot perform anything else. A
+//! [`Handle`](crate::handle::Handle) asks the same with [`judge`] before it sends an owner's request, because a busy
+//! task would refuse it late; the state may have changed when the task reads it, so the task decides again. There is no
+//! `_` arm: a new state or request does not compile until every combination has been decided.
 
 use crate::request::{OwnerRequest, Reply};
 use leapbox_api_types::sandbox::SandboxState;
@@ -70,11 +70,11 @@ pub(crate) fn judge(state: SandboxState, request: OwnerRequest) -> Verdict<Owner
     match state {
         SandboxState::Running => running(request).map(OwnerRequest::from),
         SandboxState::Paused => paused(request).map(OwnerRequest::from),
-        SandboxState::Stopping => stopping(request).map(OwnerRequest::from),
-        SandboxState::Stopped => stopped(request).map(OwnerRequest::from),
-        SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing | SandboxState::Deleting => {
-            Err((request, Refusal::InTransition))
+        SandboxState::Starting | SandboxState::Snapshotting | SandboxState::Unpausing | SandboxState::Stopping => {
+            waiting(request).map(OwnerRequest::from)
         }
+        SandboxState::Stopped => stopped(request).map(OwnerRequest::from),
+        SandboxState::Deleting => Err((request, Refusal::InTransition)),
         SandboxState::Deleted => Err((request, Refusal::Gone)),
     }
 }
@@ -137,25 +137,27 @@ impl From<PausedOperation> for OwnerRequest {
     }
 }
 
-/// The operations of a sandbox that is being stopped, which the task reads between two attempts to store its disk.
+/// The operations of a sandbox whose task waits for something: a machine, a permit to store, a store, or the next
+/// attempt of one of them.
 #[derive(Debug)]
-pub(crate) enum StoppingOperation {
-    /// Allowed, because a sandbox whose disk can never be stored could otherwise never be deleted.
+pub(crate) enum WaitingOperation {
+    /// Allowed, because a wait may take minutes, or for ever (a disk that can never be stored), and what is to be
+    /// deleted need not be waited for.
     Delete(Reply<Sandbox>),
 }
 
-/// Decides about an owner's request that the task reads while the sandbox is being stopped.
-pub(crate) fn stopping(request: OwnerRequest) -> Verdict<StoppingOperation> {
+/// Decides about an owner's request that the task reads while it waits.
+pub(crate) fn waiting(request: OwnerRequest) -> Verdict<WaitingOperation> {
     match request {
-        OwnerRequest::Delete(reply) => Ok(StoppingOperation::Delete(reply)),
+        OwnerRequest::Delete(reply) => Ok(WaitingOperation::Delete(reply)),
         OwnerRequest::Pause(_) | OwnerRequest::Stop(_) | OwnerRequest::Start(_) | OwnerRequest::Snapshot(..) => {
             Err((request, Refusal::InTransition))
         }
     }
 }
 
-impl From<StoppingOperation> for OwnerRequest {
-    fn from(StoppingOperation::Delete(reply): StoppingOperation) -> Self {
+impl From<WaitingOperation> for OwnerRequest {
+    fn from(WaitingOperation::Delete(reply): WaitingOperation) -> Self {
         OwnerRequest::Delete(reply)
     }
 }
@@ -224,12 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_waiting_is_possible_in_a_transition_and_giving_up_a_stop() {
-        for state in [Starting, Snapshotting, Unpausing, Deleting] {
-            assert_eq!(refusals(state), [Some(InTransition); 5], "{state}");
-        }
+    fn what_is_in_transition_can_be_deleted_and_nothing_else() {
         let wait = Some(InTransition);
-        assert_eq!(refusals(Stopping), [wait, wait, wait, wait, None]);
+        for state in [Starting, Snapshotting, Unpausing, Stopping] {
+            assert_eq!(refusals(state), [wait, wait, wait, wait, None], "{state}");
+        }
+        assert_eq!(refusals(Deleting), [wait; 5]);
         assert_eq!(refusals(Deleted), [Some(Gone); 5]);
     }
 

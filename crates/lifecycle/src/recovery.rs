@@ -1,69 +1,143 @@
-//! Takes over the sandboxes of the previous server when the server starts, in the state that their rows name.
+//! Finds out, when the server starts, what has become of the sandboxes of the previous one.
 //!
 //! ```text
-//! running, snapshotting ─► machine adopted and resumed ─► running     (a lost machine: deleted, with the reason)
+//! running, snapshotting ─► process alive, or not known ─► task `adopting`: taken over while the server serves
+//!                       └► proven dead ─► deleted, with the reason
 //! paused, unpausing     ─► paused                                     (a half-woken machine is removed)
 //! stopping              ─► machine ended, its disk stored (in the background) ─► stopped
 //! stopped, starting with a stored disk ─► stopped
 //! starting without one, deleting       ─► deleted  (the create was never acknowledged, or the delete is finished)
 //! ```
 //!
-//! Whatever the host still has that no adopted sandbox owns is removed: half-made and half-woken machines, pooled
-//! clones. Called by `service`, before it serves anything.
+//! Nothing here waits for a VMM or a guest: a sandbox's own task does, and the requests for that sandbox with it.
+//!
+//! Whatever the host still has that no sandbox owns is removed: half-made and half-woken machines, pooled clones. A
+//! living machine of a sandbox that the database has never heard of is none of these: such a database is older than the
+//! machine, and the server refuses to start over it. Whether this server's settings fit what runs was checked before
+//! (`takeover`). Called by `service`, before it serves anything.
 
 use crate::clock::now_ms;
 use crate::error::StartError;
 use crate::handle::Published;
-use crate::sandbox::{NextState, new_task};
+use crate::machines::FoundMachine;
+use crate::sandbox::{LOST, NextState, new_task};
 use crate::shared::Shared;
-use futures::stream::{self, StreamExt};
-use leapbox_db::{Db, Live, Sandbox, Status};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use leapbox_db::{Live, Sandbox, SetAside, SetAsideKind, Status};
 use leapbox_errors::chain;
-use leapbox_vmm::Vmm;
+use leapbox_vmm::Life;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Sandboxes that are recovered at once. One whose guest does not answer costs its whole deadline of ten seconds, and
-/// the server serves nothing until all of them have been looked at.
-const AT_ONCE: usize = 32;
+/// Sandboxes that an error of the start names; the log has them all.
+const NAMED_MAX: usize = 20;
+/// Leftovers that are removed at once. Each waits some milliseconds for its processes to end.
+const REMOVED_AT_ONCE: usize = 16;
 
-/// Refuses to start where machines of another driver still run: this driver cannot take them over, and recovery would
-/// remove them.
-pub(crate) async fn check_driver(db: &Db, vmm: &dyn Vmm) -> Result<(), StartError> {
-    let sandboxes = db.sandbox_unfinished().await?;
-    let records = sandboxes.iter().filter_map(|sandbox| Some(&sandbox.status.live()?.vm.machine));
-    let others: Vec<_> = records.filter(|record| record.driver != vmm.name() && record.is_alive()).collect();
-    match others.first() {
-        None => Ok(()),
-        Some(record) => {
-            Err(StartError::OtherDriver { count: others.len(), recorded: record.driver.clone(), own: vmm.name() })
+/// What is done about living machines whose sandboxes the database does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownMachines {
+    /// The server does not start.
+    Refuse,
+    /// They are left alone for the days of the garbage collection's grace, and removed then.
+    SetAside,
+}
+
+/// Starts the task of each sandbox of the previous server, or marks it deleted; then removes every machine that none of
+/// them owns.
+pub(crate) async fn recover(shared: &Arc<Shared>, unknown: UnknownMachines) -> Result<(), StartError> {
+    let sandboxes = shared.db.sandbox_unfinished().await?;
+    // Also the machine of a sandbox that is being stopped: its disk is still to be stored.
+    let owned: BTreeSet<String> =
+        sandboxes.iter().filter_map(|sandbox| Some(sandbox.status.live()?.vm.machine.name.clone())).collect();
+    let leftovers = leftovers(shared, &owned, unknown).await?;
+    // Before any task begins: a half-woken machine must have ended before its sandbox can be woken again.
+    let removals = leftovers.iter().map(|name| async move {
+        tracing::info!(machine = %name, "removing what is left of a machine");
+        shared.machines.remove(name).await.map_err(StartError::Leftovers)
+    });
+    stream::iter(removals).buffer_unordered(REMOVED_AT_ONCE).try_collect::<()>().await?;
+    for found in sandboxes {
+        let (sandbox, next) = recover_one(shared, found).await?;
+        resume(shared, sandbox, next);
+    }
+    Ok(())
+}
+
+/// The machines that are to be removed: all but the `owned` ones and those that are set aside.
+async fn leftovers(
+    shared: &Arc<Shared>,
+    owned: &BTreeSet<String>,
+    unknown: UnknownMachines,
+) -> Result<Vec<String>, StartError> {
+    let found = shared.machines.found().await.map_err(StartError::Leftovers)?;
+    let set_aside: BTreeSet<String> = shared.db.set_aside_list().await?.into_iter().map(|one| one.name).collect();
+    let newest = shared.db.installation().await?.map_or(0, |installation| installation.sequence);
+    let (mut leftovers, mut doubtful) = (Vec::new(), Vec::new());
+    for machine in found.into_iter().filter(|machine| !owned.contains(&machine.name)) {
+        if set_aside.contains(&machine.name) {
+            continue;
+        }
+        // A row in whatever state that does not name this machine says that it is none of the sandbox's any more, unless
+        // the row is older than the machine.
+        match &machine.owner {
+            Some(owner) if owner.sequence > newest || shared.db.sandbox_by_id(&owner.sandbox).await?.is_none() => {
+                doubtful.push(machine);
+            }
+            _ => leftovers.push(machine.name),
+        }
+    }
+    if doubtful.is_empty() {
+        return Ok(leftovers);
+    }
+    match unknown {
+        UnknownMachines::Refuse => Err(unknown_machines(&doubtful)),
+        UnknownMachines::SetAside => {
+            set_machines_aside(shared, &doubtful).await?;
+            Ok(leftovers)
         }
     }
 }
 
-/// Re-adopts each sandbox of the previous server, or marks it deleted; then removes every machine that none of them
-/// owns.
-pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<(), StartError> {
-    let mut owned = BTreeSet::new();
-    let sandboxes = shared.db.sandbox_unfinished().await?;
-    let mut recovered = stream::iter(sandboxes).map(|found| recover_one(shared, found)).buffer_unordered(AT_ONCE);
-    while let Some(recovered) = recovered.next().await {
-        let (sandbox, next) = recovered?;
-        // Also the machine of a sandbox that is being stopped: its disk is still to be stored.
-        owned.extend(sandbox.status.live().map(|live| live.vm.machine.name.clone()));
-        resume(shared, sandbox, next);
+fn unknown_machines(doubtful: &[FoundMachine]) -> StartError {
+    for machine in doubtful {
+        let sandbox = machine.owner.as_ref().map(|owner| owner.sandbox.to_string());
+        tracing::error!(event = "unknown_machine", machine = %machine.name, sandbox, "a machine has no row");
     }
-    drop(recovered);
-    // Only now that every sandbox has been looked at: a machine that is removed too early cannot be adopted any more. A
-    // row that could not be read has ended the start before, because its machine would be taken for a leftover.
-    shared.machines.remove_leftovers(&owned).await.map_err(StartError::Leftovers)
+    let names: Vec<_> = doubtful.iter().filter_map(|machine| Some(machine.owner.as_ref()?.sandbox.as_str())).collect();
+    StartError::UnknownMachines { count: doubtful.len(), names: shortened(&names) }
 }
 
-type Recovered = (Sandbox, NextState);
+async fn set_machines_aside(shared: &Arc<Shared>, machines: &[FoundMachine]) -> Result<(), StartError> {
+    let row = |machine: &FoundMachine| SetAside {
+        name: machine.name.clone(),
+        kind: SetAsideKind::Machine,
+        bytes: 0,
+        waited_s: 0,
+    };
+    let rows: Vec<_> = machines.iter().map(row).collect();
+    for machine in machines {
+        let sandbox = machine.owner.as_ref().map(|owner| owner.sandbox.to_string());
+        tracing::warn!(
+            event = "machine_set_aside", machine = %machine.name, sandbox,
+            "a machine whose sandbox the database does not know is left alone; `leapbox gc` shows it"
+        );
+    }
+    Ok(shared.db.set_aside_put(&rows).await?)
+}
 
-async fn recover_one(shared: &Arc<Shared>, found: Sandbox) -> Result<Recovered, StartError> {
+/// The first names of a list, for an error's text.
+pub(crate) fn shortened(names: &[&str]) -> String {
+    let shown = names[..names.len().min(NAMED_MAX)].join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+async fn recover_one(shared: &Arc<Shared>, found: Sandbox) -> Result<(Sandbox, NextState), StartError> {
     match found.status.clone() {
-        Status::Running(live) | Status::Snapshotting(live) => adopt(shared, found, live).await,
+        Status::Running(live) | Status::Snapshotting(live) => left_running(shared, found, live).await,
         Status::Paused(stored) => Ok((found, NextState::Paused(stored))),
         // The machine that it was waking in is removed, and a checkpoint is removed only after the row says `running`.
         Status::Unpausing(stored) => {
@@ -81,46 +155,22 @@ async fn recover_one(shared: &Arc<Shared>, found: Sandbox) -> Result<Recovered, 
     }
 }
 
-/// Takes over a machine that was running, or was being stored.
-async fn adopt(shared: &Arc<Shared>, found: Sandbox, live: Live) -> Result<Recovered, StartError> {
-    let id = found.id().clone();
-    let egress = match shared.egress_of(&found.spec) {
-        Ok(egress) => egress,
-        Err(error) => {
-            tracing::warn!(sandbox = %id, error = %chain(&error), "a sandbox could not be taken over");
-            return mark_lost(shared, &found, error.to_string()).await;
+/// Decides about a sandbox that had a machine: only a machine whose process is proven dead is lost.
+async fn left_running(shared: &Arc<Shared>, found: Sandbox, live: Live) -> Result<(Sandbox, NextState), StartError> {
+    match shared.machines.life(&live.vm) {
+        Life::Alive => {}
+        Life::Unknown(error) => tracing::warn!(
+            sandbox = %found.id(), error = %chain(&error),
+            "it is not known yet whether a sandbox's machine lives: it is treated as alive"
+        ),
+        Life::Dead => {
+            tracing::warn!(event = "sandbox_failed", sandbox = %found.id(), reason = LOST, "a sandbox was lost");
+            let lost = settle(shared, &found, Status::Deleted, Some(LOST.to_owned())).await?;
+            shared.machines.end_unadopted(&live.vm).await;
+            return Ok((lost, NextState::Ended));
         }
-    };
-    let machine = match shared.machines.adopt(&found.spec, &live, &egress).await {
-        Ok(machine) => machine,
-        Err(error) => {
-            tracing::warn!(sandbox = %id, error = %chain(&error), "a sandbox could not be taken over");
-            // The cause may name the host's paths; its owner reads this instead.
-            let reason = "its virtual machine was lost while the server was down".to_owned();
-            return mark_lost(shared, &found, reason).await;
-        }
-    };
-    tracing::info!(event = "adopted", sandbox = %id, "adopted a running sandbox");
-    // The row stays as it is, and the timeout with it: a restart does not make a sandbox live longer.
-    if let Status::Running(_) = found.status {
-        return Ok((found, NextState::Running(live, machine)));
     }
-    // It was being stored: its workload may be frozen, and its clock may have stood still. If the guest does not
-    // confirm now, its task asks again.
-    if let Err(error) = machine.resume_workload(&id).await {
-        tracing::warn!(
-            sandbox = %id, error = %chain(&error),
-            "an adopted guest did not confirm that its workload runs again; it is asked again"
-        );
-    }
-    let running = settle(shared, &found, Status::Running(live.clone()), None).await?;
-    Ok((running, NextState::Running(live, machine)))
-}
-
-/// Marks a sandbox deleted with a reason, so that its owner sees what happened instead of a 404.
-async fn mark_lost(shared: &Arc<Shared>, found: &Sandbox, reason: String) -> Result<Recovered, StartError> {
-    tracing::warn!(sandbox = %found.id(), %reason, "a sandbox was lost");
-    Ok((settle(shared, found, Status::Deleted, Some(reason)).await?, NextState::Ended))
+    Ok((found, NextState::Adopting(live)))
 }
 
 /// Writes the status that recovery has decided on.
@@ -138,21 +188,22 @@ async fn settle(
 /// Starts the task of a recovered sandbox.
 fn resume(shared: &Arc<Shared>, found: Sandbox, next: NextState) {
     let image = match &next {
-        NextState::Running(live, _) | NextState::Stopping(live, _) => &live.origin.image,
+        NextState::Adopting(live) | NextState::Running(live, _) | NextState::Stopping(live, _) => &live.origin.image,
         NextState::Paused(stored) => &stored.origin.image,
         NextState::Stopped(stored) => &stored.image,
         NextState::Ended => return,
     };
     let id = found.id().clone();
-    let Some(image) = shared.catalog.config_of(&found.spec.template, Some(image)) else {
-        // Its row and its checkpoint stay, so that it can be used again once `leapbox setup` has built the template.
+    let image = shared.catalog.config_of(&found.spec.template, Some(image));
+    if image.is_none() {
+        // It can be shown and deleted; what needs its guest is refused with what to do.
         tracing::error!(
-            sandbox = %id, template = %found.spec.template,
+            event = "template_missing", sandbox = %id, template = %found.spec.template,
             "the template of a sandbox is missing: the sandbox cannot be used until `leapbox setup` has built it again"
         );
-        return;
-    };
-    let (handle, task) = new_task(Arc::clone(shared), Published::new(found, image));
+    }
+    let published = Published { adopting: matches!(next, NextState::Adopting(_)), ..Published::new(found, image) };
+    let (handle, task) = new_task(Arc::clone(shared), published);
     shared.register(id, handle);
     shared.tasks.spawn(task.resume(next));
 }

@@ -1,26 +1,31 @@
 //! The task that owns one sandbox's state. Everybody else holds a [`Handle`].
 //!
 //! ```text
-//! Handle ──message──► SandboxTask ─┬─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; pause.rs,
-//!    ▲                             │                                                          snapshot.rs, stop.rs)
+//! Handle ──message──► SandboxTask ─┬─ adopting: a machine of the former server; delete         (adopting.rs)
+//!    ▲                             ├─ running:  pause, stop, snapshot, delete, timeout, death  (running.rs; pause.rs,
+//!    │                             │                                                          snapshot.rs, stop.rs)
 //!    │                             ├─ paused:   wake, snapshot, delete                         (without_machine.rs)
 //!    │                             ├─ stopping: delete                                         (stop.rs)
 //!    └──────── published ──────────┴─ stopped:  start, delete                                  (without_machine.rs)
 //! ```
 //!
 //! One task per sandbox is the only writer of its state, so that nobody has to think about two transitions at once:
-//! messages, the timeout and the death of the machine are handled one after the other. [`crate::policy`] decides what
-//! is allowed in which state. Every change is written to the database first and published after. Where there is no way
+//! messages, the timeout and the death of the machine are handled one after the other. While it waits for something, it
+//! still hears a delete, the machine's death and the server's stop (waiting.rs). [`crate::policy`] decides what is
+//! allowed in which state. Every change is written to the database first and published after. Where there is no way
 //! back (a machine has ended, or runs again), a change is published even if it could not be written. The task ends when
 //! the sandbox is deleted or has failed, and when the server stops.
 
+mod adopting;
 mod begin;
 mod pause;
 mod running;
 mod snapshot;
 mod stop;
+mod waiting;
 mod without_machine;
 
+pub(crate) use adopting::LOST;
 pub(crate) use begin::{LaunchPlan, MachineSource};
 
 use crate::clock::now_ms;
@@ -32,8 +37,10 @@ use crate::shared::Shared;
 use leapbox_db::{Live, Sandbox, Spec, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Messages that may be in the queue of one sandbox's task; beyond that their senders wait. A longer queue would mostly
 /// hold copies of one wake, because every HTTP request that waits for the sandbox sends the same.
@@ -41,6 +48,8 @@ const MESSAGES_MAX: usize = 32;
 
 /// The state in which a sandbox's task continues, with everything that exists of the sandbox in it.
 pub(crate) enum NextState {
+    /// The machine that the former server has left, which is not taken over yet.
+    Adopting(Live),
     Running(Live, Box<dyn SandboxVm>),
     /// Only the machine's disk is left, and is to be stored. The reply is of the request that stopped the sandbox;
     /// after a restart of the server there is none.
@@ -60,8 +69,11 @@ pub(crate) struct SandboxTask {
     spec: Arc<Spec>,
     publish: watch::Sender<Published>,
     messages: mpsc::Receiver<Message>,
-    /// The guest was resumed and has not confirmed it: its workload may still be frozen, and its clock may be wrong.
-    unconfirmed: bool,
+    /// Requests that came while the task waited for something. They are served before the queue's.
+    kept: VecDeque<OwnerRequest>,
+    /// When the guest is asked (again) to confirm that it was resumed; `None` if it has confirmed. Until it has, its
+    /// workload may be frozen, and its clock may be wrong.
+    confirm_at: Option<Instant>,
 }
 
 /// Makes the task of a sandbox, and the handle by which others reach it. The caller spawns [`SandboxTask::begin`] or
@@ -70,17 +82,13 @@ pub(crate) fn new_task(shared: Arc<Shared>, published: Published) -> (Handle, Sa
     let spec = Arc::clone(&published.sandbox.spec);
     let (publish, published) = watch::channel(published);
     let (send, messages) = mpsc::channel(MESSAGES_MAX);
-    (Handle::new(published, send), SandboxTask { shared, spec, publish, messages, unconfirmed: false })
+    let task = SandboxTask { shared, spec, publish, messages, kept: VecDeque::new(), confirm_at: None };
+    (Handle::new(published, send), task)
 }
 
 impl SandboxTask {
     /// Runs the task of a sandbox that the previous server had.
     pub async fn resume(mut self, state: NextState) {
-        if let NextState::Running(_, machine) = &state {
-            self.publish_machine(self.sandbox(), machine.as_ref());
-            // The previous server may have died between resuming the machine and the guest's confirmation.
-            self.unconfirmed = true;
-        }
         self.run(state).await;
     }
 
@@ -89,6 +97,7 @@ impl SandboxTask {
         // the machine of a paused sandbox cannot be used by mistake.
         loop {
             state = match state {
+                NextState::Adopting(live) => self.adopting(live).await,
                 NextState::Running(live, machine) => self.running(live, machine).await,
                 NextState::Stopping(live, reply) => self.stopping(live, reply).await,
                 NextState::Paused(stored) => self.paused(stored).await,
@@ -101,6 +110,11 @@ impl SandboxTask {
     /// The next message; `None` once the server stops.
     async fn next_message(&mut self) -> Option<Message> {
         let stop = self.shared.stop.clone();
+        if !stop.is_cancelled()
+            && let Some(request) = self.kept.pop_front()
+        {
+            return Some(Message::Ask(request));
+        }
         // Stopping goes first: a queue that is never empty must not keep the server from stopping.
         tokio::select! {
             biased;
@@ -182,6 +196,7 @@ impl SandboxTask {
         self.publish.send_modify(|published| {
             published.sandbox = sandbox;
             published.guest = Some(machine.guest());
+            published.adopting = false;
             published.generation += 1;
             published.failed_wake = None;
         });

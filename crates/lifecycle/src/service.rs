@@ -6,6 +6,7 @@ use crate::error::{LifecycleError, StartError};
 use crate::handle::refused;
 use crate::machines::{Host, HostParts, Machines};
 use crate::policy::Refusal;
+use crate::recovery::UnknownMachines;
 use crate::request::{OwnerRequest, Reply};
 use crate::running_sandbox::RunningSandbox;
 use crate::shared::Shared;
@@ -28,17 +29,15 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Starts the service on this host: takes over the sandboxes of the previous server, removes what is left of dead
-    /// machines, and starts to fill the pool.
+    /// Starts the service on this host: begins to take over the sandboxes of the previous server, removes what is left
+    /// of dead machines, and starts to fill the pool. [`crate::check_takeover`] must have been called before.
     pub async fn start(config: LifecycleConfig, parts: Parts) -> Result<Self, StartError> {
         let Parts { db, vmm, network, artifacts, archives, key } = parts;
-        // First of all, because recovery removes every machine that this driver cannot take over.
-        recovery::check_driver(&db, vmm.as_ref()).await?;
         let catalog = Arc::new(Catalog::load(artifacts, &db).await?);
-        let pod_id = config.pod_id.clone();
-        let parts = HostParts { vmm, network, archives, catalog: Arc::clone(&catalog) };
+        let (pod_id, unknown) = (config.pod_id.clone(), config.unknown_machines);
+        let parts = HostParts { vmm, network, archives, catalog: Arc::clone(&catalog), db: db.clone() };
         let host = Arc::new(Host::open(config, parts)?);
-        Self::start_over(host, pod_id, db, catalog, key).await
+        Self::start_over(host, pod_id, db, catalog, key, unknown).await
     }
 
     /// Starts the service over any implementation of [`Machines`]; tests pass simulated ones.
@@ -48,10 +47,11 @@ impl Lifecycle {
         db: Db,
         catalog: Arc<Catalog>,
         key: ServerKey,
+        unknown: UnknownMachines,
     ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new(pod_id, db, machines, catalog, key));
         // Before the pool: recovery removes every machine that no sandbox owns, pooled clones included.
-        recovery::recover(&shared).await?;
+        recovery::recover(&shared, unknown).await?;
         let running = Arc::clone(&shared);
         shared.tasks.spawn(async move { running.machines.run(&running.stop).await });
         garbage::collect_regularly(&shared);
@@ -85,9 +85,10 @@ impl Lifecycle {
         if let Some(handle) = self.shared.registered(org, id) {
             return handle.ask(OwnerRequest::Delete).await.map(drop);
         }
-        // Of a failed sandbox only the row is left. Without it the sandbox is no longer shown.
+        // Of a failed sandbox only the row is left. Without a reason it is no longer shown. The row stays for a day: its
+        // machine may still be there, and a machine without a row would look like one of a newer database.
         let failed = self.shared.failed(org, id).await?;
-        self.shared.db.sandbox_delete_row(failed.id()).await?;
+        self.shared.db.sandbox_update(&Sandbox { reason: None, ..failed }).await?;
         Ok(())
     }
 
@@ -122,11 +123,12 @@ impl Lifecycle {
     pub async fn ensure_running(&self, org: &OrganisationId, id: &SandboxId) -> Result<RunningSandbox, LifecycleError> {
         let handle = self.shared.find(org, id).await?;
         let published = handle.usable().await?;
-        // A task publishes `running` and the guest in one step, so this cannot happen; the types do not say so.
+        // `usable` returns it with its guest; the types do not say so.
         let Some(guest) = published.guest else {
             return Err(refused(&published.sandbox, Refusal::InTransition));
         };
-        Ok(RunningSandbox { id: id.clone(), guest, image: published.image, handle, generation: published.generation })
+        let image = published.image.ok_or_else(|| LifecycleError::TemplateMissing { id: id.clone() })?;
+        Ok(RunningSandbox { id: id.clone(), guest, image, handle, generation: published.generation })
     }
 
     /// Receives the ids of sandboxes whose machines are about to end, from now on. The gateway closes its connections

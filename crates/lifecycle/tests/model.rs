@@ -290,6 +290,11 @@ async fn race(play: Play, left: Arc<Mutex<Vec<Vec<Op>>>>, crash: Duration) {
 /// Everything is looked at and removed.
 async fn check(play: Play) {
     let stage = &play.stage;
+    for (id, violation) in stage.world.violations() {
+        // The making of its machine is given up when it is deleted, and may find anything then.
+        let may_be_gone = play.facts().sandboxes.get(&id).is_none_or(|known| known.may_be_gone);
+        assert!(may_be_gone, "{id}: {violation}");
+    }
     stage.world.heal();
     let server = stage.server().await;
     let sandboxes: Vec<_> = play.facts().sandboxes.iter().map(|(id, known)| (id.clone(), *known)).collect();
@@ -363,11 +368,11 @@ fn may_follow(from: SandboxState, to: SandboxState) -> bool {
     use SandboxState::{Deleted, Deleting, Paused, Running, Snapshotting, Starting, Stopped, Stopping, Unpausing};
     match from {
         // `deleted` without `deleting`: it failed. `stopped`: it could not be started again.
-        Starting => matches!(to, Running | Deleted | Stopped),
+        Starting => matches!(to, Running | Deleting | Deleted | Stopped),
         Running => matches!(to, Snapshotting | Stopping | Deleting | Deleted),
         Snapshotting => matches!(to, Running | Paused | Deleting | Deleted),
         Paused => matches!(to, Unpausing | Deleting),
-        Unpausing => matches!(to, Running | Paused),
+        Unpausing => matches!(to, Running | Paused | Deleting),
         Stopping => matches!(to, Stopped | Deleting | Deleted),
         Stopped => matches!(to, Starting | Deleting),
         Deleting => matches!(to, Deleted),

@@ -13,7 +13,8 @@ pub struct NetworkConfig {
     /// The addresses of the links between slots and the root namespace, two for each slot. The block may overlap
     /// neither another installation's on the host nor a network that the host is in.
     pub link_block: Ipv4Block,
-    /// The uid of slot 0's VMM; slot n has `base_uid + n`. No other program may use these uids.
+    /// The uid of slot 0's VMM; slot n has `base_uid + n`. No other program may use these uids. See
+    /// [`default_base_uid`].
     pub base_uid: u32,
     /// Limit on the number of slots at a time, prepared ones included.
     pub max_slots: u32,
@@ -53,6 +54,22 @@ impl Default for NetworkConfig {
     }
 }
 
+/// Uids that belong to one instance by default: one for each slot of the default link block.
+const UIDS_PER_INSTANCE: u32 = 32_768;
+/// The first default uid is this times [`UIDS_PER_INSTANCE`], which is 2,097,152.
+const FIRST_RANGE: u32 = 64;
+// Ranges below 2^31: there are programs that take a higher uid for a negative number (systemd's UIDS-GIDS.md).
+const RANGES: u32 = (1 << 31) / UIDS_PER_INSTANCE - FIRST_RANGE;
+
+/// Returns the base uid of an installation that configures none. It is derived from the instance (four hexadecimal
+/// digits), so that two installations of one host share no uids. Instances `ffc0` to `ffff` have the ranges of `0000`
+/// to `003f`; [`crate::Network::start`] refuses to share a range.
+pub fn default_base_uid(instance: &str) -> u32 {
+    // `Network::start` refuses what is not four hexadecimal digits.
+    let instance = u16::from_str_radix(instance, 16).unwrap_or_default();
+    (FIRST_RANGE + u32::from(instance) % RANGES) * UIDS_PER_INSTANCE
+}
+
 impl NetworkConfig {
     /// Checks that addresses, names and uids of all slots are valid, so that no later arithmetic can overflow.
     pub(crate) fn check(&self) -> Result<(), NetworkError> {
@@ -74,6 +91,17 @@ impl NetworkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instances_have_default_uids_of_their_own_below_2_to_the_31() {
+        assert_eq!(default_base_uid("0000"), 2_097_152);
+        assert_eq!(default_base_uid("0001"), 2_097_152 + 32_768);
+        assert_eq!(u64::from(default_base_uid("ffbf")) + u64::from(UIDS_PER_INSTANCE), 1 << 31);
+        assert_eq!(default_base_uid("ffc0"), default_base_uid("0000"));
+        let largest =
+            NetworkConfig { base_uid: default_base_uid("ffbf"), max_slots: 32768, ..NetworkConfig::default() };
+        assert!(largest.check().is_ok());
+    }
 
     #[test]
     fn a_config_that_would_overflow_is_refused() {

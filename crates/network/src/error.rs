@@ -14,11 +14,13 @@ pub enum NetworkError {
     LinkBlockSize { block: Ipv4Block, max_slots: u32 },
     #[error("{max_slots} uids from {base_uid} on do not fit: the first must not be 0 (root), the last below 2^32")]
     Uids { base_uid: u32, max_slots: u32 },
-    /// Another process in this network namespace holds the same instance id or the same block.
-    #[error("another server on this host already uses {what}: stop it, or configure another one")]
+    /// Another process in this network namespace holds the same instance id, the same block, or some of the same uids.
+    #[error("another server on this host already uses {what}: stop it, or configure another {setting}")]
     Claimed {
-        /// Such as `instance a1b2` or `link block 10.253.0.0/16`.
+        /// Such as `instance a1b2`, `link block 10.253.0.0/16` or `uids 2097152 to 2098175`.
         what: String,
+        /// The setting that decides it.
+        setting: &'static str,
         #[source]
         source: io::Error,
     },
@@ -116,8 +118,12 @@ pub enum NetworkError {
         /// Closed slots whose namespace still exists.
         releasing: usize,
     },
-    #[error("network slot {index} is beyond the {max_slots} slots that are configured")]
-    IndexOutOfRange { index: u32, max_slots: u32 },
+    /// The slot to adopt was made under another link block or another base uid.
+    #[error(
+        "network slot {index} has no addresses in link_block {block}, or no uid from base_uid {base_uid} on: set what \
+         was changed back until its sandbox has ended"
+    )]
+    IndexOutOfRange { index: u32, block: Ipv4Block, base_uid: u32 },
     /// The index to adopt belongs to another slot of this server.
     #[error("network slot {index} is already in use")]
     IndexInUse { index: u32 },

@@ -27,14 +27,15 @@ impl IndexAllocator {
         Some(index)
     }
 
-    /// Takes the given index for a slot that is adopted. Returns false if it is in use or not below `max_slots`.
+    /// Takes the given index for a slot that is adopted. Returns false if it is in use. It may be beyond `max_slots`: a
+    /// smaller limit than the previous server's holds for new slots only.
     pub(crate) fn take_exactly(&mut self, index: u32) -> bool {
-        let was_left = self.releasing.remove(&index);
-        if !was_left {
-            let Some(position) = self.free.iter().position(|free| *free == index) else { return false };
-            self.free.remove(position);
+        if !self.in_use.insert(index) {
+            return false;
         }
-        self.in_use.insert(index)
+        self.releasing.remove(&index);
+        self.free.retain(|free| *free != index);
+        true
     }
 
     /// Marks a slot as closed; its index waits for [`Self::released`].
@@ -99,6 +100,27 @@ mod tests {
         assert!(indices.take_exactly(0));
         assert!(!indices.take_exactly(0));
         assert!(!indices.take_exactly(1));
+    }
+
+    #[test]
+    fn an_index_beyond_the_maximum_can_be_adopted_and_is_not_given_out_afterwards() {
+        let mut indices = IndexAllocator::new(1, BTreeSet::from([7]));
+        assert!(indices.take_exactly(7));
+        assert!(!indices.take_exactly(7), "it is in use");
+        indices.release(7);
+        indices.released(7, 1);
+        assert_eq!((indices.take(), indices.take()), (Some(0), None));
+    }
+
+    #[test]
+    fn an_index_whose_adoption_failed_waits_as_before_and_can_be_adopted_again() {
+        let mut indices = IndexAllocator::new(2, BTreeSet::from([0]));
+        assert!(indices.take_exactly(0));
+        // The lease of a failed adoption is dropped, which releases the index; its veth still exists.
+        indices.release(0);
+        assert_eq!((indices.take(), indices.take()), (Some(1), None), "it is not free");
+        assert!(indices.releasing().contains(&0));
+        assert!(indices.take_exactly(0));
     }
 
     #[test]

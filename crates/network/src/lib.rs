@@ -22,7 +22,8 @@
 //!
 //! Nothing is pinned under a path: a slot lives exactly as long as its VMM or this process holds its descriptor, so a
 //! killed server leaves nothing behind. The host-wide table is replaced in one transaction at every start, and its
-//! number of rules does not depend on the number of slots.
+//! number of rules does not depend on the number of slots. While the server runs, it puts back what other programs
+//! remove of the table, and nothing leaves a slot meanwhile (`host_table`).
 //!
 //! From a new slot nothing leaves. [`PolicyInstaller::install`] gives it the policy of its sandbox, once. Destinations
 //! that are reached directly become elements of the slot's own sets; all other TCP is redirected to the egress proxy
@@ -32,17 +33,20 @@
 //! Each slot has a name server at its first address, run by this process, which answers as far as the policy allows.
 //! Without the server sandboxes have no name server, and nobody listens behind the redirection: they fail closed.
 //!
-//! `lifecycle` and `bases` take slots; `doctor` asks [`host_facts`].
+//! `lifecycle` and `bases` take slots; `doctor` asks [`host_facts`], and a server that starts asks [`check_takeover`]
+//! before it touches anything.
 //!
 //! Invariant: no thread of the async runtime ever changes its network namespace; see `namespace`.
 
 #![deny(unsafe_code)]
 
 mod block;
+mod claims;
 mod config;
 mod dns;
 mod error;
 mod host;
+mod host_table;
 mod index_allocator;
 mod links;
 mod namespace;
@@ -58,10 +62,11 @@ mod shared;
 mod slot;
 mod stand_in;
 mod sysctl;
+mod takeover;
 mod tap;
 
 pub use block::{InvalidBlock, Ipv4Block};
-pub use config::{GuestLink, NetworkConfig};
+pub use config::{GuestLink, NetworkConfig, default_base_uid};
 pub use dns::DnsStats;
 pub use error::NetworkError;
 pub use host::{ForwardDrop, HostFacts, host_facts};
@@ -72,6 +77,7 @@ pub use policy::{PolicyInstaller, SlotPolicy};
 pub use slot::{Slot, SlotConnector};
 pub use stand_in::STAND_IN;
 pub use sysctl::SysctlChange;
+pub use takeover::{TakeoverObstacle, check_takeover};
 
 /// Entry points of the fuzz targets; nothing else calls them.
 #[doc(hidden)]

@@ -2,7 +2,8 @@
 //! changed its own would run other tasks in it. There are two kinds of threads here, and no other thread ever changes
 //! its namespace:
 //!
-//! * short-lived ones ([`fresh`], [`inside`]) for the slow work of preparing and checking a slot; they end with it,
+//! * short-lived ones ([`fresh`], [`inside`], [`scratch`]) for slow work such as preparing and checking a slot; they
+//!   end with it,
 //! * one long-lived thread ([`NamespaceThread`]) that opens sockets. Every new connection into a sandbox waits for it,
 //!   and it takes microseconds.
 
@@ -34,11 +35,23 @@ pub(crate) async fn fresh<F>(work: F) -> Result<OwnedFd, NetworkError>
 where
     F: FnOnce() -> Result<(), NetworkError> + Send + 'static,
 {
+    scratch(move || {
+        let netns = current()?;
+        work().map(|()| netns)
+    })
+    .await
+}
+
+/// Runs `work` in a new namespace, on a new thread. The namespace ends with the thread unless `work` returns it.
+pub(crate) async fn scratch<T, F>(work: F) -> Result<T, NetworkError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, NetworkError> + Send + 'static,
+{
     on_thread(move || {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| NetworkError::Namespace { step: "make a network namespace", source: errno.into() })?;
-        let netns = current()?;
-        work().map(|()| netns)
+        work()
     })
     .await
 }

@@ -3,16 +3,18 @@
 //! A restarted server calls [`Network::start`], then [`Network::adopt`] for each sandbox that still runs, then
 //! [`Network::start_pool`]. An index whose veth a previous server has left is not given out while the veth exists.
 
+use crate::claims::{self, Claims};
 use crate::config::NetworkConfig;
 use crate::dns::DnsStats;
 use crate::error::NetworkError;
+use crate::host_table::{self, Guard};
 use crate::links;
 use crate::nft;
 use crate::plan::{SlotPlan, veth_index};
 use crate::prepare::{self, blocking};
 use crate::releases;
 use crate::rules;
-use crate::shared::{Lease, Shared};
+use crate::shared::{Lease, Shared, left_indices};
 use crate::slot::Slot;
 use crate::sysctl::{self, SysctlChange};
 use leapbox_egress::Journal;
@@ -20,8 +22,6 @@ use leapbox_errors::chain;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -51,6 +51,8 @@ pub struct NetworkStats {
     /// Indices that nothing uses.
     pub free: usize,
     pub max_slots: u32,
+    /// How often another program had removed something of the host-wide table, which was then put back.
+    pub host_rules_restored: u64,
     /// Counters of the name servers of all slots together.
     pub dns: DnsStats,
 }
@@ -77,20 +79,21 @@ pub struct Network {
     stopping: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
     changes: Vec<SysctlChange>,
-    // Names that only one process in this namespace can have. The kernel frees them when the process ends, however it
-    // ends, so no stale lock file can be left.
-    _claims: [UnixListener; 2],
+    _claims: Claims,
 }
 
 impl Network {
-    /// Starts the network: replaces the host-wide table and lets the host forward. It makes no slot; see
-    /// [`Self::start_pool`]. Running sandboxes of a previous server keep their connections.
+    /// Starts the network: replaces the host-wide table, lets the host forward, and keeps the table there as long as
+    /// this runs. It makes no slot; see [`Self::start_pool`]. Running sandboxes of a previous server keep their
+    /// connections; ask [`crate::check_takeover`] before whether these settings are theirs.
     ///
     /// All threads of the calling runtime must be in one network namespace.
     pub async fn start(config: NetworkConfig) -> Result<Arc<Self>, NetworkError> {
         config.check()?;
-        let claims = claim_both(&config)?;
+        let left = left_indices(&config.instance)?;
+        let claims = claims::take(&config, &left)?;
         refuse_used_block(&config)?;
+        let expected = host_table::expected(&config).await?;
         let table = rules::host_table(&config);
         let changes = blocking(move || {
             // The table first: a host that forwards without it would forward for sandboxes that are not isolated.
@@ -98,9 +101,11 @@ impl Network {
             sysctl::ensure(Path::new(sysctl::IP_FORWARD), "1")
         });
         let changes = changes.await?.into_iter().collect();
-        let shared = Arc::new(Shared::new(config)?);
+        let guard = guard(&config.instance);
+        let shared = Arc::new(Shared::new(config, left)?);
         let mut tasks = JoinSet::new();
         tasks.spawn(releases::watch(shared.clone()));
+        tasks.spawn(host_table::watch(shared.clone(), expected, guard));
         Ok(Arc::new(Self {
             shared,
             ready: Mutex::default(),
@@ -117,19 +122,28 @@ impl Network {
     /// Takes over the namespace of a sandbox that a previous server has started. Its name server is opened again and
     /// its rules are brought to this version; connections through it go on. Its sets stay as they are, so it reaches
     /// what it reached directly before; the proxy and names need [`crate::PolicyInstaller::install_again`].
+    ///
+    /// The index may be beyond `max_slots`. It may be called for many slots at a time, and while the pool runs. After
+    /// an error the slot is as before and can be adopted again.
     pub async fn adopt(&self, index: u32, netns: OwnedFd) -> Result<Slot, NetworkError> {
-        let shared = &self.shared;
-        if index >= shared.config.max_slots {
-            return Err(NetworkError::IndexOutOfRange { index, max_slots: shared.config.max_slots });
-        }
+        let (shared, config) = (&self.shared, &self.shared.config);
+        let plan = SlotPlan::of_left(config, index).ok_or(NetworkError::IndexOutOfRange {
+            index,
+            block: config.link_block,
+            base_uid: config.base_uid,
+        })?;
         if !shared.indices().take_exactly(index) {
             return Err(NetworkError::IndexInUse { index });
         }
+        // Dropped after an error, it makes the index wait for its veth to end, as it did before.
         let lease = Lease { index, shared: shared.clone() };
-        let (plan, netns) = (SlotPlan::new(&shared.config, index), Arc::new(netns));
+        let _permit = self.preparing.acquire().await.map_err(|_: AcquireError| NetworkError::Stopping)?;
+        let netns = Arc::new(netns);
         prepare::adopt(&plan, netns.clone()).await?;
-        links::set_up_veth(&shared.root.routing, &plan.veth).await?;
-        shared.attach_dns(lease, plan, netns).await
+        let slot = shared.attach_dns(lease, plan, netns).await?;
+        // The last step: the previous server may have cut the slot off, and after an error it stays so.
+        links::set_up_veth(&shared.root.routing, slot.veth()).await?;
+        Ok(slot)
     }
 
     /// Starts the task that keeps `prepared` slots ready. Slots of a previous server must have been adopted before.
@@ -197,6 +211,7 @@ impl Network {
             releasing: indices.releasing().len(),
             free: indices.free(),
             max_slots: self.shared.config.max_slots,
+            host_rules_restored: self.shared.host_rules_restored.load(Ordering::Relaxed),
             dns: self.shared.dns.stats(),
         }
     }
@@ -223,8 +238,14 @@ impl Network {
         match table {
             HostTable::Keep => Ok(()),
             HostTable::Remove => {
-                let script = rules::no_host_table(&self.shared.config.instance);
-                blocking(move || nft::apply(&script)).await
+                let (shared, script) = (self.shared.clone(), rules::no_host_table(&self.shared.config.instance));
+                blocking(move || {
+                    // A restoration that has begun before the watch ended comes before this, or finds nothing to do.
+                    let mut kept = shared.host_table.lock();
+                    *kept = false;
+                    nft::apply(&script)
+                })
+                .await
             }
         }
     }
@@ -272,15 +293,16 @@ async fn fill(network: Weak<Network>, shared: Arc<Shared>) {
     }
 }
 
-/// Claims the instance id and the link block: one server for each id, and one id for each block.
-fn claim_both(config: &NetworkConfig) -> Result<[UnixListener; 2], NetworkError> {
-    Ok([claim(&format!("instance {}", config.instance))?, claim(&format!("link block {}", config.link_block))?])
-}
-
-/// Binds a name among the abstract Unix sockets, of which each network namespace has its own (unix(7)).
-fn claim(what: &str) -> Result<UnixListener, NetworkError> {
-    let bind = || UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("leapbox-network {what}"))?);
-    bind().map_err(|source| NetworkError::Claimed { what: what.to_owned(), source })
+/// Makes the guard of the host-wide table, if the kernel can.
+fn guard(instance: &str) -> Option<Guard> {
+    let made = Guard::set(instance).inspect_err(|error| {
+        tracing::warn!(
+            error = %chain(error),
+            "the host-wide nftables table has no guard (Linux 5.12 is needed): if another program removes it, as `nft \
+             flush ruleset` does, sandboxes reach the host and closed addresses for about a second"
+        );
+    });
+    made.ok()
 }
 
 /// Refuses a link block in which the host, or another installation's slot, has an address.

@@ -1,4 +1,5 @@
-//! Runs the `nft` program: when the server starts, and when a slot is prepared, adopted, given its policy or released.
+//! Runs the `nft` program: when the server starts, when a slot is prepared, adopted, given its policy or released, and
+//! when the host-wide table is looked at.
 
 use crate::error::NetworkError;
 use std::io::Write;
@@ -12,6 +13,11 @@ pub(crate) fn apply(script: &str) -> Result<(), NetworkError> {
 /// Returns all chains of the calling thread's namespace as nft's JSON.
 pub(crate) fn chains_json() -> Result<String, NetworkError> {
     run(&["-j", "list", "chains"], "")
+}
+
+/// Returns a table of the family inet, in the calling thread's namespace, as nft's JSON.
+pub(crate) fn table_json(table: &str) -> Result<String, NetworkError> {
+    run(&["-j", "list", "table", "inet", table], "")
 }
 
 /// Returns the program's version line.

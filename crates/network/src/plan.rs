@@ -25,7 +25,8 @@ pub(crate) struct SlotPlan {
 }
 
 impl SlotPlan {
-    /// Computes the plan of one slot, whose index must be below `max_slots`.
+    /// Computes the plan of a slot that this server makes, or has adopted: an index below `max_slots`, or one for which
+    /// [`Self::of_left`] has returned a plan.
     pub(crate) fn new(config: &NetworkConfig, index: u32) -> Self {
         // `NetworkConfig::check` has made sure that none of these sums overflows.
         let base = config.link_block.first().to_bits();
@@ -36,6 +37,15 @@ impl SlotPlan {
             slot_address: Ipv4Addr::from_bits(base + 2 * index + 1),
             uid: config.base_uid + index,
         }
+    }
+
+    /// Computes the plan of a slot that a previous server has made, perhaps under other limits. `None` if these
+    /// settings have no addresses or no uid for its index.
+    pub(crate) fn of_left(config: &NetworkConfig, index: u32) -> Option<Self> {
+        let has_addresses = 2 * u64::from(index) + 1 < config.link_block.size();
+        // 2^32 - 1 is no uid: the kernel takes it for "none".
+        let has_uid = config.base_uid.checked_add(index).is_some_and(|uid| uid < u32::MAX);
+        (has_addresses && has_uid).then(|| Self::new(config, index))
     }
 }
 
@@ -61,6 +71,11 @@ pub(crate) fn table_name(instance: &str) -> String {
     format!("leapbox_{instance}")
 }
 
+/// Returns the name of the table that guards the host-wide one.
+pub(crate) fn guard_name(instance: &str) -> String {
+    format!("{}_guard", table_name(instance))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +91,17 @@ mod tests {
         assert_eq!(plan.root_address, Ipv4Addr::new(10, 253, 2, 0x46));
         assert_eq!(plan.slot_address, Ipv4Addr::new(10, 253, 2, 0x47));
         assert_eq!(plan.uid, config().base_uid + 0x123);
+    }
+
+    #[test]
+    fn a_left_slot_has_a_plan_as_long_as_its_addresses_and_its_uid_exist() {
+        let small = NetworkConfig { link_block: "10.253.0.0/24".parse().expect("cidr"), max_slots: 4, ..config() };
+        assert_eq!(SlotPlan::of_left(&small, 127), Some(SlotPlan::new(&small, 127)));
+        assert_eq!(SlotPlan::of_left(&small, 128), None, "its addresses are beyond the block");
+        assert_eq!(SlotPlan::of_left(&config(), u32::MAX), None);
+        let last = NetworkConfig { base_uid: u32::MAX - 5, ..config() };
+        assert!(SlotPlan::of_left(&last, 4).is_some());
+        assert_eq!(SlotPlan::of_left(&last, 5), None, "2^32 - 1 is no uid");
     }
 
     #[test]

@@ -179,11 +179,13 @@ impl Shared {
         self.sandboxes().entry(plan.index).or_default().opened = networks;
         let (shared, index) = (self.clone(), plan.index);
         blocking(move || {
+            let _changing = shared.host_table.lock();
             let opened = nft::apply(&script);
-            if opened.is_err()
-                && let Some(sandbox) = shared.sandboxes().get_mut(&index)
-            {
-                sandbox.opened.clear();
+            if let Some(sandbox) = shared.sandboxes().get_mut(&index) {
+                match opened {
+                    Ok(()) => sandbox.in_force = true,
+                    Err(_) => sandbox.opened.clear(),
+                }
             }
             opened
         })
@@ -193,21 +195,30 @@ impl Shared {
     /// Forgets the sandbox of a slot that no longer exists, and closes the networks that were opened to it.
     /// Returns false if that failed; the index must then not be given out again, because its next sandbox would reach
     /// them.
-    pub(crate) async fn forget_sandbox(&self, index: u32) -> bool {
+    pub(crate) async fn forget_sandbox(self: &Arc<Self>, index: u32) -> bool {
         let opened = self.sandboxes().get(&index).map(|sandbox| sandbox.opened.clone()).unwrap_or_default();
-        if !opened.is_empty() {
-            let address = SlotPlan::new(&self.config, index).slot_address;
-            let script = rules::close_networks(&self.config.instance, address, &opened);
-            if let Err(error) = blocking(move || nft::apply(&script)).await {
-                tracing::error!(
-                    index,
-                    error = %chain(&error),
-                    "opened networks could not be closed after their slot's end: its index is not used until they are"
-                );
-                return false;
-            }
+        if opened.is_empty() {
+            self.sandboxes().remove(&index);
+            return true;
         }
-        self.sandboxes().remove(&index);
+        let address = SlotPlan::new(&self.config, index).slot_address;
+        let script = rules::close_networks(&self.config.instance, address, &opened);
+        let shared = self.clone();
+        let closed = blocking(move || {
+            // Held until the sandbox is forgotten: the watch would open its networks again in between.
+            let _changing = shared.host_table.lock();
+            nft::apply(&script)?;
+            shared.sandboxes().remove(&index);
+            Ok(())
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(
+                index,
+                error = %chain(&error),
+                "opened networks could not be closed after their slot's end: its index is not used until they are"
+            );
+            return false;
+        }
         true
     }
 }

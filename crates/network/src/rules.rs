@@ -4,14 +4,18 @@
 use crate::config::NetworkConfig;
 use crate::plan::{SlotPlan, VETH_PREFIX, table_name, veth_prefix};
 use leapbox_egress::PROXY_MARK;
-use leapbox_egress_policy::{CLOSED_NETWORKS, Cidr};
+use leapbox_egress_policy::{CLOSED_NETWORKS, Cidr, merged};
 use leapbox_guest_protocol::net;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// Port of the egress proxy inside a slot; it listens if the policy is not `allow-all`.
 pub(crate) const PROXY_PORT: u16 = 15001;
 /// Name of the tables inside a slot.
 const SLOT_TABLE: &str = "leapbox";
+/// The bit of a packet's mark that the host-wide table sets and the guard asks for. It is none of those that
+/// Kubernetes, Calico, Cilium and Tailscale use by default.
+pub(crate) const CHECKED_MARK: u32 = 0x4000_0000;
 /// The netfilter log group to which a slot's rules log refused packets.
 pub(crate) const LOG_GROUP: u16 = 1;
 // Connections to the proxy that a slot's kernel tracks at a time. It is above the 1024 that the proxy itself takes, so
@@ -27,12 +31,11 @@ pub(crate) fn host_table(config: &NetworkConfig) -> String {
     closed.push(&block);
     let table = table_name(&config.instance);
     let cidrs = &config.egress_private_cidrs;
-    let operator = add(&table, "operator", cidrs.iter().map(Cidr::to_string))
-        + &add(
-            &table,
-            "operator_hosts",
-            cidrs.iter().filter(|cidr| is_single_address(cidr)).map(|cidr| cidr.first().to_string()),
-        );
+    // Merged, because an interval set takes no overlapping elements. Single addresses are those that the operator wrote
+    // as such: one that lies in a network of the list as well still opens the host's own address.
+    let hosts: BTreeSet<Ipv4Addr> = cidrs.iter().filter(|cidr| is_single_address(cidr)).map(Cidr::first).collect();
+    let operator = add(&table, "operator", merged(cidrs).iter().map(range))
+        + &add(&table, "operator_hosts", hosts.iter().map(Ipv4Addr::to_string));
     include_str!("rules/host.nft")
         .replace("%OPERATOR%", &operator)
         .replace("%TABLE%", &table)
@@ -40,13 +43,27 @@ pub(crate) fn host_table(config: &NetworkConfig) -> String {
         .replace("%ANY_SLOTS%", &format!("{VETH_PREFIX}*"))
         .replace("%BLOCKED%", &closed.join(", "))
         .replace("%MARK%", &PROXY_MARK.to_string())
+        .replace("%CHECKED%", &CHECKED_MARK.to_string())
+        .replace("%NOT_CHECKED%", &(!CHECKED_MARK).to_string())
         .replace("%LINKS%", &block)
+}
+
+/// Returns the script that makes the host-wide table again with everything in it: these are the networks that are
+/// opened to each slot.
+pub(crate) fn restored_host_table(config: &NetworkConfig, opened: &[(Ipv4Addr, Vec<Cidr>)]) -> String {
+    let open = |(slot, networks): &(Ipv4Addr, Vec<Cidr>)| open_networks(&config.instance, *slot, networks);
+    host_table(config) + &opened.iter().map(open).collect::<String>()
 }
 
 /// Whether the operator's entry is a single address. Only such entries can open an address of the host itself.
 fn is_single_address(cidr: &Cidr) -> bool {
     // An entry for a whole network must not open the host's own address in it by accident.
     cidr.first() == cidr.last()
+}
+
+/// Returns an inclusive range as an element of an interval set.
+fn range((first, last): &(Ipv4Addr, Ipv4Addr)) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn add(table: &str, set: &str, elements: impl Iterator<Item = String>) -> String {
@@ -78,10 +95,7 @@ fn edit_opened(verb: &str, instance: &str, slot: Ipv4Addr, networks: &[Cidr]) ->
 
 /// Returns the script that adds a policy to a new slot, as elements of its two sets. The ranges must be disjoint.
 pub(crate) fn slot_policy_script(direct: &[(Ipv4Addr, Ipv4Addr)], closed_udp: &[u16]) -> String {
-    let range = |(first, last): &(Ipv4Addr, Ipv4Addr)| format!("{first}-{last}");
-    let single =
-        |(first, last): &(Ipv4Addr, Ipv4Addr)| if first == last { first.to_string() } else { range(&(*first, *last)) };
-    add(SLOT_TABLE, "direct", direct.iter().map(single))
+    add(SLOT_TABLE, "direct", direct.iter().map(range))
         + &add(SLOT_TABLE, "closed_udp", closed_udp.iter().map(u16::to_string))
 }
 
@@ -148,8 +162,31 @@ mod tests {
         let cidrs = ["10.1.2.3/32", "10.2.0.0/16"].map(|text| Cidr::parse(text).expect("cidr"));
         let config = NetworkConfig { egress_private_cidrs: cidrs.to_vec(), ..NetworkConfig::default() };
         let table = host_table(&config);
-        assert!(table.contains("operator { 10.1.2.3/32, 10.2.0.0/16 }"), "{table}");
+        assert!(table.contains("operator { 10.1.2.3, 10.2.0.0-10.2.255.255 }"), "{table}");
         assert!(table.contains("operator_hosts { 10.1.2.3 }"), "{table}");
         assert_eq!(table.matches("@operator_hosts ip saddr . ip daddr @named accept").count(), 2);
+    }
+
+    #[test]
+    fn overlapping_and_repeated_entries_of_the_operators_list_become_disjoint_elements() {
+        let texts = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "10.1.2.3/32", "192.168.0.0/24", "192.168.0.0/24"];
+        let cidrs = texts.map(|text| Cidr::parse(text).expect("cidr")).to_vec();
+        let table = host_table(&NetworkConfig { egress_private_cidrs: cidrs, ..NetworkConfig::default() });
+        assert!(table.contains("operator { 10.0.0.0-10.255.255.255, 192.168.0.0-192.168.0.255 }"), "{table}");
+        // The single address stays one, though a network of the list contains it.
+        assert!(table.contains("operator_hosts { 10.1.2.3 }"), "{table}");
+    }
+
+    #[test]
+    fn a_restored_table_has_the_opened_networks_of_every_slot() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| Cidr::parse(text).expect("cidr")).collect::<Vec<_>>();
+        let opened = [
+            (Ipv4Addr::new(10, 253, 0, 1), networks(&["10.1.2.3", "10.2.0.0/16"])),
+            (Ipv4Addr::new(10, 253, 0, 3), networks(&["10.1.2.3"])),
+        ];
+        let script = restored_host_table(&NetworkConfig::default(), &opened);
+        let elements = "add element inet leapbox_0000 named { 10.253.0.1 . 10.1.2.3/32, 10.253.0.1 . 10.2.0.0/16 }\n\
+                        add element inet leapbox_0000 named { 10.253.0.3 . 10.1.2.3/32 }\n";
+        assert!(script.ends_with(elements), "{script}");
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use leapbox_egress_policy::Policy;
 use leapbox_guest_protocol::net::{CHANNEL_GUEST, WORKLOAD_GUEST};
-use leapbox_network::{HostTable, Network, NetworkConfig, NetworkError, SlotPolicy};
+use leapbox_network::{HostTable, Network, NetworkConfig, NetworkError, SlotPolicy, TakeoverObstacle, check_takeover};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -257,24 +257,77 @@ fn a_namespace_that_is_not_the_slots_is_not_adopted() {
         assert!(matches!(error, NetworkError::IndexInUse { .. }), "{error}");
         let error = network.adopt(9, duplicate(&other)).await.expect_err("no such veth");
         assert!(matches!(error, NetworkError::Miswired { index: 9, .. }), "{error}");
-        let error = network.adopt(64, duplicate(&other)).await.expect_err("beyond");
-        assert!(matches!(error, NetworkError::IndexOutOfRange { index: 64, .. }), "{error}");
-        let swapped = (slot.index(), duplicate(&other));
-        drop(network);
-        let vmm = duplicate(&slot);
-        drop((slot, other));
+        let error = network.adopt(64, duplicate(&other)).await.expect_err("no such veth either");
+        assert!(matches!(error, NetworkError::Miswired { index: 64, .. }), "{error}");
+        let error = network.adopt(32_768, duplicate(&other)).await.expect_err("beyond the link block");
+        assert!(matches!(error, NetworkError::IndexOutOfRange { index: 32_768, .. }), "{error}");
+    });
+}
+
+#[test]
+fn an_adoption_that_failed_changes_nothing_and_can_be_tried_again() {
+    in_world(|_world| async {
+        let (network, slot) = network_and_slot().await;
+        let other = open_slot(&network).await;
+        let (vmm, neighbour) = (duplicate(&slot), duplicate(&other));
+        let index = slot.index();
+        drop((network, slot, other));
         let network = eventually_started().await;
-        let error = network.adopt(swapped.0, swapped.1).await.expect_err("the neighbour's namespace");
-        assert!(matches!(error, NetworkError::Miswired { index: 0, .. }), "{error}");
-        drop(vmm);
+        let wrong = neighbour.try_clone().expect("descriptor");
+        let error = network.adopt(index, wrong).await.expect_err("the neighbour's namespace");
+        assert!(matches!(error, NetworkError::Miswired { .. }), "{error}");
+        assert_eq!((network.stats().releasing, network.stats().in_use), (2, 0), "both still wait");
+        assert_ne!(network.take().await.expect("a new slot").index(), index);
+        assert_eq!(network.adopt(index, vmm).await.expect("adopt").index(), index);
+        drop(neighbour);
+    });
+}
+
+#[test]
+fn a_slot_beyond_a_limit_that_has_shrunk_is_adopted_and_its_index_not_used_again() {
+    in_world(|_world| async {
+        let (network, first) = network_and_slot().await;
+        let slot = open_slot(&network).await;
+        let (index, vmm) = (slot.index(), duplicate(&slot));
+        assert_eq!(index, 1);
+        drop((network, first, slot));
+        let network = eventually_started_with(NetworkConfig { max_slots: 1, ..config() }).await;
+        let adopted = network.adopt(index, vmm).await.expect("adopt");
+        let guest = Guest::attach(&adopted);
+        assert!(guest.run(|| TcpStream::connect_timeout(&(PUBLIC, TCP_PORT).into(), PATIENCE).is_ok()));
+        eventually("the first slot's end", || network.stats().free, |free| *free == 1).await;
+        drop(guest);
+        adopted.close().await;
+        eventually("released", || network.stats().releasing, |releasing| *releasing == 0).await;
+        assert_eq!(network.take().await.expect("the one slot there is").index(), 0);
+        assert_eq!(network.stats().free, 0);
+    });
+}
+
+#[test]
+fn machines_of_another_link_block_or_base_uid_are_told_apart_before_anything_is_touched() {
+    in_world(|_world| async {
+        let (_network, slot) = network_and_slot().await;
+        let (mine, missing) = ((slot.index(), slot.uid()), (9, config().base_uid + 9));
+        let check = |config: &NetworkConfig| check_takeover(config, &[mine, missing]).expect("addresses");
+        assert_eq!(check(&config()), [None, None]);
+        let other_block = NetworkConfig { link_block: "10.252.0.0/16".parse().expect("cidr"), ..config() };
+        assert!(matches!(check(&other_block)[..], [Some(TakeoverObstacle::OtherLinkBlock { .. }), None]));
+        let other_uids = NetworkConfig { base_uid: config().base_uid + 1, ..config() };
+        let found = Some(TakeoverObstacle::OtherBaseUid { configured: other_uids.base_uid, found: config().base_uid });
+        assert_eq!(check(&other_uids), [found, found]);
     });
 }
 
 /// The claims of a dropped network live on for a moment in a child that another test of this process forks just then.
 async fn eventually_started() -> std::sync::Arc<Network> {
+    eventually_started_with(config()).await
+}
+
+async fn eventually_started_with(config: NetworkConfig) -> std::sync::Arc<Network> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match Network::start(config()).await {
+        match Network::start(config.clone()).await {
             Ok(network) => return network,
             Err(error) if Instant::now() > deadline => panic!("{error}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -291,10 +344,32 @@ fn a_second_server_of_the_same_instance_or_on_the_same_block_is_refused() {
         let block =
             Network::start(NetworkConfig { instance: "beef".into(), ..config() }).await.expect_err("same block");
         assert!(block.to_string().contains("link block 10.253.0.0/16"), "{block}");
-        let overlapping =
-            NetworkConfig { instance: "beef".into(), link_block: "10.253.0.0/20".parse().expect("cidr"), ..config() };
+        let overlapping = NetworkConfig {
+            instance: "beef".into(),
+            link_block: "10.253.0.0/20".parse().expect("cidr"),
+            base_uid: 300_000,
+            ..config()
+        };
         let used = Network::start(overlapping).await.expect_err("addresses in use");
         assert!(matches!(used, NetworkError::LinkBlockInUse { .. }), "{used}");
+    });
+}
+
+#[test]
+fn a_second_server_whose_uids_overlap_is_refused_and_told_the_setting() {
+    in_world(|_world| async {
+        let _network = Network::start(config()).await.expect("network");
+        let beside = |base_uid| NetworkConfig {
+            instance: "beef".into(),
+            link_block: "10.252.0.0/16".parse().expect("cidr"),
+            base_uid,
+            ..config()
+        };
+        let last = config().base_uid + config().max_slots - 1;
+        let refused = Network::start(beside(last)).await.expect_err("one uid in common");
+        assert!(matches!(refused, NetworkError::Claimed { setting: "base_uid", .. }), "{refused}");
+        assert!(refused.to_string().contains("base_uid"), "{refused}");
+        eventually_started_with(beside(last + 1024)).await;
     });
 }
 
@@ -336,10 +411,13 @@ fn case_42_kill_9_of_a_server_that_holds_slots_leaves_no_interface() {
         server.kill().expect("kill");
         server.wait().expect("wait");
         eventually("interfaces", slot_veths, Vec::is_empty).await;
-        // The table stays: it walls in sandboxes that outlive the server. The next server replaces it.
+        // The table stays: it walls in sandboxes that outlive the server. The next server replaces it. The guard ends
+        // with its server.
+        let tables = || support::run("nft", "list tables");
+        eventually("tables", tables, |listed| listed == "table inet leapbox_7e57\n").await;
         let network = Network::start(config()).await.expect("restart");
         assert_eq!(network.take().await.expect("slot").index(), 0);
-        assert_eq!(support::run("nft", "list tables").lines().count(), 1);
+        assert_eq!(tables().lines().count(), 2, "the table and its guard");
     });
 }
 

@@ -341,6 +341,21 @@ fn rules() -> usize {
 }
 
 #[test]
+fn overlapping_and_repeated_networks_of_operator_and_policy_are_no_fault() {
+    in_world(|_world| async {
+        let entries = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "10.1.2.3/32", "10.1.0.0/16"];
+        let operator: Vec<Cidr> = entries.iter().map(|entry| Cidr::parse(entry).expect("cidr")).collect();
+        let with = NetworkConfig { egress_private_cidrs: operator.clone(), ..config() };
+        let network = Network::start(with).await.expect("network");
+        let json = json!({ "mode": "custom", "allow_cidrs": ["10.1.0.0/16", "10.1.2.0/24", "93.184.216.0/24"] });
+        let slot = slot_under(&network, Policy::parse(&json, &operator).expect("policy")).await;
+        let guest = Guest::attach(&slot);
+        assert_eq!(guest.run(|| greeting(PRIVATE, TCP_PORT)), Ok(HOST.to_string()));
+        assert_eq!(guest.run(|| greeting(PUBLIC, TCP_PORT)), Ok(HOST.to_string()));
+    });
+}
+
+#[test]
 fn the_hosts_rules_are_as_many_with_a_hundred_policies_as_with_none_and_a_policy_is_quickly_in_force() {
     in_world(|_world| async {
         let operator = vec![Cidr::parse("10.0.0.0/8").expect("cidr")];

@@ -171,18 +171,19 @@ fn case_08_another_sandbox_is_dropped() {
         let counts = || [&connections, &in_slot].map(|count| count.load(Ordering::SeqCst));
         assert_eq!(counts(), [0, 0]);
         // It was the walls that kept it out: without them both servers are there.
-        take_down_walls(&[&slot, &other]);
+        take_down_walls(&network, &[&slot, &other]).await;
         support::inside(&slot.netns(), move || greeting(other_slot_end, 8080, support::PATIENCE)).expect("in the slot");
         support::inside(&other.netns(), || greeting(WORKLOAD_GUEST, 8080, support::PATIENCE)).expect("the neighbour");
         assert_eq!(counts(), [1, 1]);
     });
 }
 
-/// Removes the rules of slots and of the host.
-fn take_down_walls(slots: &[&Slot]) {
+/// Removes the rules of slots and of the host, and stops the network, which would put the host's back.
+async fn take_down_walls(network: &Network, slots: &[&Slot]) {
     for slot in slots {
         support::inside(&slot.netns(), || support::run("nft", "flush ruleset"));
     }
+    network.stop(HostTable::Keep).await.expect("stop");
     support::run("nft", "flush ruleset");
 }
 
@@ -322,7 +323,7 @@ fn with_ipv6(interface: &str, address: Ipv6Addr) {
 #[test]
 fn case_08_ipv6_is_dropped_by_the_slot_and_by_the_host_even_where_the_kernel_would_take_it() {
     in_world(|_world| async {
-        let (_network, slot) = network_and_slot().await;
+        let (network, slot) = network_and_slot().await;
         let guest = Guest::attach(&slot);
         let veth = support::slot_veths().remove(0);
         let at = |network, host| Ipv6Addr::new(0xfd00, 0, 0, network, 0, 0, 0, host);
@@ -351,7 +352,7 @@ fn case_08_ipv6_is_dropped_by_the_slot_and_by_the_host_even_where_the_kernel_wou
         assert!(receives(&in_slot, b"good", support::PATIENCE), "without rules the slot takes it");
         from_slot(b"evil");
         assert!(!receives(&on_host, b"evil", SILENCE), "the host took IPv6");
-        support::run("nft", "flush ruleset");
+        take_down_walls(&network, &[]).await;
         from_slot(b"good");
         assert!(receives(&on_host, b"good", support::PATIENCE), "without rules the host takes it");
     });
@@ -377,7 +378,7 @@ fn seen_for_the_block(wire: &impl AsRawFd, last: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn case_10_an_answer_to_a_sandbox_that_is_gone_is_not_sent_back_out() {
     in_world(|world| async move {
-        let (_network, slot) = network_and_slot().await;
+        let (network, slot) = network_and_slot().await;
         let guest = Guest::attach(&slot);
         let (server, wire) = support::inside(&world.internet.netns, || {
             let wire = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll);
@@ -400,6 +401,7 @@ fn case_10_an_answer_to_a_sandbox_that_is_gone_is_not_sent_back_out() {
             server.send_to(b"a secret", sandbox).expect("send");
         }
         // Only the rule keeps it in: without the host's walls the next one does come back.
+        network.stop(HostTable::Keep).await.expect("stop");
         support::run("nft", "flush chain inet leapbox_7e57 forward");
         server.send_to(b"without walls", sandbox).expect("send");
         let seen = tokio::task::block_in_place(|| seen_for_the_block(&wire, b"without walls"));
@@ -490,7 +492,7 @@ fn case_08_the_hosts_wall_holds_where_a_slots_own_has_fallen() {
         let counts = || [&connections, &inside, &inside_other].map(|count| count.load(Ordering::SeqCst));
         assert_eq!(counts(), [0, 0, 0]);
         // All three are there and would have been reached if the host's wall had not stood.
-        take_down_walls(&[]);
+        take_down_walls(&network, &[]).await;
         support::inside(&slot.netns(), move || {
             support::ip(&format!("addr del {other_end}/32 dev lo"));
             for address in [HOST, other_end] {
@@ -556,8 +558,12 @@ fn a_public_server_can_be_pinged_and_the_host_cannot() {
 fn two_installations_live_side_by_side_and_their_sandboxes_do_not_meet() {
     in_world(|_world| async {
         let one = Network::start(config()).await.expect("first");
-        let second =
-            NetworkConfig { instance: "beef".into(), link_block: "10.252.0.0/16".parse().expect("cidr"), ..config() };
+        let second = NetworkConfig {
+            instance: "beef".into(),
+            link_block: "10.252.0.0/16".parse().expect("cidr"),
+            base_uid: 300_000,
+            ..config()
+        };
         let two = Network::start(second).await.expect("second");
         let (slot_one, slot_two) = (open_slot(&one).await, open_slot(&two).await);
         assert_eq!(slot_one.index(), slot_two.index());

@@ -22,14 +22,21 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn measure(root: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let key = ServerKey::load_or_create(&root.join("key"))?;
-    let store = ArchiveStore::open(StoreConfig { dir: root.join("archives"), key, remote: None, cache_bytes: None })?;
+    let store = ArchiveStore::open(StoreConfig {
+        dir: root.join("archives"),
+        key,
+        remote: None,
+        cache_bytes: None,
+        installation: "measured".to_owned(),
+        known_sequence: 0,
+    })?;
     let runtime = tokio::runtime::Runtime::new()?;
     for (kind, noise) in [("half", 2), ("none", 1)] {
         let block = block(noise);
         let runs: Runs = Box::new((0..SIZE).map(move |n| Ok(Run { offset: n * MIB, bytes: block.clone() })));
         let begun = Instant::now();
         let id = ArchiveId::Checkpoint(CheckpointId::generate());
-        let mut writer = store.begin(&id)?;
+        let mut writer = store.begin(&id, None)?;
         writer.runs("memory", runs)?;
         let written = begun.elapsed();
         let sealed = writer.seal(&())?;

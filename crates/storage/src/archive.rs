@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/<id>/manifest.json   format, key's fingerprint, tag ─► id, salt, header (the owner's: readable, no secrets)
 //!                                                              parts: name ─► kind, frames, plain and stored bytes
+//!                                                              stamp (of checkpoints): installation's id, number
 //!            memory, disk    frames of runs                    (a file per part)
 //!            state           frames of bytes
 //!
@@ -32,9 +33,9 @@ mod tests;
 mod writer;
 
 pub use error::ArchiveError;
-pub use manifest::PartStats;
+pub use manifest::{PartStats, Stamp};
 pub use reader::Archive;
 
 pub(crate) use files::check_name;
-pub(crate) use manifest::{MANIFEST, MANIFEST_MAX, Manifest};
+pub(crate) use manifest::{MANIFEST, MANIFEST_MAX, Manifest, read_manifest};
 pub(crate) use writer::{Writer, publish};

@@ -29,6 +29,8 @@ const KEY_LENGTH: usize = 32;
 // Keys are derived from the server's key and a random salt, and each encrypts under fixed nonces. A salt that came
 // twice would break that; of 256 random bits, none does.
 pub(crate) const SALT_LENGTH: usize = 32;
+/// Bytes of a fingerprint, which is written as twice as many hexadecimal digits.
+pub(crate) const FINGERPRINT_LENGTH: usize = 8;
 /// HKDF's salt (RFC 5869), which separates these keys from whatever else the same bytes might be used for.
 const DOMAIN: &[u8] = b"leapbox server key 1";
 
@@ -70,18 +72,23 @@ pub struct ServerKey {
 }
 
 impl ServerKey {
-    /// Reads the key from `path`, or creates one there: 32 random bytes, for this process's user alone (0600), on disk
-    /// when this returns. The directory must exist and be private. Blocking.
+    /// Reads the key from `path`, or creates one there ([`ServerKey::create`]). Only for callers to whom a new key is
+    /// as good as one that may have been lost, as in tests. Blocking.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        let mut bytes = match file::load(path)? {
-            Some(bytes) => bytes,
-            None => file::create(path)?,
-        };
-        Self::new_and_wipe(&mut bytes)
+        match Self::load(path)? {
+            Some(key) => Ok(key),
+            None => Self::create(path),
+        }
     }
 
-    /// Reads the key from `path`; none if there is no such file. `leapbox doctor` checks with it what is stored.
-    /// Blocking.
+    /// Creates a key in `path`: 32 random bytes, for this process's user alone (0600), on disk when this returns. The
+    /// directory must exist and be private. A key that is there is never replaced: if another process has just made
+    /// one, this is that one. Blocking.
+    pub fn create(path: &Path) -> Result<Self, KeyError> {
+        Self::new_and_wipe(&mut file::create(path)?)
+    }
+
+    /// Reads the key from `path`; none if there is no such file. Blocking.
     pub fn load(path: &Path) -> Result<Option<Self>, KeyError> {
         file::load(path)?.map(|mut bytes| Self::new_and_wipe(&mut bytes)).transpose()
     }
@@ -95,7 +102,7 @@ impl ServerKey {
 
     fn new(bytes: &[u8; KEY_LENGTH]) -> Result<Self, KeyError> {
         let prk = Salt::new(HKDF_SHA256, DOMAIN).extract(bytes);
-        let mut name = [0; 8];
+        let mut name = [0; FINGERPRINT_LENGTH];
         derive(&prk, &[b"fingerprint"], &mut name)?;
         Ok(Self { prk, fingerprint: hex::encode(name) })
     }
@@ -107,7 +114,7 @@ impl ServerKey {
     }
 
     /// Names the key without revealing anything of it: 16 hexadecimal digits, derived like a key of its own.
-    pub(crate) fn fingerprint(&self) -> &str {
+    pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 

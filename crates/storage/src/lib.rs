@@ -33,7 +33,7 @@ mod strict_hex;
 #[cfg(test)]
 mod test_ids;
 
-pub use archive::{Archive, ArchiveError, PartStats};
+pub use archive::{Archive, ArchiveError, PartStats, Stamp};
 pub use disk::{create_pristine_disk, free_mib};
 pub use disk_runs::{disk_runs, write_disk};
 pub use extents::{copy_data, copy_sparse};
@@ -42,7 +42,10 @@ pub use pack::{PackError, make_read_only, pack_file, unpack_file};
 pub use private::{PrivateError, private_dir};
 pub use run::{RUN_MAX, Run, Runs};
 pub use sealed::{SealError, SealedFile, SealedFolder};
-pub use store::{ArchiveStore, ArchiveWriter, Pin, RemoteConfig, Sealed, StoreConfig, StoreError, Sweep, Swept, Usage};
+pub use store::{
+    ArchiveStore, ArchiveWriter, FoundArchive, Pin, RemoteConfig, Sealed, StoreConfig, StoreError, Survey, Sweep,
+    Swept, Usage, survey,
+};
 
 use leapbox_errors::FileError;
 

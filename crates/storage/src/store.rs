@@ -10,9 +10,10 @@
 //! uploaded archive may be evicted from the directory, the least recently used first, and is fetched again when it is
 //! needed. If the whole directory is lost, everything that was uploaded is still available.
 //!
-//! Archives are removed one by one ([`ArchiveStore::remove`]), or by a sweep ([`ArchiveStore::sweep`]) of all that no
-//! row of the database names. A [`Pin`] keeps an archive from being swept between its sealing and the commit of its
-//! row.
+//! Archives are removed one by one ([`ArchiveStore::remove`]), or by a sweep ([`ArchiveStore::sweep`]) of all that the
+//! caller does not keep. A [`Pin`] keeps an archive from being swept between its sealing and the commit of its row.
+//! So that an older database does not take for garbage what a newer one has stored, every checkpoint has a [`Stamp`].
+//! [`survey()`] finds the highest number in the directory, and the bucket says its own highest one (`owner`).
 //!
 //! Built by `serve`, in one process only; called by `lifecycle` (checkpoints, snapshots), `bases` and `templates`
 //! (images).
@@ -23,7 +24,9 @@ mod fetch;
 mod http;
 mod index;
 mod local;
+mod owner;
 mod remote;
+mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -34,16 +37,18 @@ mod writer;
 pub use config::RemoteConfig;
 pub use error::StoreError;
 pub use index::Pin;
-pub use sweep::{Sweep, Swept};
+pub use survey::{Survey, survey};
+pub use sweep::{FoundArchive, Sweep, Swept};
 pub use usage::Usage;
 pub use writer::{ArchiveWriter, Sealed};
 
-use crate::archive::{Archive, Writer};
+use crate::archive::{Archive, ArchiveError, Stamp, Writer};
 use crate::key::ServerKey;
 use fetch::Fetches;
 use index::{Index, Reason};
 use leapbox_errors::{FileError, chain};
 use leapbox_ids::ArchiveId;
+use owner::Claimant;
 use remote::Remote;
 use std::fs::File;
 use std::path::PathBuf;
@@ -59,6 +64,11 @@ pub struct StoreConfig {
     /// The budget of the directory in bytes: beyond it, archives that the bucket has are evicted. Without one there is
     /// no bound.
     pub cache_bytes: Option<u64>,
+    /// The installation's random id, from its database.
+    pub installation: String,
+    /// The highest number that the database has given to an archive. A bucket that knows a higher one is neither
+    /// changed nor swept; `u64::MAX` accepts every bucket of this installation.
+    pub known_sequence: u64,
 }
 
 /// The archives of an installation. Clones share them.
@@ -72,6 +82,7 @@ struct Inner {
     key: ServerKey,
     remote: Option<Remote>,
     cache_bytes: Option<u64>,
+    claimant: Claimant,
     index: Arc<Index>,
     fetches: Fetches,
     /// Held during uploads, evictions and removals from the bucket, so that a removal never meets an upload under the
@@ -87,7 +98,7 @@ impl ArchiveStore {
     /// what is still to be uploaded. No request is made to the bucket, so that a server starts without it. Blocking;
     /// fails after five seconds if another server uses the directory.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let StoreConfig { dir, key, remote, cache_bytes } = config;
+        let StoreConfig { dir, key, remote, cache_bytes, installation, known_sequence } = config;
         let lock = local::lock(&dir)?;
         local::clear_unfinished(&dir)?;
         if let Some(folder) = remote.as_ref().and_then(|remote| remote.folder.as_deref()) {
@@ -100,19 +111,21 @@ impl ArchiveStore {
             let uploaded = remote.as_ref().is_some_and(|remote| found.uploaded_to.as_deref() == Some(&remote.identity));
             index.insert_found(&found.id, found.bytes, uploaded);
         }
+        let claimant = Claimant { key: key.fingerprint().to_owned(), installation, known_sequence };
         let (fetches, working, sweeping) = Default::default();
-        let inner = Inner { dir, key, remote, cache_bytes, index, fetches, working, sweeping, _lock: lock };
+        let inner = Inner { dir, key, remote, cache_bytes, claimant, index, fetches, working, sweeping, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Begins the archive `id`, which must not exist in the directory yet. Blocking.
+    /// Begins the archive `id`, which must not exist in the directory yet. A checkpoint has a stamp, whose number the
+    /// database has counted up before; bases and images, which can be made again, have none. Blocking.
     ///
     /// The archive's pin is taken before anything is written. The writer holds it, and [`ArchiveWriter::seal`] returns
     /// it to the caller, who keeps it until the row that names the archive is committed.
-    pub fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
+    pub fn begin(&self, id: &ArchiveId, stamp: Option<Stamp>) -> Result<ArchiveWriter, StoreError> {
         // Pinned from its beginning: a sweep that starts while it is written must not take it when it is sealed.
         let pin = self.inner.index.pin(id);
-        Ok(ArchiveWriter::new(Writer::begin(&self.inner.dir, id, &self.inner.key)?, pin))
+        Ok(ArchiveWriter::new(Writer::begin(&self.inner.dir, id, &self.inner.key, stamp)?, pin))
     }
 
     /// Opens the archive `id` in the directory. If it is not there, it is downloaded from the bucket (once, however
@@ -124,6 +137,12 @@ impl ArchiveStore {
             Some(archive) => Ok(archive),
             None => self.inner.open_remote(id).await,
         }
+    }
+
+    /// Opens the archive `id` if it is in the directory. Nothing is fetched, and it does not count as a use, so that a
+    /// look at many headers changes nothing about which archives are evicted first.
+    pub async fn local(&self, id: &ArchiveId) -> Result<Option<Archive>, StoreError> {
+        Ok(self.inner.open_in_dir(id).await??)
     }
 
     /// Pins the archive `id` if it exists in the directory or in the bucket. Whoever is about to commit another row
@@ -170,14 +189,10 @@ impl Inner {
     /// removed and counts as none, so that the caller fetches it.
     async fn open_local(&self, id: &ArchiveId) -> Result<Option<Archive>, StoreError> {
         let name = id.to_string();
-        let (dir, key, id) = (self.dir.join(&name), self.key.clone(), id.clone());
-        let opened = blocking(move || match Archive::open(&dir, &id, &key) {
-            // Looked at after the attempt, because an eviction may take the directory at any moment of it.
-            Err(_) if std::fs::symlink_metadata(&dir).is_err() => Ok(None),
-            opened => opened.map(Some),
-        });
-        match opened.await? {
-            Err(damage) if damage.is_damage() && self.index.is_uploaded(&name) => {
+        match self.open_in_dir(id).await? {
+            // Not one that only another server can read: to exchange it for the bucket's copy, which is the same, would
+            // only lose it here.
+            Err(damage) if damage.is_damage() && !damage.is_of_another_server() && self.index.is_uploaded(&name) => {
                 tracing::warn!(
                     archive = name, error = %chain(&damage),
                     "a stored archive is damaged; fetching the bucket's copy"
@@ -190,6 +205,16 @@ impl Inner {
                 Ok(opened?)
             }
         }
+    }
+
+    async fn open_in_dir(&self, id: &ArchiveId) -> Result<Result<Option<Archive>, ArchiveError>, StoreError> {
+        let (dir, key, id) = (self.dir.join(id.to_string()), self.key.clone(), id.clone());
+        blocking(move || match Archive::open(&dir, &id, &key) {
+            // Looked at after the attempt, because an eviction may take the directory at any moment of it.
+            Err(_) if std::fs::symlink_metadata(&dir).is_err() => Ok(None),
+            opened => opened.map(Some),
+        })
+        .await
     }
 
     /// Removes the archive from the directory. False if it is not there, or if a pin protects it against this `reason`.

@@ -170,6 +170,18 @@ impl Cgroup {
         })
     }
 
+    /// Whether somebody has frozen the group or one above it.
+    pub(crate) fn is_frozen(&self) -> bool {
+        // Version 2 alone: of a process that version 1 has frozen the kernel says that it is in uninterruptible sleep.
+        self.dirs.iter().any(|dir| {
+            // `cgroup.freeze` is the group's own setting, in force or not yet. `cgroup.events` also shows that of the
+            // groups above it.
+            let ordered = fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1");
+            let events = || fs::read_to_string(dir.join("cgroup.events"));
+            ordered || events().is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
+        })
+    }
+
     /// Kills every process in the group.
     pub fn kill(&self) {
         // Version 2 has this file since Linux 5.14. It also kills what the group forks meanwhile, which signals to the
@@ -196,6 +208,14 @@ impl Cgroup {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// Whether the group has processes. One that cannot be read counts as having some.
+    pub fn may_have_processes(&self) -> bool {
+        self.procs_files().iter().any(|file| match fs::read_to_string(file) {
+            Ok(text) => !text.trim().is_empty(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        })
     }
 
     /// Removes the group. It is no error if the group does not exist; it is one if the group has processes.
@@ -235,7 +255,13 @@ mod tests {
         assert_eq!(group.pids(), vec![child.id() as i32]);
         assert_eq!(cgroups.names(), vec!["one".to_owned()]);
 
-        assert!(!group.ran_out_of_memory());
+        assert!(!group.ran_out_of_memory() && !group.is_frozen());
+        // Only version 2 has the file.
+        for freeze in group.dirs.iter().map(|dir| dir.join("cgroup.freeze")).filter(|file| file.exists()) {
+            fs::write(&freeze, "1").expect("frozen");
+            assert!(group.is_frozen());
+            fs::write(&freeze, "0").expect("thawed");
+        }
         group.kill();
         assert!(!child.wait().expect("reaped").success());
         group.remove().expect("empty groups can go");

@@ -53,6 +53,10 @@ pub trait Vmm: Send + Sync {
     async fn forget(&self, snapshot: &Snapshot);
 
     /// Takes over a machine that a previous server process started.
+    ///
+    /// On failure the machine is left exactly as it was, running and with all that it owns, so that it can be tried
+    /// again: a VMM that is stopped or starved of CPU answers too late, and a server may be short of descriptors. Only
+    /// an error of which [`VmmError::is_death`] holds says that the machine has ended.
     async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError>;
 
     /// Kills whatever is left of the machine `name` and removes its control group and its directory `dir`. Does nothing
@@ -60,6 +64,11 @@ pub trait Vmm: Send + Sync {
     async fn reap(&self, name: &str, dir: &Path) -> Result<(), VmmError> {
         clean_up(&self.cgroups().named(name), dir).await;
         Ok(())
+    }
+
+    /// Whether a process may live in the control group of the machine `name`: one does, or it cannot be seen.
+    fn may_have_processes(&self, name: &str) -> bool {
+        self.cgroups().named(name).may_have_processes()
     }
 
     /// Names (see [`Confinement::name`](crate::Confinement::name)) of all machines of this installation that have a

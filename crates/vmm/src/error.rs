@@ -189,6 +189,14 @@ pub enum VmmError {
     Incompatible { found: String, expected: String },
 }
 
+impl VmmError {
+    /// Whether this error proves that the machine has ended. Every other error leaves that open, and what belongs to
+    /// the machine must then be neither killed nor removed.
+    pub fn is_death(&self) -> bool {
+        matches!(self, VmmError::NotAlive { .. } | VmmError::Died { .. })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,17 +33,15 @@ use crate::record::MachineRecord;
 use crate::shape::Shape;
 use crate::socket::SocketPath;
 use crate::spec::{BootSpec, Confinement, GuestImage, RestoreSpec, Snapshot};
-use crate::started::{Started, clean_up, make_dir};
+use crate::started::{Started, clean_up, make_dir, not_adopted};
 use api::Api;
 use async_trait::async_trait;
 use binaries::Binaries;
-use console::Console;
 use exit::Logs;
 use files::{INITRAMFS, KERNEL, ROOTFS, SOCKET};
 use jail::Jailed;
 use leapbox_errors::FileError;
 use prefetch::Prefetch;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -228,18 +226,23 @@ impl Vmm for Firecracker {
 
     async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError> {
         let process = record.process(NAME, &self.host_boot_id)?;
-        let group = self.cgroups.named(&record.name);
         let root = jail::root_of(&record.dir, &record.name);
-        let path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
-        let errors = File::open(&path).map_err(FileError::of("opening", &path))?;
-        let logs = Logs { console: Console::adopted(record.pid)?, errors };
-        let api = Api::new(SocketPath::new(&root, SOCKET)?);
-        api.ping().await?;
-        let started = Started { record, process, group };
-        let machine = control::watch(started, api, logs, root);
-        // Log and console were opened by the process's number; if it is alive now, they are its own.
-        machine.check_alive()?;
-        Ok(machine)
+        let found = async {
+            let api = Api::new(SocketPath::new(&root, SOCKET)?);
+            // First, because whoever reads the console takes from it what a later adoption could not read again.
+            api.ping().await?;
+            let logs = Logs::adopted(record.pid)?;
+            // Log and console were opened by the process's number; if it is alive now, they are its own.
+            process.check_alive()?;
+            Ok::<_, VmmError>((api, logs))
+        };
+        match found.await {
+            Ok((api, logs)) => {
+                let group = self.cgroups.named(&record.name);
+                Ok(control::watch(Started { record, process, group }, api, logs, root))
+            }
+            Err(error) => Err(not_adopted(&process, error).await),
+        }
     }
 }
 

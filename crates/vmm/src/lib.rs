@@ -28,6 +28,7 @@ mod record;
 mod shape;
 mod socket;
 mod spec;
+mod standing;
 mod started;
 mod watchdog;
 
@@ -39,6 +40,6 @@ pub use firecracker::{Firecracker, FirecrackerConfig, version};
 pub use machine::Machine;
 pub use process::{become_subreaper, private_bytes};
 pub use qemu::{Qemu, QemuConfig};
-pub use record::MachineRecord;
+pub use record::{Life, MachineRecord};
 pub use shape::Shape;
 pub use spec::{BootSpec, Confinement, DiffSnapshot, GuestImage, IoLimits, NetworkAttachment, RestoreSpec, Snapshot};

@@ -1,9 +1,12 @@
 //! The log of a VMM's standard error. The kernel bounds its size, however much the VMM prints.
 
 use crate::error::VmmError;
+use crate::process::is_shortage;
+use leapbox_errors::{FileError, chain};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 
 /// Makes a file for a VMM's standard error: `bytes` long from the start and sealed against growing, so that the kernel
 /// refuses every write past its end.
@@ -17,6 +20,22 @@ pub fn bounded_log(bytes: u64) -> Result<File, VmmError> {
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&log, FcntlArg::F_ADD_SEALS(seals)).map_err(system("sealing the log"))?;
     Ok(log)
+}
+
+/// Opens the log of process `pid`, which a previous server started. A log that cannot be opened is no reason to give up
+/// a machine: an empty one takes its place.
+pub fn adopted_log(pid: i32) -> Result<File, VmmError> {
+    let path = format!("/proc/{pid}/fd/2");
+    // A VMM that its guest has taken over may have put a pipe there, and opening one waits for a writer.
+    match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
+        Ok(log) => Ok(log),
+        // It passes, and the adoption is tried again.
+        Err(source) if is_shortage(&source) => Err(FileError { step: "opening", path: path.into(), source }.into()),
+        Err(error) => {
+            tracing::warn!(pid, error = %chain(&error), "the log of an adopted VMM cannot be read");
+            bounded_log(0)
+        }
+    }
 }
 
 /// The most that is read of any log, in bytes.
@@ -52,5 +71,18 @@ mod tests {
         assert!(refused);
         assert!(log_text(&log).starts_with("first words\nxxx"));
         assert_eq!(log.metadata().expect("metadata").len(), 4096);
+    }
+
+    #[test]
+    fn a_log_that_is_closed_is_adopted_as_an_empty_one() {
+        let mut child = std::process::Command::new("sh");
+        let mut child = child.args(["-c", "exec 2>&- sleep 1000"]).spawn().expect("sh runs");
+        while std::path::Path::new(&format!("/proc/{}/fd/2", child.id())).exists() {
+            std::thread::yield_now();
+        }
+        let log = adopted_log(child.id() as i32).expect("adopted");
+        assert_eq!(log_text(&log), "");
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
     }
 }

@@ -25,7 +25,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::error::Elapsed;
 
-/// One living VMM. Dropping it leaves the process running: only [`Machine::destroy`] ends it.
+/// One living VMM. Dropping it leaves the process running and closes its control connection, so that it can be adopted
+/// again: only [`Machine::destroy`] ends it.
 pub struct Machine {
     pub(crate) record: MachineRecord,
     process: Arc<Process>,
@@ -53,7 +54,12 @@ impl Machine {
         let ended = ended(Arc::clone(&process));
         let group = started.group.clone();
         tokio::spawn(async move {
-            let reason = ended.await;
+            let reason = tokio::select! {
+                reason = ended => reason,
+                // The machine was dropped. Nobody would learn of its end, and whoever adopts it next needs the control
+                // connection, which QEMU has only one of.
+                () = exit_sender.closed() => return,
+            };
             // The group's count of kills is read at once, because `destroy` removes the group.
             exit_sender.send_replace(Some(with_oom_kill(reason, &group)));
         });
@@ -135,10 +141,11 @@ impl Machine {
     /// wait.
     pub async fn exited(&self) -> ExitReason {
         let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or(ExitReason::Gone),
-            // The watching task ends without a reason only when the runtime shuts down.
-            Err(_) => ExitReason::Gone,
+        let reason = exit.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            // The watching task has panicked, or the runtime shuts down. Neither ends the VMM.
+            None => self.process.exited().await,
         }
     }
 
@@ -170,7 +177,7 @@ impl Machine {
     /// An error if the process has ended. To be called after opening something by the process's number, which may have
     /// been another process's if this one has ended.
     pub(crate) fn check_alive(&self) -> Result<(), VmmError> {
-        if self.process.is_alive() { Ok(()) } else { Err(VmmError::NotAlive { pid: self.record.pid }) }
+        self.process.check_alive()
     }
 
     /// Runs `operation`. If the machine ends meanwhile, the error is [`VmmError::Died`] with `stage` and the reason.

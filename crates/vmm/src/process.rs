@@ -5,9 +5,11 @@
 use crate::error::{ExitReason, VmmError};
 use leapbox_errors::FileError;
 use nix::errno::Errno;
+use std::future;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -28,6 +30,13 @@ pub(crate) fn not_alive(pid: i32, step: &'static str, source: io::Error) -> VmmE
     }
 }
 
+/// Whether an operation on a VMM failed because this server or the host is short of descriptors or memory. Such an
+/// error says nothing of the VMM.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    // ENOSPC is what epoll gives beyond its limit of watched descriptors.
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
+}
+
 /// A process that was alive when it was opened. It may end at any time; the pidfd never means another one.
 #[derive(Debug)]
 pub struct Process {
@@ -37,16 +46,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Opens a pidfd of process `pid`, which must be alive or not yet reaped.
+    /// Opens a pidfd of process `pid`, which must be alive or not yet reaped. The error is [`VmmError::NotAlive`] only
+    /// if there is no such process.
     pub fn open(pid: i32) -> Result<Self, VmmError> {
-        // SAFETY: pidfd_open takes two numbers.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let fd = Errno::result(fd).map_err(|errno| not_alive(pid, "opening a pidfd", errno.into()))?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let pidfd = open_pidfd(pid)?;
         // Read once the pidfd is held. If the number changes hands in between, the pidfd is of a process that has
         // ended: the new one is not taken for it, whatever its start time.
-        let start_ticks = start_ticks(pid).ok_or(VmmError::NotAlive { pid })?;
+        let start_ticks = start_ticks(pid)?;
         // SAFETY: the descriptor is owned by the AsyncFd and stays open, and the same, as long as that lives.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
             .map_err(|source| VmmError::System { step: "watching the process", source: source.into() })?;
@@ -71,10 +77,12 @@ impl Process {
 
     /// Whether it is alive at this moment. If so, anything that was opened by its number before is its own.
     pub fn is_alive(&self) -> bool {
-        // A pidfd becomes readable when its process ends. Unlike kill(pid, 0), that also holds for a zombie.
-        let mut ended = libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd that lives over the call, which does not wait.
-        unsafe { libc::poll(&raw mut ended, 1, 0) == 0 }
+        !has_ended(self.pidfd.get_ref())
+    }
+
+    /// An error if it has ended.
+    pub(crate) fn check_alive(&self) -> Result<(), VmmError> {
+        if self.is_alive() { Ok(()) } else { Err(VmmError::NotAlive { pid: self.pid }) }
     }
 
     /// Sends SIGKILL, without waiting for its effect.
@@ -89,7 +97,10 @@ impl Process {
     /// Waits until it has ended, and reaps it if it is a child of this process.
     pub async fn exited(&self) -> ExitReason {
         // The descriptor becomes readable when the process ends and stays so.
-        let _ = self.pidfd.readable().await;
+        if self.pidfd.readable().await.is_err() {
+            // The runtime shuts down, which is not the end of the process.
+            future::pending::<()>().await;
+        }
         self.reap()
     }
 
@@ -113,13 +124,56 @@ impl Process {
     }
 }
 
+/// Whether the process that was recorded with these numbers still runs. An error if that cannot be found out, which is
+/// [`VmmError::NotAlive`] if there is no process of that number.
+pub(crate) fn still_runs(pid: i32, recorded_ticks: u64) -> Result<bool, VmmError> {
+    let pidfd = open_pidfd(pid)?;
+    Ok(start_ticks(pid)? == recorded_ticks && !has_ended(&pidfd))
+}
+
+fn open_pidfd(pid: i32) -> Result<OwnedFd, VmmError> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = Errno::result(fd).map_err(|errno| match errno {
+        // No process has this number, but a thread of another one.
+        Errno::EINVAL => VmmError::NotAlive { pid },
+        errno => not_alive(pid, "opening a pidfd", errno.into()),
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    // A pidfd becomes readable when its process ends. Unlike kill(pid, 0), that also holds for a zombie.
+    let mut ended = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: one pollfd that lives over the call, which does not wait.
+        match unsafe { libc::poll(&raw mut ended, 1, 0) } {
+            // A signal to this server came in between, and nothing is known yet.
+            -1 if Errno::last() == Errno::EINTR => {}
+            ready => return ready > 0,
+        }
+    }
+}
+
 /// Reads the start time of a process: field 22 of /proc/PID/stat (proc_pid_stat(5)).
-fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, and a program can put spaces and parentheses into it. No
-    // field after it has any, so the last one ends the name.
-    let after_name = stat.rsplit_once(')')?.1;
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+fn start_ticks(pid: i32) -> Result<u64, VmmError> {
+    let step = "reading its start time";
+    let stat = stat_after_name(Path::new(&format!("/proc/{pid}/stat")));
+    let stat = stat.map_err(|source| not_alive(pid, step, source))?;
+    let ticks = stat.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok());
+    ticks.ok_or_else(|| VmmError::System { step, source: io::ErrorKind::InvalidData.into() })
+}
+
+/// Reads the file `stat` of a process or a thread (proc_pid_stat(5)) and returns the fields after the name. The first
+/// of them is the state.
+pub(crate) fn stat_after_name(path: &Path) -> io::Result<String> {
+    // A program can put any bytes into its name, also such as are no UTF-8.
+    let stat = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
+    // The name is in parentheses, and it can have spaces and parentheses itself. No field after it has any, so the last
+    // one ends the name.
+    let (_, fields) = stat.rsplit_once(')').ok_or(io::ErrorKind::InvalidData)?;
+    Ok(fields.to_owned())
 }
 
 /// Makes this process the parent of its orphaned descendants. Every VMM is one, because its launcher or jailer ends
@@ -201,6 +255,24 @@ mod tests {
         let process = Process::open(own).expect("we are alive");
         assert!(Process::open_recorded(own, process.start_ticks()).is_ok());
         assert!(matches!(Process::open_recorded(own, process.start_ticks() + 1), Err(VmmError::NotAlive { .. })));
+    }
+
+    #[test]
+    fn only_a_missing_process_is_a_death() {
+        let failed = |errno| not_alive(7, "looking", io::Error::from_raw_os_error(errno));
+        assert!(failed(libc::ESRCH).is_death() && failed(libc::ENOENT).is_death());
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EACCES, libc::EPERM] {
+            assert!(!failed(errno).is_death(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_thread_is_no_process() {
+        let thread = std::thread::spawn(|| {
+            let id = nix::unistd::gettid().as_raw();
+            Process::open(id).err().map(|error| error.is_death())
+        });
+        assert_eq!(thread.join().expect("no panic"), Some(true));
     }
 
     #[test]

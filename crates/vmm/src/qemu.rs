@@ -24,6 +24,7 @@ mod tsc;
 use crate::cgroup::Cgroups;
 use crate::driver::{Capabilities, Vmm};
 use crate::error::VmmError;
+use crate::log::adopted_log;
 use crate::machine::Machine;
 use crate::memory::{self, Mapping};
 use crate::process::host_boot_id;
@@ -31,7 +32,7 @@ use crate::record::MachineRecord;
 use crate::shape::Shape;
 use crate::socket::SocketPath;
 use crate::spec::{BootSpec, GuestImage, RestoreSpec, Snapshot};
-use crate::started::Started;
+use crate::started::{Started, not_adopted};
 use args::{Macs, Start, command_line};
 use async_trait::async_trait;
 use leapbox_errors::FileError;
@@ -204,13 +205,21 @@ impl Vmm for Qemu {
 
     async fn adopt(&self, record: MachineRecord) -> Result<Machine, VmmError> {
         let process = record.process(self.name(), &self.host_boot_id)?;
-        let group = self.cgroups.named(&record.name);
-        let log_path = PathBuf::from(format!("/proc/{}/fd/2", record.pid));
-        let log = File::open(&log_path).map_err(FileError::of("opening", &log_path))?;
-        let socket = SocketPath::new(&record.dir, CONTROL_SOCKET)?;
-        let started = Started { record, process, group };
-        let (machine, _) = control::connect(started, log, socket, GREETING_DEADLINE).await?;
-        Ok(machine)
+        let connected = async {
+            let log = adopted_log(record.pid)?;
+            let socket = SocketPath::new(&record.dir, CONTROL_SOCKET)?;
+            let qmp = control::connect(&process, &log, &socket, GREETING_DEADLINE, "being adopted").await?;
+            // The log was opened by the process's number; if it is alive now, the log is its own.
+            process.check_alive()?;
+            Ok::<_, VmmError>((qmp, log))
+        };
+        match connected.await {
+            Ok((qmp, log)) => {
+                let group = self.cgroups.named(&record.name);
+                Ok(control::watch(Started { record, process, group }, qmp, log))
+            }
+            Err(error) => Err(not_adopted(&process, error).await),
+        }
     }
 }
 

@@ -51,6 +51,14 @@ impl Started {
     }
 }
 
+/// Returns the error to report of an adoption that failed with `error`: the end of the process, if it has ended.
+/// Neither kills nor removes anything.
+pub(crate) async fn not_adopted(process: &Process, error: VmmError) -> VmmError {
+    // A VMM that ends breaks its connection first, and everything that is opened by its number fails then as well.
+    let ended = tokio::time::timeout(EXIT_GRACE, process.exited()).await;
+    if ended.is_ok() && !error.is_death() { VmmError::NotAlive { pid: process.pid() } } else { error }
+}
+
 /// Replaces `reason` by [`ExitReason::OutOfMemory`] if the kernel killed the process for its group's memory limit.
 pub(crate) fn with_oom_kill(reason: ExitReason, group: &Cgroup) -> ExitReason {
     match reason {

@@ -227,10 +227,14 @@ fn bases_are_found_again_come_back_from_an_archive_and_go_when_nothing_needs_the
         assert_eq!(again.by_id(&one.id).await.expect("looked at").as_deref(), Some(&*one));
 
         let key = ServerKey::load_or_create(&dir.join("key")).expect("a key");
-        let config = StoreConfig { dir: dir.join("archives"), key, remote: None, cache_bytes: None };
+        let (archives, installation) = (dir.join("archives"), "test".to_owned());
+        let config =
+            StoreConfig { dir: archives, key, remote: None, cache_bytes: None, installation, known_sequence: 0 };
         let store = ArchiveStore::open(config).expect("a store");
-        let sealed =
-            again.export_base(&one, store.begin(&ArchiveId::from(&one.id)).expect("begun")).await.expect("stored");
+        let sealed = again
+            .export_base(&one, store.begin(&ArchiveId::from(&one.id), None).expect("begun"))
+            .await
+            .expect("stored");
         note(&format!("  a bare base: {} KiB, stored in {}", sealed.plain_bytes >> 10, sealed.stored_bytes >> 10));
 
         let (image, nothing) = (std::slice::from_ref(&world.image), Default::default());

@@ -60,6 +60,8 @@ def test_case_42_running_sandboxes_are_adopted_with_their_memory_and_connections
             events = events_since(server)
             server.kill9()
             server.start()
+            # It serves before it has taken over what runs.
+            wait_until("it is adopted", lambda events=events: events("adopted"))
             assert [event["sandbox"] for event in events("adopted")] == [sandbox.id]
             assert vmm_pid(server.data_dir, sandbox.id) == pid, "it is the same VM, not a new one"
             assert state_of(client, sandbox.id) == "running"

@@ -29,11 +29,11 @@ SUCCESSES = ("pause 201", "execute 200", "snapshot 201", "stop 200", "start 200"
 
 # Where a sandbox can be next, whatever is done to it: `may_follow` of crates/lifecycle/src/policy.rs.
 NEXT = {
-    "starting": {"running", "deleted", "stopped"},
+    "starting": {"running", "deleting", "deleted", "stopped"},
     "running": {"snapshotting", "stopping", "deleting", "deleted"},
     "snapshotting": {"running", "paused", "deleting", "deleted"},
     "paused": {"unpausing", "deleting"},
-    "unpausing": {"running", "paused"},
+    "unpausing": {"running", "paused", "deleting"},
     "stopping": {"stopped", "deleting", "deleted"},
     "stopped": {"starting", "deleting"},
     "deleting": {"deleted"},

@@ -2,7 +2,7 @@
 //!
 //! A [`World`] is a host, which outlives the servers that a test starts over it and kills. A machine consists of two
 //! counters, one in its memory and one on its disk, so that a test can tell what was lost. Every operation takes a
-//! random moment, most may fail, and a broken invariant (two machines of one sandbox, a lost checkpoint) panics.
+//! random moment, most may fail, and a broken invariant (two machines of one sandbox, a lost checkpoint) is noted.
 
 use async_trait::async_trait;
 use leapbox_api_types::sandbox::DEFAULT_TEMPLATE;
@@ -10,11 +10,11 @@ use leapbox_db::{Db, Live, Origin, Spec, Stored, VmRecord};
 use leapbox_guest_client::{Dial, GuestClient};
 use leapbox_ids::{ArchiveId, BaseId, CheckpointId, ImageDigest, SandboxId};
 use leapbox_lifecycle::{
-    Activation, Catalog, CheckpointError, CheckpointPin, Egress, LaunchError, LifecycleError, MachineNumbers, Machines,
-    SandboxVm, Template,
+    Activation, Catalog, CheckpointError, CheckpointPin, Egress, FoundMachine, LaunchError, LifecycleError,
+    MachineNumbers, Machines, Owner, SandboxVm, Template,
 };
 use leapbox_templates::ImageConfig;
-use leapbox_vmm::{ExitReason, GuestImage, MachineRecord, Shape, VmmError};
+use leapbox_vmm::{ExitReason, GuestImage, Life, MachineRecord, Shape, VmmError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +36,7 @@ pub struct Counted {
 #[derive(Debug)]
 struct Vm {
     sandbox: Option<SandboxId>,
+    owner: Option<Owner>,
     counted: Counted,
     suspended: bool,
     /// The VMM has ended; only the disk is left.
@@ -50,6 +51,8 @@ struct HostState {
     /// The sandbox that stored each checkpoint, also of removed ones.
     stored_by: BTreeMap<CheckpointId, SandboxId>,
     pinned: BTreeSet<CheckpointId>,
+    /// What must never happen and did. Noted instead of panicking, because a machine is made in a task of its own.
+    violations: Vec<(SandboxId, String)>,
     names: u64,
     restored: usize,
     /// State of the random numbers. Seeded, so that a failing history can be replayed.
@@ -60,7 +63,14 @@ struct HostState {
 
 /// A simulated host. Cheap to clone; clones are the same host.
 #[derive(Debug, Clone, Default)]
-pub struct World(Arc<Mutex<HostState>>);
+pub struct World(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<HostState>,
+    /// Sandboxes whose machines do not answer a server that takes them over.
+    stalled: watch::Sender<BTreeSet<SandboxId>>,
+}
 
 /// A catalog with the default template only, for a server over simulated machines.
 pub async fn catalog(db: &Db) -> Arc<Catalog> {
@@ -87,7 +97,7 @@ impl World {
 
     fn lock(&self) -> MutexGuard<'_, HostState> {
         // A violated invariant panics in one task; the others must still report what they find.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Increments both counters of the running sandbox `id`; `None` if it does not run.
@@ -106,6 +116,23 @@ impl World {
         }
     }
 
+    /// Machines of these sandboxes do not answer a server that wants to take them over or to store them, until
+    /// [`World::answer`].
+    pub fn stall(&self, ids: &[SandboxId]) {
+        self.0.stalled.send_modify(|stalled| stalled.extend(ids.iter().cloned()));
+    }
+
+    /// All machines answer again.
+    pub fn answer(&self) {
+        self.0.stalled.send_modify(BTreeSet::clear);
+    }
+
+    async fn answering(&self, id: &SandboxId) {
+        let mut stalled = self.0.stalled.subscribe();
+        // The sender is in `self`, so it cannot be gone.
+        let _ = stalled.wait_for(|stalled| !stalled.contains(id)).await;
+    }
+
     pub fn heal(&self) {
         self.lock().failing = 0;
     }
@@ -116,6 +143,11 @@ impl World {
 
     pub fn break_down(&self) {
         self.lock().failing = 1;
+    }
+
+    /// What happened to sandboxes that must not happen, unless they were being deleted.
+    pub fn violations(&self) -> Vec<(SandboxId, String)> {
+        self.lock().violations.clone()
     }
 
     /// Machines and checkpoints on the host.
@@ -144,21 +176,26 @@ impl World {
         let mut state = self.lock();
         state.names += 1;
         let name = format!("vm-{}", state.names);
-        let vm = Vm { sandbox: None, counted, suspended: false, ended: false, died: watch::Sender::new(false) };
+        let vm =
+            Vm { sandbox: None, owner: None, counted, suspended: false, ended: false, died: watch::Sender::new(false) };
         let died = vm.died.subscribe();
         state.machines.insert(name.clone(), vm);
         Box::new(SimVm { world: self.clone(), name, died })
     }
 
     fn stored(&self, spec: &Spec, stored: &Stored) -> Result<Counted, CheckpointError> {
-        let state = self.lock();
+        let mut state = self.lock();
         let alive = state.machines.values().filter(|vm| vm.sandbox.as_ref() == Some(&spec.id)).count();
-        assert_eq!(alive, 0, "two machines of {}", spec.id);
+        if alive > 0 {
+            state.violations.push((spec.id.clone(), "it would have two machines".to_owned()));
+        }
         let checkpoint = stored.checkpoint();
         let found = state.checkpoints.get(checkpoint).copied();
         let is_own = state.stored_by.get(checkpoint) == Some(&spec.id);
         // A sandbox's own checkpoint must be there. A snapshot's may have been deleted by another client just now.
-        assert!(found.is_some() || !is_own, "{checkpoint} of {} is lost", spec.id);
+        if found.is_none() && is_own {
+            state.violations.push((spec.id.clone(), format!("its {checkpoint} is lost")));
+        }
         found.ok_or(CheckpointError::Mismatch { what: "checkpoint" })
     }
 
@@ -217,15 +254,32 @@ impl Machines for World {
         Ok(self.make(self.stored(spec, stored)?))
     }
 
-    async fn adopt(&self, _: &Spec, live: &Live, _: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
+    fn life(&self, vm: &VmRecord) -> Life {
+        let state = self.lock();
+        let lives = state.machines.get(&vm.machine.name).is_some_and(|vm| !*vm.died.borrow());
+        if lives { Life::Alive } else { Life::Dead }
+    }
+
+    async fn adopt(&self, spec: &Spec, live: &Live, _: &Egress) -> Result<Box<dyn SandboxVm>, VmmError> {
         self.moment().await;
         let name = live.vm.machine.name.clone();
+        let died = self.lock().machines.get(&name).map(|vm| vm.died.subscribe());
+        let mut died = died.ok_or(VmmError::NotAlive { pid: 0 })?;
+        tokio::select! {
+            () = self.answering(&spec.id) => {}
+            // An error is a machine that was removed, which has ended as well.
+            _ = died.wait_for(|died| *died) => {}
+        }
         let mut state = self.lock();
         let vm = state.machines.get_mut(&name).filter(|vm| !*vm.died.borrow());
-        let vm = vm.ok_or(LaunchError::Vmm(VmmError::NotAlive { pid: 0 }))?;
-        vm.suspended = false;
+        let vm = vm.ok_or(VmmError::NotAlive { pid: 0 })?;
         let died = vm.died.subscribe();
         Ok(Box::new(SimVm { world: self.clone(), name, died }))
+    }
+
+    async fn end_unadopted(&self, vm: &VmRecord) {
+        self.moment().await;
+        self.lock().machines.remove(&vm.machine.name);
     }
 
     async fn store_disk(
@@ -255,9 +309,19 @@ impl Machines for World {
         self.lock().checkpoints.remove(checkpoint);
     }
 
-    async fn remove_leftovers(&self, owned: &BTreeSet<String>) -> Result<(), VmmError> {
+    async fn found(&self) -> Result<Vec<FoundMachine>, VmmError> {
         self.moment().await;
-        self.lock().machines.retain(|name, _| owned.contains(name));
+        let state = self.lock();
+        let found = |(name, vm): (&String, &Vm)| {
+            let lives = !vm.ended && !*vm.died.borrow();
+            FoundMachine { name: name.clone(), owner: vm.owner.clone().filter(|_| lives) }
+        };
+        Ok(state.machines.iter().map(found).collect())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), VmmError> {
+        self.moment().await;
+        self.lock().machines.remove(name);
         Ok(())
     }
 
@@ -329,6 +393,11 @@ impl SandboxVm for SimVm {
         self.resume_workload(id).await
     }
 
+    async fn mark(&self, owner: &Owner) -> Result<(), LaunchError> {
+        self.with(|vm| vm.owner = Some(owner.clone()));
+        Ok(())
+    }
+
     async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError> {
         self.world.moment().await;
         self.alive().map_err(|_: CheckpointError| LaunchError::NotConfirmed { what: "that it is alive" })?;
@@ -349,7 +418,8 @@ impl SandboxVm for SimVm {
         Ok(())
     }
 
-    async fn store(&self, _: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError> {
+    async fn store(&self, spec: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError> {
+        self.world.answering(&spec.id).await;
         self.world.moment_or_failure().await?;
         self.alive()?;
         let pin = self.world.store(&self.name, checkpoint, true);

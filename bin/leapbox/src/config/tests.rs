@@ -62,6 +62,41 @@ fn uids_of_people_and_services_are_refused() {
 }
 
 #[test]
+fn a_base_uid_that_is_not_configured_is_left_to_the_installation() {
+    assert_eq!(resolve(Settings::default()).expect("valid").base_uid, None);
+    let configured = resolve(Settings { base_uid: Some(3_000_000), ..Settings::default() }).expect("valid");
+    assert_eq!(configured.base_uid, Some(3_000_000));
+}
+
+#[test]
+fn numbers_whose_sums_would_overflow_are_refused_by_name() {
+    let refused = |s: Settings| resolve(s).expect_err("refused").to_string();
+    let most = (Some(u32::MAX), Some(u64::MAX));
+    let error = refused(Settings { max_sandboxes: most.0, ..Settings::default() });
+    assert!(error.contains("max_sandboxes") && error.contains("16384"), "{error}");
+    assert!(refused(Settings { pool_size: most.0, ..Settings::default() }).contains("pool_size"));
+    assert!(refused(Settings { archive_cache_mib: most.1, ..Settings::default() }).contains("archive_cache_mib"));
+    assert!(refused(Settings { memory_budget_mib: most.1, ..Settings::default() }).contains("memory_budget_mib"));
+    assert!(refused(Settings { pool_memory_mib: most.1, ..Settings::default() }).contains("pool_memory_mib"));
+}
+
+#[test]
+fn the_largest_numbers_fit_into_the_default_link_block_and_into_64_bits() {
+    let largest = Settings {
+        max_sandboxes: Some(MOST_SANDBOXES),
+        pool_size: Some(MOST_POOLED),
+        archive_cache_mib: Some(MOST_MIB),
+        ..Settings::default()
+    };
+    let config = resolve(largest).expect("valid");
+    assert_eq!(config.max_slots(), 16_384 + 4096 + 16);
+    assert!(config.max_slots() <= 32_768, "the slots of 10.253.0.0/16");
+    assert_eq!(config.archive_cache_bytes(), 1 << 63);
+    // A host whose memory cannot be a number has a budget, which is refused like any other.
+    assert!(Config::resolve(Settings::default(), "/data".into(), u64::MAX).is_err());
+}
+
+#[test]
 fn an_ipv4_loopback_address_gets_its_ipv6_twin() {
     let twins = with_loopback_twin(local(8443));
     assert_eq!(twins.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:8443", "[::1]:8443"]);

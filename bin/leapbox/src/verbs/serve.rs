@@ -1,32 +1,37 @@
 //! `leapbox serve`: starts the parts of the server in order, and stops them in reverse.
 //!
 //! ```text
-//! lock ─► database, keys ─► driver ─► network ─► lifecycle (adopts what runs) ─► API, gateway, metrics
+//! lock ─► database ─► do its parts belong together (identity)? do the settings fit what runs? ─► driver ─► network
+//!      ─► lifecycle (begins to adopt what runs) ─► API, gateway, metrics
 //! SIGTERM, SIGINT: no new requests, open ones finish, sandboxes stay for the next server
 //! ```
 
 mod backends;
 mod error;
 mod http;
+mod identity;
 mod metrics;
+mod renew;
 mod tls;
 mod vmm;
 
 pub use error::ServeError;
+pub use identity::Accepted as Args;
 
-use crate::config::{Config, with_loopback_twin};
+use crate::config::{Config, PREPARED_SLOTS, with_loopback_twin};
 use crate::state::{Serving, State};
 use backends::Sandboxes;
 use error::{listen, system};
+use identity::Identity;
 use leapbox_api::ApiState;
 use leapbox_auth::{Auth, RateLimit};
-use leapbox_db::Db;
+use leapbox_db::{Db, Installation};
 use leapbox_errors::chain;
 use leapbox_gateway::Gateway;
 use leapbox_gateway::tls::Tls;
-use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits};
+use leapbox_lifecycle::{CapacityLimits, Lifecycle, LifecycleConfig, Parts, PoolLimits, UnknownMachines};
 use leapbox_network::{GuestLink, HostTable, Network, NetworkConfig};
-use leapbox_storage::{ArchiveStore, RemoteConfig, ServerKey, StoreConfig};
+use leapbox_storage::{ArchiveStore, RemoteConfig, StoreConfig};
 use leapbox_templates::Artifacts;
 use leapbox_vmm::IoLimits;
 use std::fs::File;
@@ -39,15 +44,12 @@ use tokio::sync::watch;
 
 /// The window of the rate limit: the contract counts an organisation's requests per minute.
 const RATE_PERIOD: Duration = Duration::from_secs(60);
-/// Network slots made ahead of use, so that a burst of creates does not wait for namespaces, links and rules. As many
-/// as the pool keeps clones of a shape by default.
-const PREPARED_SLOTS: usize = 16;
 /// The time that open API requests have after a signal. Those that last longer are cut off; their sandboxes keep
 /// running.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Runs the server until SIGTERM or SIGINT.
-pub fn run(config: Config) -> Result<(), ServeError> {
+pub fn run(config: Config, accepted: Args) -> Result<(), ServeError> {
     // First, because everything below may change what a server that runs already uses.
     let _lock = lock(&config)?;
     // Before any VMM is started: launchers and jailers end before their VMM, which then becomes this process's child.
@@ -55,7 +57,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(system("starting the runtime"))?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, accepted))
 }
 
 /// Takes the lock of the state directory, of which only one server may be the owner.
@@ -83,26 +85,26 @@ fn raise_open_files() {
     }
 }
 
-async fn serve(config: Config) -> Result<(), ServeError> {
+async fn serve(config: Config, accepted: Args) -> Result<(), ServeError> {
     let state = State::at(config.state_dir());
-    let instance = state.instance()?;
     let db = Db::open(&state.database()).await?;
+    // First of all, and before anything is changed on the host: with the wrong parts every later step could lose what
+    // is stored.
+    let mut identity = identity::establish(&state, &db, accepted).await?;
+    let archives = archives(&config, &state, &db, &mut identity, accepted).await?;
+    let Identity { installation, key } = identity;
     // Before any machine is touched: a port in use or a bad certificate must not leave pooled clones behind.
     let listeners = Listeners::open(&config).await?;
     let auth = Arc::new(Auth::new(db.clone(), RateLimit { requests: config.rate_limit, period: RATE_PERIOD }));
-    let vmm = vmm::open(&config, &config.state_dir(), &instance)?;
-    let network = Network::start(network_config(&config, &instance)).await?;
-    let key = ServerKey::load_or_create(&state.server_key())?;
-    let parts = Parts {
-        db: db.clone(),
-        vmm,
-        network: Arc::clone(&network),
-        artifacts: Artifacts::open(&config.artifacts_dir)?,
-        archives: archives(&config, &state, &key)?,
-        key,
-    };
-    // Returns after recovery: no request may meet a sandbox of the former server that is not adopted yet.
-    let lifecycle = Lifecycle::start(lifecycle_config(&config, &instance), parts).await?;
+    let vmm = vmm::open(&config, &config.state_dir(), &installation.instance)?;
+    let network_config = network_config(&config, &installation);
+    leapbox_lifecycle::check_takeover(&db, vmm.as_ref(), &network_config, &config.state_dir()).await?;
+    let network = Network::start(network_config).await?;
+    let artifacts = Artifacts::open(&config.artifacts_dir)?;
+    let parts = Parts { db: db.clone(), vmm, network: Arc::clone(&network), artifacts, archives, key };
+    // Returns when the state of every sandbox is known. Machines of the former server are taken over by the sandboxes'
+    // own tasks, and a request waits for its own sandbox alone.
+    let lifecycle = Lifecycle::start(lifecycle_config(&config, &installation, accepted), parts).await?;
     let served = serve_all(&config, listeners, &lifecycle, auth, &network).await;
     // In this order: tasks of the lifecycle use network and database until they have stopped.
     lifecycle.stop().await;
@@ -112,12 +114,41 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     served
 }
 
-/// Opens the store of stored sandboxes.
-fn archives(config: &Config, state: &State, key: &ServerKey) -> Result<ArchiveStore, ServeError> {
+/// Opens the store of stored sandboxes. If the bucket has something newer than the database knows, that is an error, or
+/// accepted and recorded.
+async fn archives(
+    config: &Config,
+    state: &State,
+    db: &Db,
+    identity: &mut Identity,
+    accepted: Args,
+) -> Result<ArchiveStore, ServeError> {
+    let place = config.object_store.clone().unwrap_or_default();
+    loop {
+        let archives = open_archives(config, state, identity)?;
+        match identity::check_bucket(&archives, &identity.installation, &place, accepted).await? {
+            None => return Ok(archives),
+            // Recorded, and opened and asked again: the store compares the bucket with what it was opened with.
+            Some(installation) => {
+                db.installation_update(&installation).await?;
+                identity.installation = installation;
+            }
+        }
+    }
+}
+
+fn open_archives(config: &Config, state: &State, identity: &Identity) -> Result<ArchiveStore, ServeError> {
     let remote = config.object_store.as_deref().map(RemoteConfig::from_env).transpose()?;
     // Without an object store the directory is the only copy, so nothing may be evicted from it.
-    let cache_bytes = remote.is_some().then_some(config.archive_cache_mib << 20);
-    Ok(ArchiveStore::open(StoreConfig { dir: state.archives_dir(), key: key.clone(), remote, cache_bytes })?)
+    let cache_bytes = remote.is_some().then(|| config.archive_cache_bytes());
+    Ok(ArchiveStore::open(StoreConfig {
+        dir: state.archives_dir(),
+        key: identity.key.clone(),
+        remote,
+        cache_bytes,
+        installation: identity.installation.id.clone(),
+        known_sequence: identity.installation.sequence,
+    })?)
 }
 
 /// The sockets that the server listens on, and the gateway's certificate.
@@ -139,30 +170,35 @@ impl Listeners {
     }
 }
 
-fn network_config(config: &Config, instance: &str) -> NetworkConfig {
+fn network_config(config: &Config, installation: &Installation) -> NetworkConfig {
     NetworkConfig {
-        instance: instance.to_owned(),
+        instance: installation.instance.clone(),
         link_block: config.link_block,
-        base_uid: config.base_uid,
-        // The pool's clones have slots as well, and the prepared ones must not be missing at the limit of sandboxes.
-        max_slots: config.max_sandboxes + config.pool_size + PREPARED_SLOTS as u32,
-        prepared: PREPARED_SLOTS,
+        base_uid: config.base_uid.unwrap_or(installation.base_uid),
+        max_slots: config.max_slots(),
+        prepared: PREPARED_SLOTS as usize,
         dns_upstreams: config.dns_upstreams.clone(),
         guest_link: GuestLink::Tap,
         egress_private_cidrs: config.egress_private_cidrs.clone(),
     }
 }
 
-fn lifecycle_config(config: &Config, instance: &str) -> LifecycleConfig {
+fn lifecycle_config(config: &Config, installation: &Installation, accepted: Args) -> LifecycleConfig {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     LifecycleConfig {
-        pod_id: format!("pod-{instance}"),
+        pod_id: format!("pod-{}", installation.instance),
+        installation: installation.id.clone(),
         state_dir: config.state_dir(),
         capacity: CapacityLimits { sandboxes: config.max_sandboxes, memory_mib: config.memory_budget_mib },
         pool: PoolLimits { per_shape: config.pool_size as usize, memory_mib: config.pool_memory_mib },
         io_limits: io_limits(config),
         // One more than there are CPUs, because one launch waits for the disk or the guest while the others compute.
         launches_at_once: cpus + 1,
+        unknown_machines: match accepted.accept_older_database {
+            true => UnknownMachines::SetAside,
+            false => UnknownMachines::Refuse,
+        },
+        garbage_grace: config.garbage_grace,
     }
 }
 
@@ -202,6 +238,7 @@ async fn serve_all(
         servers.spawn(http::serve(listener, api.clone(), stopped.clone()));
     }
     servers.spawn(http::serve(listeners.metrics, metrics, stopped.clone()));
+    servers.spawn(renew::keep_certificate(config.clone(), stopped.clone()));
     servers.spawn(close_ended(lifecycle.clone(), gateway.clone(), stopped.clone()));
     let until = stopped.clone();
     servers.spawn(async move {

@@ -20,7 +20,14 @@ impl Place {
             std::fs::create_dir(root.path().join(name)).expect("made");
         }
         let key = ServerKey::load_or_create(&root.path().join("key")).expect("a key");
-        let config = StoreConfig { dir: root.path().join("archives"), key, remote: None, cache_bytes: None };
+        let config = StoreConfig {
+            dir: root.path().join("archives"),
+            key,
+            remote: None,
+            cache_bytes: None,
+            installation: "test".to_owned(),
+            known_sequence: 0,
+        };
         Self { store: ArchiveStore::open(config).expect("opened"), root }
     }
 
@@ -54,7 +61,7 @@ fn header() -> Header {
 async fn a_base_comes_back_from_its_archive_with_its_id_and_its_holes() {
     let place = Place::new();
     let base = place.base();
-    let writer = place.store.begin(&ArchiveId::from(&base.id)).expect("begun");
+    let writer = place.store.begin(&ArchiveId::from(&base.id), None).expect("begun");
     let sealed = pack(&place.dir("warm").join(base.id.as_str()), &base, writer).expect("packed");
     assert!(sealed.plain_bytes < 100_000, "{sealed:?}");
     let archive = place.store.get(&ArchiveId::from(&base.id)).await.expect("there");
@@ -73,7 +80,7 @@ async fn an_archive_whose_contents_are_another_bases_is_refused() {
     let place = Place::new();
     let base = place.base();
     let id = BaseId::from([0; 32]);
-    let writer = place.store.begin(&ArchiveId::from(&id)).expect("begun");
+    let writer = place.store.begin(&ArchiveId::from(&id), None).expect("begun");
     drop(pack(&place.dir("warm").join(base.id.as_str()), &base, writer).expect("packed"));
     let archive = place.store.get(&ArchiveId::from(&id)).await.expect("there");
     let unfinished = place.dir("lost").join(".import");

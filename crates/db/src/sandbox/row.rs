@@ -42,6 +42,7 @@ row! {
         launched_at_ms: Option<i64>,
         state_changed_at_ms: i64,
         timeout_at_ms: Option<i64>,
+        timeout_at_boot_ms: Option<i64>,
         machine: Option<VmRecord>,
         checkpoint: Option<CheckpointId>,
         base: Option<BaseId>,
@@ -99,6 +100,7 @@ impl From<&Sandbox> for StateColumns {
             launched_at_ms: sandbox.launched_at_ms,
             state_changed_at_ms: sandbox.since_ms,
             timeout_at_ms: live.map(|live| live.timeout_at_ms),
+            timeout_at_boot_ms: live.and_then(|live| live.timeout_at_boot_ms),
             machine: live.map(|live| live.vm.clone()),
             checkpoint: stored.map(|stored| stored.checkpoint().clone()),
             base,
@@ -137,7 +139,8 @@ impl StateColumns {
     fn live(self) -> Result<Live, MissingColumn> {
         let origin = self.origin().ok_or(MissingColumn("base or image"))?;
         let timeout_at_ms = self.timeout_at_ms.ok_or(MissingColumn("timeout_at_ms"))?;
-        Ok(Live { vm: self.machine.ok_or(MissingColumn("machine"))?, origin, timeout_at_ms })
+        let vm = self.machine.ok_or(MissingColumn("machine"))?;
+        Ok(Live { vm, origin, timeout_at_ms, timeout_at_boot_ms: self.timeout_at_boot_ms })
     }
 
     fn memory(self) -> Result<StoredMemory, MissingColumn> {

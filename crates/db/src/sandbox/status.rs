@@ -112,8 +112,11 @@ pub enum Status {
 pub struct Live {
     pub vm: VmRecord,
     pub origin: Origin,
-    /// When the sandbox times out, in Unix milliseconds.
+    /// When the sandbox times out, in Unix milliseconds: for those who read it.
     pub timeout_at_ms: i64,
+    /// The same instant in milliseconds since the host's boot, by which it happens: the Unix clock may be set, and
+    /// no VM outlives a boot. `None` if an earlier version of Leapbox wrote it.
+    pub timeout_at_boot_ms: Option<i64>,
 }
 
 /// The record by which the next server finds a VM again. A stored format (JSON).

@@ -88,7 +88,7 @@ pub fn live(origin: Origin) -> Live {
         uid: 9,
         dir: "/machines/vm-1".into(),
     };
-    Live { vm: VmRecord { machine, slot: 3 }, origin, timeout_at_ms: 5000 }
+    Live { vm: VmRecord { machine, slot: 3 }, origin, timeout_at_ms: 5000, timeout_at_boot_ms: Some(4000) }
 }
 
 pub fn memory(origin: Origin) -> StoredMemory {

@@ -23,7 +23,7 @@ fn chain(files: &Files) -> Vec<CertificateDer<'static>> {
 fn a_changed_certificate_is_taken_and_a_broken_one_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = write_pair(folder.path(), "a.test");
-    let files = Files::load(&certificate, &key).expect("loads");
+    let files = Files::load(&certificate, &key, None).expect("loads");
     let first = chain(&files);
     assert!(!files.reload().expect("reads"));
 
@@ -42,6 +42,25 @@ fn a_changed_certificate_is_taken_and_a_broken_one_is_not() {
     fs::remove_file(&certificate).expect("removed");
     assert!(matches!(files.reload(), Err(TlsError::Read { .. })));
     assert_eq!(chain(&files), second);
+}
+
+#[test]
+fn a_certificate_of_another_domain_is_refused_at_the_start_and_when_the_files_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = write_pair(folder.path(), "*.boxes.test");
+    let files = Files::load(&certificate, &key, Some("boxes.test".to_owned())).expect("its own domain");
+    let first = chain(&files);
+    write_pair(folder.path(), "*.other.test");
+    touch(&certificate, 10);
+    assert!(matches!(files.reload(), Err(TlsError::OtherDomain { .. })));
+    assert_eq!(chain(&files), first, "the one before it stays in use");
+    for domain in ["boxes.test", "test", "deeper.other.test"] {
+        let refused = Tls::from_files_of(domain, &certificate, &key).map(|_| ());
+        assert!(matches!(refused, Err(TlsError::OtherDomain { .. })), "{domain}: {refused:?}");
+    }
+    let other = Tls::from_files_of("other.test", &certificate, &key).expect("its own domain");
+    assert!(other.is_of("other.test") && !other.is_of("boxes.test"));
+    assert!(!Tls::from_files(&certificate, &key).expect("any domain").is_of("boxes.test"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::{FULL_RETRY_S, LaunchError, LifecycleError};
 use leapbox_api_types::ApiError;
 use leapbox_bases::BaseError;
+use leapbox_db::DbError;
 use leapbox_errors::chain;
 use leapbox_storage::{ArchiveError, StorageError, StoreError};
 use leapbox_templates::ArtifactError;
@@ -58,6 +59,9 @@ pub enum CheckpointError {
     Store(#[source] StoreError),
     #[error("the sandbox's disk could not be copied")]
     Disk(#[source] StorageError),
+    /// The database did not give the checkpoint a number, which is on disk before the checkpoint is.
+    #[error("the sandbox could not be stored: the database failed")]
+    Number(#[source] DbError),
     #[error("storing was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
 }
@@ -84,6 +88,7 @@ impl CheckpointError {
             | CheckpointError::DiskLost
             | CheckpointError::Write(_)
             | CheckpointError::Disk(_)
+            | CheckpointError::Number(_)
             | CheckpointError::Interrupted(_) => ApiError::Internal,
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 const AVAILABLE_RESERVE_MIB: u64 = 512;
 /// Disk that must stay free, in MiB. Running sandboxes write to sparse disks, and fail with I/O errors when there is no
 /// space; pauses and wakes are refused before that.
-const DISK_RESERVE_MIB: u64 = 1024;
+pub(super) const DISK_RESERVE_MIB: u64 = 1024;
 
 /// The capacity in use.
 #[derive(Debug, Clone, Copy, Default)]

@@ -13,8 +13,8 @@ use crate::clock::now_ms;
 use crate::error::CheckpointError;
 use leapbox_db::{Live, Origin, Spec, Stored};
 use leapbox_errors::FileError;
-use leapbox_ids::{BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, TemplateId};
-use leapbox_storage::{Archive, ArchiveError, ArchiveStore, Runs, disk_runs};
+use leapbox_ids::{ArchiveId, BaseId, CheckpointId, ImageDigest, OrganisationId, SandboxId, TemplateId};
+use leapbox_storage::{Archive, ArchiveError, ArchiveStore, Runs, Stamp, disk_runs};
 use leapbox_vmm::{DiffSnapshot, Shape};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -98,9 +98,10 @@ pub(super) async fn store_disk(
     live: &Live,
     disk: &Path,
     checkpoint: &CheckpointId,
+    stamp: Stamp,
 ) -> Result<CheckpointPin, CheckpointError> {
     let header = Header::of_disk(spec, &live.origin.image, live.vm.machine.driver.clone());
-    write(archives, checkpoint, header, None, disk.to_path_buf()).await
+    write(archives, checkpoint, stamp, header, None, disk.to_path_buf()).await
 }
 
 /// Writes an archive, which is sealed, synced and pinned when this returns. `changes` are the memory and device state
@@ -108,11 +109,12 @@ pub(super) async fn store_disk(
 pub(super) async fn write(
     archives: &ArchiveStore,
     checkpoint: &CheckpointId,
+    stamp: Stamp,
     header: Header,
     changes: Option<DiffSnapshot>,
     disk: PathBuf,
 ) -> Result<CheckpointPin, CheckpointError> {
-    let mut writer = archives.begin(&checkpoint.into()).map_err(CheckpointError::of_writing)?;
+    let mut writer = archives.begin(&checkpoint.into(), Some(stamp)).map_err(CheckpointError::of_writing)?;
     // Dropping this future (at the store's deadline) does not stop a blocking task. The machine is resumed then, and
     // what is read of its memory after that is not of one moment, so the task must end without sealing it.
     let cancel_on_drop = CancelOnDrop::default();
@@ -171,6 +173,12 @@ pub(super) fn header_of(archive: &Archive, spec: &Spec, stored: &Stored) -> Resu
     let header: Header = archive.header().map_err(damaged)?;
     header.check(spec, stored)?;
     Ok(header)
+}
+
+/// The base and image that a checkpoint's restore needs; nothing if the archive is no checkpoint.
+pub(super) fn needs(archive: &Archive) -> Vec<ArchiveId> {
+    let Ok(header) = archive.header::<Header>() else { return Vec::new() };
+    header.base.iter().map(ArchiveId::from).chain([ArchiveId::from(&header.image)]).collect()
 }
 
 /// Opens the parts of an archive.

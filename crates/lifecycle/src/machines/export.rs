@@ -82,7 +82,7 @@ impl Host {
 
     async fn begin(&self, id: &ArchiveId) -> Result<ArchiveWriter, StoreError> {
         let (archives, id) = (self.store_context.archives.clone(), id.clone());
-        tokio::task::spawn_blocking(move || archives.begin(&id)).await.map_err(StoreError::Task)?
+        tokio::task::spawn_blocking(move || archives.begin(&id, None)).await.map_err(StoreError::Task)?
     }
 
     /// Imports a base from its archive.

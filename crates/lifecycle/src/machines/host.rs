@@ -7,11 +7,12 @@
 
 use super::capacity::{Capacity, CapacityShare};
 use super::checkpoint::{self, Contents};
+use super::garbage::Collector;
 use super::launch::{Disk, Launcher};
 use super::pool::Pool;
-use super::store_context::{Exports, StoreContext};
+use super::store_context::{Exports, Stamps, StoreContext};
 use super::vm::{Vm, slot_policy};
-use super::{CheckpointPin, Egress, Machines, SandboxVm};
+use super::{CheckpointPin, Egress, FoundMachine, Machines, SandboxVm, owner};
 use crate::catalog::{Catalog, Template};
 use crate::config::LifecycleConfig;
 use crate::error::{CheckpointError, LaunchError, LifecycleError, StartError};
@@ -20,11 +21,11 @@ use async_trait::async_trait;
 use leapbox_api_types::sandbox::{DEFAULT_MEMORY_MIB, DEFAULT_TEMPLATE, DEFAULT_VCPU, DISK_MIB};
 use leapbox_bases::{Base, BaseKind, Bases};
 use leapbox_db::{Db, Live, Spec, Stored, VmRecord};
-use leapbox_errors::chain;
+use leapbox_errors::{FileError, chain};
 use leapbox_ids::{ArchiveId, BaseId, CheckpointId, SandboxId};
 use leapbox_network::Network;
 use leapbox_storage::{Archive, ArchiveStore};
-use leapbox_vmm::{Shape, Vmm, VmmError};
+use leapbox_vmm::{Life, Shape, Vmm, VmmError};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -42,11 +43,16 @@ pub(crate) struct HostParts {
     pub network: Arc<Network>,
     pub archives: ArchiveStore,
     pub catalog: Arc<Catalog>,
+    pub db: Db,
 }
 
 /// How long a checkpoint may take to be fetched from the bucket: the largest one (8 GiB of memory and 10 GiB of disk)
 /// at 30 MiB/s. A wake waits that long; the requests behind it have shorter limits of their own.
 const FETCH_DEADLINE: Duration = Duration::from_secs(600);
+
+/// How long the base of an adopted machine may take to be fetched. Requests for the sandbox wait for it, and it can be
+/// used without the base.
+const ADOPTION_FETCH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The machines of this host.
 pub(crate) struct Host {
@@ -56,20 +62,26 @@ pub(crate) struct Host {
     pool: Pool,
     /// One permit for each launch; closed when the server stops.
     launches: Semaphore,
+    /// Cancelled when the server stops: fetches from the bucket, which may take minutes, are given up then.
+    stopping: CancellationToken,
     from_pool: AtomicU64,
     launched: AtomicU64,
     /// Notified when there are more bases than are kept without a reference.
     base_pressure: Notify,
+    pub(super) collector: Collector,
+    /// How long the server runs before what is set aside is removed.
+    pub(super) garbage_grace: Duration,
 }
 
 impl Host {
     /// Opens the bases and prepares the directories; nothing is launched yet.
     pub fn open(config: LifecycleConfig, parts: HostParts) -> Result<Self, StartError> {
-        let HostParts { vmm, network, archives, catalog } = parts;
+        let HostParts { vmm, network, archives, catalog, db } = parts;
         let state_dir = &config.state_dir;
         let bases = Bases::open(&state_dir.join("warm"), DISK_MIB, Arc::clone(&vmm), Arc::clone(&network))?;
         let capacity = Capacity::new(config.capacity, state_dir);
-        let store_context = Arc::new(StoreContext { archives, capacity, exports: Exports::default() });
+        let stamps = Stamps::new(db, config.installation);
+        let store_context = Arc::new(StoreContext { archives, stamps, capacity, exports: Exports::default() });
         let launcher = Launcher::new(vmm, network, bases, Arc::clone(&store_context), config.io_limits, state_dir);
         for dir in launcher.dirs() {
             leapbox_storage::private_dir(dir)?;
@@ -80,9 +92,12 @@ impl Host {
             catalog,
             pool: Pool::new(config.pool),
             launches: Semaphore::new(config.launches_at_once),
+            stopping: CancellationToken::new(),
             from_pool: AtomicU64::default(),
             launched: AtomicU64::default(),
             base_pressure: Notify::new(),
+            collector: Collector::default(),
+            garbage_grace: config.garbage_grace,
         })
     }
 
@@ -148,7 +163,8 @@ impl Host {
     /// Launches a machine from a checkpoint, after checking that the checkpoint is the row's and fits this host.
     async fn launch_stored(&self, spec: &Spec, stored: &Stored) -> Result<Vm, LifecycleError> {
         // Before a share is taken: the archive may have to be fetched from the bucket, which can take minutes.
-        let archive = self.fetch(stored.checkpoint()).await?;
+        let archive = self.stopping.run_until_cancelled(self.fetch(stored.checkpoint())).await;
+        let archive = archive.ok_or(LifecycleError::ShuttingDown)??;
         let header = checkpoint::header_of(&archive, spec, stored)?;
         let template = self.image_of(&spec.template, &header.image).await?;
         let base = match &header.base {
@@ -225,11 +241,27 @@ impl Machines for Host {
         Ok(Box::new(self.launch_stored(spec, stored).await?))
     }
 
-    async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, LaunchError> {
-        let base = self.base_of_adopted(&spec.id, &live.origin.base).await;
+    fn life(&self, vm: &VmRecord) -> Life {
+        vm.machine.life()
+    }
+
+    async fn adopt(&self, spec: &Spec, live: &Live, egress: &Egress) -> Result<Box<dyn SandboxVm>, VmmError> {
         // Not refused on a host that is over its limits: the machine runs.
         let share = self.store_context.capacity.adopt(spec.shape());
-        Ok(Box::new(self.launcher.adopt(live, base, slot_policy(&spec.id, egress), share).await?))
+        // At the same time, because the first look at a base in a server's life reads and verifies all of it.
+        let base = self.base_of_adopted(&spec.id, &live.origin.base);
+        let (base, taken_over) = tokio::join!(base, self.launcher.take_over(live, slot_policy(&spec.id, egress)));
+        Ok(Box::new(self.launcher.vm_of(taken_over?, live, base, share)))
+    }
+
+    async fn end_unadopted(&self, vm: &VmRecord) {
+        let name = &vm.machine.name;
+        if let Err(error) = self.remove(name).await {
+            tracing::warn!(
+                machine = %name, error = %chain(&error),
+                "what is left of a machine could not be removed; the next start removes it"
+            );
+        }
     }
 
     async fn store_disk(
@@ -249,10 +281,10 @@ impl Machines for Host {
             // Any other error shows again when the disk is read, and is reported then.
             Err(_) => 0,
         };
-        let StoreContext { archives, capacity, exports } = self.store_context.as_ref();
+        let StoreContext { archives, stamps, capacity, exports } = self.store_context.as_ref();
         let _reservation = capacity.reserve_disk(bytes >> 20).map_err(CheckpointError::of_full_disk)?;
         exports.want([ArchiveId::from(&live.origin.image)]);
-        checkpoint::store_disk(archives, spec, live, &disk, checkpoint).await
+        checkpoint::store_disk(archives, spec, live, &disk, checkpoint, stamps.next().await?).await
     }
 
     async fn remove_disk(&self, vm: &VmRecord) {
@@ -268,42 +300,35 @@ impl Machines for Host {
         }
     }
 
-    async fn remove_leftovers(&self, owned: &BTreeSet<String>) -> Result<(), VmmError> {
-        let launcher = &self.launcher;
-        let [machines_dir, disks_dir] = launcher.dirs();
+    async fn found(&self) -> Result<Vec<FoundMachine>, VmmError> {
+        let [machines_dir, disks_dir] = self.launcher.dirs();
         // From three sources, because a crash may have left any of them without the others: processes and control
         // groups, directories, disks.
-        let mut names: BTreeSet<String> = launcher.vmm.leftovers().await?.into_iter().collect();
-        names.extend(entries(machines_dir));
-        names.extend(entries(disks_dir).filter_map(|file| file.strip_suffix(".ext4").map(str::to_owned)));
-        for name in names.difference(owned) {
-            tracing::info!(machine = %name, "removing what is left of a machine");
-            launcher.vmm.reap(name, &launcher.machine_dir(name)).await?;
-            remove_file(&launcher.disk(name)).await;
-        }
+        let mut names: BTreeSet<String> = self.launcher.vmm.leftovers().await?.into_iter().collect();
+        names.extend(entries(machines_dir)?);
+        names.extend(entries(disks_dir)?.filter_map(|file| file.strip_suffix(".ext4").map(str::to_owned)));
+        let found = names.into_iter().map(|name| {
+            // What is left of a dead machine is nobody's: its sandbox was lost with its process.
+            let lives = self.launcher.vmm.may_have_processes(&name);
+            let owner = lives.then(|| owner::read(machines_dir, &name)).flatten();
+            FoundMachine { name, owner }
+        });
+        Ok(found.collect())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), VmmError> {
+        self.launcher.vmm.reap(name, &self.launcher.machine_dir(name)).await?;
+        remove_file(&self.launcher.disk(name)).await;
         Ok(())
     }
 
     async fn collect_garbage(&self, db: &Db) {
-        // First what there is, then what is named. In the other order, an archive that was stored and named after the
-        // question would be taken for garbage.
-        let sweep = self.store_context.archives.sweep().await;
-        let named = match db.archives_referenced().await {
-            Ok(named) => named,
-            Err(error) => {
-                tracing::warn!(
-                    error = %chain(&error),
-                    "the database could not say which archives are in use: nothing is collected"
-                );
-                return;
-            }
-        };
-        self.launcher.bases.evict(&self.catalog.images(), &named).await;
-        match sweep.keep_only(&named).await {
-            Ok(swept) => tracing::debug!(?swept, "garbage was collected"),
-            Err(error) => tracing::warn!(error = %chain(&error), "not all garbage could be collected"),
+        if let Err(error) = self.collect(db).await {
+            tracing::warn!(
+                error = %chain(&error),
+                "the database could not say which archives are in use: nothing is collected"
+            );
         }
-        self.store_context.exports.want(named);
     }
 
     async fn base_pressure(&self) {
@@ -321,8 +346,9 @@ impl Machines for Host {
             self.store_context.archives.run(stop.clone()),
             self.keep_exported(stop),
             async {
-                // Wakes and creates that wait for a launch permit would otherwise hold up the server's end.
+                // Wakes and creates that wait for an archive or a launch permit would otherwise hold up the server's end.
                 stop.cancelled().await;
+                self.stopping.cancel();
                 self.launches.close();
             }
         );
@@ -343,7 +369,7 @@ impl Host {
     async fn base_of_adopted(&self, sandbox: &SandboxId, id: &BaseId) -> Option<Arc<Base>> {
         let base = match self.launcher.bases.by_id(id).await {
             Ok(Some(base)) => return Some(base),
-            Ok(None) => self.fetch_base(id).await,
+            Ok(None) => self.fetch_base_in_time(id).await,
             Err(error) => Err(CheckpointError::NoBase(Some(error))),
         };
         let warn = |error: &CheckpointError| {
@@ -351,11 +377,17 @@ impl Host {
         };
         base.inspect_err(warn).ok()
     }
+
+    async fn fetch_base_in_time(&self, id: &BaseId) -> Result<Arc<Base>, CheckpointError> {
+        let seconds = ADOPTION_FETCH_DEADLINE.as_secs();
+        let fetched = tokio::time::timeout(ADOPTION_FETCH_DEADLINE, self.fetch_base(id)).await;
+        fetched.unwrap_or(Err(CheckpointError::TimedOut { seconds }))
+    }
 }
 
-fn entries(dir: &Path) -> impl Iterator<Item = String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok())
+fn entries(dir: &Path) -> Result<impl Iterator<Item = String>, FileError> {
+    let entries = std::fs::read_dir(dir).map_err(FileError::of("listing", dir))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()))
 }
 
 async fn remove_file(path: &Path) {

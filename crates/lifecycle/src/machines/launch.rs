@@ -15,13 +15,13 @@ use leapbox_guest_client::GuestClient;
 use leapbox_ids::SandboxId;
 use leapbox_network::{Network, Slot, SlotPolicy};
 use leapbox_storage::{Runs, copy_sparse, write_disk};
-use leapbox_vmm::{Confinement, DiffSnapshot, IoLimits, Machine, RestoreSpec, Vmm};
+use leapbox_vmm::{Confinement, DiffSnapshot, IoLimits, Machine, RestoreSpec, Vmm, VmmError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long recovery waits for the agent of an adopted machine. The server serves nothing before.
-const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
+/// The pause before a step of taking over is tried again: the first, and the longest.
+const ADOPT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 /// The source of a machine's disk.
 pub(super) enum Disk {
@@ -147,41 +147,80 @@ impl Launcher {
         Ok(disk)
     }
 
-    /// Takes over a machine that the previous server left running, and resumes its CPUs if it is suspended.
-    pub async fn adopt(
-        &self,
-        live: &Live,
-        base: Option<Arc<Base>>,
-        slot_policy: SlotPolicy,
-        share: CapacityShare,
-    ) -> Result<Vm, LaunchError> {
-        let disk = self.disk(&live.vm.machine.name);
-        // The steps are pushed at the end: if a step of taking over fails, recovery removes the machine with all that
-        // the previous server took for it.
-        let mut cleanup = Cleanup::default();
-        let machine: Arc<Machine> = self.vmm.adopt(live.vm.machine.clone()).await.map_err(LaunchError::Vmm)?.into();
+    /// Takes over a machine that the previous server left running: its process, its slot, and the policy in it. An error
+    /// is a proven death; everything else is tried again.
+    pub async fn take_over(&self, live: &Live, slot_policy: SlotPolicy) -> Result<TakenOver, VmmError> {
+        let sandbox = slot_policy.sandbox.clone();
+        let machine = persist(&sandbox, || async {
+            match self.vmm.adopt(live.vm.machine.clone()).await {
+                Err(error) if !error.is_death() => Err(error),
+                adopted_or_dead => Ok(adopted_or_dead),
+            }
+        });
+        let machine: Arc<Machine> = machine.await?.into();
         // Namespaces have no names that a killed server would leave behind. The VMM's process holds this one.
-        let netns = machine.netns().map_err(LaunchError::Vmm)?;
-        let slot = self.network.adopt(live.vm.slot, netns).await.map_err(LaunchError::Network)?;
-        let (guest, held) = (guest_of(&slot), SlotHandle::new(&slot));
-        held.policy_installer.install_again(slot_policy).await.map_err(LaunchError::Network)?;
-        // The policy is in force again, so the guest may run.
-        let name = machine.record().name;
-        if let Err(error) = machine.resume().await {
-            tracing::warn!(machine = name, error = %chain(&error), "an adopted machine could not be resumed yet");
+        let slot = persist(&sandbox, || async {
+            let netns = machine.netns().map_err(LaunchError::Vmm)?;
+            self.network.adopt(live.vm.slot, netns).await.map_err(LaunchError::Network)
+        });
+        let slot = while_alive(&machine, slot).await?;
+        let handle = SlotHandle::new(&slot);
+        let installed = persist(&sandbox, || handle.policy_installer.install_again(slot_policy.clone()));
+        match while_alive(&machine, installed).await {
+            Ok(()) => Ok(TakenOver { machine, slot, handle }),
+            Err(death) => {
+                slot.close().await;
+                Err(death)
+            }
         }
-        if let Err(error) = guest.clone().with_deadline(ADOPT_DEADLINE).ping().await {
-            // Slow is not lost: a busy host after a restart is no reason to destroy a sandbox. Its task asks again.
-            tracing::warn!(
-                machine = name, error = %chain(&error),
-                "an adopted guest does not answer yet; it is asked again"
-            );
-        }
+    }
+
+    /// Makes the VM of a machine that was taken over.
+    pub fn vm_of(&self, taken: TakenOver, live: &Live, base: Option<Arc<Base>>, share: CapacityShare) -> Vm {
+        let TakenOver { machine, slot, handle } = taken;
+        let (guest, disk) = (guest_of(&slot), self.disk(&live.vm.machine.name));
+        let mut cleanup = Cleanup::default();
         clean_up_slot(&mut cleanup, slot);
         clean_up_disk(&mut cleanup, disk.clone());
         clean_up_machine(&mut cleanup, Arc::clone(&machine));
         let (origin, store_context) = (live.origin.clone(), Arc::clone(&self.store_context));
-        Ok(Vm { machine, guest, slot: held, disk, origin, base, store_context, cleanup, share })
+        Vm { machine, guest, slot: handle, disk, origin, base, store_context, cleanup, share }
+    }
+}
+
+/// A machine of the previous server that is this one's now.
+pub(super) struct TakenOver {
+    machine: Arc<Machine>,
+    slot: Slot,
+    handle: SlotHandle,
+}
+
+/// Repeats a step of taking over until it succeeds. The pause in between doubles.
+async fn persist<T, E, F>(sandbox: &str, mut step: impl FnMut() -> F) -> T
+where
+    E: std::error::Error,
+    F: Future<Output = Result<T, E>>,
+{
+    let (mut pause, longest) = ADOPT_RETRY;
+    loop {
+        match step().await {
+            Ok(done) => return done,
+            Err(error) => tracing::warn!(
+                event = "adoption_delayed", sandbox, error = %chain(&error), again_s = pause.as_secs_f32(),
+                "a sandbox cannot be taken over yet: it runs on, and it is tried again"
+            ),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Waits for a step of taking over; an error if the machine ends first.
+async fn while_alive<T>(machine: &Machine, step: impl Future<Output = T>) -> Result<T, VmmError> {
+    tokio::select! {
+        biased;
+        done = step => Ok(done),
+        reason = machine.exited() => Err(VmmError::Died { stage: "being taken over", reason }),
     }
 }
 

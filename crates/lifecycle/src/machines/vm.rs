@@ -4,7 +4,7 @@ use super::capacity::CapacityShare;
 use super::checkpoint::{self, Header};
 use super::cleanup::Cleanup;
 use super::store_context::StoreContext;
-use super::{Activation, CheckpointPin, Egress, SandboxVm};
+use super::{Activation, CheckpointPin, Egress, Owner, SandboxVm, owner};
 use crate::clock::now_ns;
 use crate::error::{CheckpointError, LaunchError};
 use async_trait::async_trait;
@@ -143,6 +143,10 @@ impl SandboxVm for Vm {
         self.take_identity(id, activation, trust).await
     }
 
+    async fn mark(&self, owner: &Owner) -> Result<(), LaunchError> {
+        owner::write(&self.machine.record().dir, owner).map_err(LaunchError::Owner)
+    }
+
     async fn resume_workload(&self, id: &SandboxId) -> Result<(), LaunchError> {
         self.configure_guest(configure_message(id, None, None)?).await
     }
@@ -165,15 +169,16 @@ impl SandboxVm for Vm {
     }
 
     async fn store(&self, spec: &Spec, checkpoint: &CheckpointId) -> Result<CheckpointPin, CheckpointError> {
-        let StoreContext { archives, capacity, exports } = self.store_context.as_ref();
+        let StoreContext { archives, stamps, capacity, exports } = self.store_context.as_ref();
         // About the most that the archive can take, so that the disk does not fill up half way, at the cost of running
         // sandboxes. What is left is freed again when the archive is written.
         let _reservation = capacity.reserve_disk(self.own_mib()).map_err(CheckpointError::of_full_disk)?;
         let base = self.base.as_ref().ok_or(CheckpointError::NoBase(None))?;
+        let stamp = stamps.next().await?;
         let changes = self.machine.snapshot_diff().await.map_err(CheckpointError::Vmm)?;
         let (key, driver) = (base.snapshot.compatibility_key.clone(), self.machine.record().driver);
         let header = Header::of_memory(spec, &self.origin, key, driver);
-        let stored = checkpoint::write(archives, checkpoint, header, Some(changes), self.disk.clone()).await?;
+        let stored = checkpoint::write(archives, checkpoint, stamp, header, Some(changes), self.disk.clone()).await?;
         // The bucket alone must be enough to wake the sandbox on a host that has lost its directory.
         exports.want([ArchiveId::from(&self.origin.base), ArchiveId::from(&self.origin.image)]);
         Ok(stored)

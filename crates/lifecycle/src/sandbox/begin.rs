@@ -6,11 +6,13 @@
 //!                        └───────────────────────────────┘
 //! ```
 
+use super::waiting::{BrokenOff, Heard};
 use super::{NextState, SandboxTask};
 use crate::catalog::Template;
-use crate::clock::now_ms;
+use crate::clock::{boot_ms, now_ms};
 use crate::error::{LaunchError, LifecycleError};
-use crate::machines::{Activation, SandboxVm};
+use crate::machines::{Activation, Owner, SandboxVm};
+use crate::request::{Reply, answer};
 use leapbox_db::{Live, Sandbox, Status, Stored};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
@@ -31,6 +33,27 @@ pub(crate) enum MachineSource {
     Stored(Stored),
 }
 
+/// The reason for which a sandbox has got no machine.
+pub(super) enum NoMachine {
+    Failed(LifecycleError),
+    Deleted(Reply<Sandbox>),
+    ServerStops,
+}
+
+impl From<BrokenOff> for NoMachine {
+    fn from(reason: BrokenOff) -> Self {
+        match reason {
+            BrokenOff::Failed(error) => Self::Failed(error),
+            BrokenOff::Deleted(reply) => Self::Deleted(reply),
+            BrokenOff::ServerStops => Self::ServerStops,
+            BrokenOff::Died(reason) => {
+                let stage = "taking its identity";
+                Self::Failed(LaunchError::Vmm(VmmError::Died { stage, reason }).into())
+            }
+        }
+    }
+}
+
 /// How a new sandbox, created or restored from a snapshot, gets its first machine.
 pub(crate) struct LaunchPlan {
     pub source: MachineSource,
@@ -45,45 +68,47 @@ impl SandboxTask {
     pub async fn begin(mut self, plan: LaunchPlan) {
         let LaunchPlan { source, environment, ready } = plan;
         let activation = environment.as_deref().map_or(Activation::Another, Activation::New);
-        match self.obtain_machine(&source, activation).await {
+        let (error, deleted) = match self.obtain_machine(source, activation).await {
             Ok((live, machine)) => {
                 // An error means that the client has hung up. That does not undo its sandbox, which is complete.
                 let _ = ready.send(Ok(()));
-                self.run(NextState::Running(live, machine)).await;
+                return self.run(NextState::Running(live, machine)).await;
             }
-            Err(error) => {
-                // Before the answer: a client that reads of the failure must not find the sandbox in the list.
-                self.roll_back_create().await;
-                let _ = ready.send(Err(error));
-            }
+            Err(NoMachine::Failed(error)) => (error, None),
+            Err(NoMachine::Deleted(reply)) => (self.deleted_meanwhile(), Some(reply)),
+            Err(NoMachine::ServerStops) => (LifecycleError::ShuttingDown, None),
+        };
+        // Before the answers: a client that reads of the end must not find the sandbox in the list.
+        self.roll_back_create().await;
+        let _ = ready.send(Err(error));
+        if let Some(reply) = deleted {
+            answer(reply, Ok(self.sandbox()));
         }
     }
 
-    /// Gets a machine, activates it as this sandbox, and publishes the sandbox as running. On failure nothing of the
-    /// machine is left, and the state has not changed.
+    /// Gets a machine, activates it as this sandbox, and publishes the sandbox as running. On failure the state has not
+    /// changed, and nothing of the machine is left, or will be left in a moment.
     pub(super) async fn obtain_machine(
         &mut self,
-        source: &MachineSource,
+        source: MachineSource,
         activation: Activation<'_>,
-    ) -> Result<(Live, Box<dyn SandboxVm>), LifecycleError> {
+    ) -> Result<(Live, Box<dyn SandboxVm>), NoMachine> {
+        let source = Arc::new(source);
         let mut tried = 1;
         loop {
-            let machine = match source {
-                MachineSource::Template(template) => self.shared.machines.fresh(template, self.spec.shape()).await?,
-                MachineSource::Stored(stored) => self.shared.machines.restored(&self.spec, stored).await?,
-            };
-            let error = match self.activate(machine.as_ref(), activation).await {
+            let machine = self.make_machine(&source).await?;
+            let reason = match self.activate(machine.as_ref(), activation).await {
                 Ok(live) => return Ok((live, machine)),
-                Err(error) => error,
+                Err(reason) => reason,
             };
             // Read before the machine is destroyed, because the console ends with it.
             let console = console_end(&machine.console_tail().await);
             machine.destroy().await;
             // A policy that cannot be opened or a database that fails would fail with the next machine just the same.
-            let another_may_work = matches!(error, LifecycleError::Launch(_));
-            if !another_may_work || tried == MACHINES_TRIED {
-                return Err(error);
-            }
+            let error = match reason {
+                NoMachine::Failed(LifecycleError::Launch(error)) if tried < MACHINES_TRIED => error,
+                reason => return Err(reason),
+            };
             let id = &self.spec.id;
             tracing::warn!(
                 sandbox = %id, error = %chain(&error), console,
@@ -93,26 +118,66 @@ impl SandboxTask {
         }
     }
 
-    /// Gives the machine the sandbox's identity and policy, and commits `running`.
-    async fn activate(&mut self, machine: &dyn SandboxVm, activation: Activation<'_>) -> Result<Live, LifecycleError> {
-        let egress = self.shared.egress_of(&self.spec)?;
-        // The death of the VMM is noticed at once; the agent's silence only after the call's deadline.
-        tokio::select! {
-            biased;
-            confirmed = machine.become_sandbox(&self.spec.id, activation, &egress) => confirmed?,
-            reason = machine.exited() => {
-                let stage = "taking its identity";
-                return Err(LaunchError::Vmm(VmmError::Died { stage, reason }).into());
+    /// Has a machine made. If that is given up half way, the machine is ended in the background once it is there.
+    async fn make_machine(&mut self, source: &Arc<MachineSource>) -> Result<Box<dyn SandboxVm>, NoMachine> {
+        let (shared, spec, source) = (Arc::clone(&self.shared), Arc::clone(&self.spec), Arc::clone(source));
+        // In a task of its own, because a launch that is dropped half way would leave what it has taken from the host.
+        let mut making = tokio::spawn(async move {
+            match source.as_ref() {
+                MachineSource::Template(template) => shared.machines.fresh(template, spec.shape()).await,
+                MachineSource::Stored(stored) => shared.machines.restored(&spec, stored).await,
             }
-        }
+        });
+        let reason = match self.hear(&mut making).await {
+            Heard::Done(Ok(made)) => return made.map_err(NoMachine::Failed),
+            Heard::Done(Err(panicked)) => return Err(NoMachine::Failed(LaunchError::Interrupted(panicked).into())),
+            Heard::Deleted(reply) => NoMachine::Deleted(reply),
+            Heard::ServerStops => NoMachine::ServerStops,
+        };
+        self.shared.tasks.spawn(async move {
+            if let Ok(Ok(machine)) = making.await {
+                machine.destroy().await;
+            }
+        });
+        Err(reason)
+    }
+
+    /// Gives the machine the sandbox's identity and policy, and commits `running`.
+    async fn activate(&mut self, machine: &dyn SandboxVm, activation: Activation<'_>) -> Result<Live, NoMachine> {
+        let egress = self.shared.egress_of(&self.spec).map_err(NoMachine::Failed)?;
+        let spec = Arc::clone(&self.spec);
+        let shared = Arc::clone(&self.shared);
+        let marked = async {
+            // The database's number is on disk before the mark that has it, so that a mark is never newer than the
+            // newest database.
+            let sequence = shared.db.next_sequence().await?;
+            Ok::<_, LifecycleError>(machine.mark(&Owner { sandbox: spec.id.clone(), sequence }).await?)
+        };
+        let confirmed = async {
+            // At the same time, because the database's write takes about as long as the guest's answer.
+            let (marked, confirmed) = tokio::join!(marked, machine.become_sandbox(&spec.id, activation, &egress));
+            marked.and(confirmed.map_err(LifecycleError::from))
+        };
+        // The death of the VMM is noticed at once; the agent's silence only after the call's deadline.
+        self.hear_beside(machine, confirmed).await?.map_err(NoMachine::Failed)?;
         // The timeout counts from here, and not from the request: a first use of a shape boots for seconds.
         let now = now_ms();
-        let timeout_at_ms = now.saturating_add(i64::try_from(self.spec.timeout_s * 1000).unwrap_or(i64::MAX));
-        let live = Live { vm: machine.record(), origin: machine.origin(), timeout_at_ms };
+        let timeout_ms = i64::try_from(self.spec.timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX);
+        let live = Live {
+            vm: machine.record(),
+            origin: machine.origin(),
+            timeout_at_ms: now.saturating_add(timeout_ms),
+            timeout_at_boot_ms: Some(boot_ms().saturating_add(timeout_ms)),
+        };
         let running = Sandbox { launched_at_ms: Some(now), ..self.next(Status::Running(live.clone())) };
-        self.shared.db.sandbox_update(&running).await?;
+        self.shared.db.sandbox_update(&running).await.map_err(|error| NoMachine::Failed(error.into()))?;
         self.publish_machine(running, machine);
         Ok(live)
+    }
+
+    /// The error of whoever waits for a sandbox that is deleted before it runs.
+    pub(super) fn deleted_meanwhile(&self) -> LifecycleError {
+        LifecycleError::DeletedMeanwhile { id: self.spec.id.clone() }
     }
 
     /// Removes the checkpoint of a sandbox that runs again. In the background, because the request that woke the

@@ -11,12 +11,13 @@
 //! them: each is in [`RunningSandbox::call`](crate::RunningSandbox::call), which then returns the error of
 //! `Handle::ended`, and is answered 409. The gateway closes its connections (`Shared::announce_ending`).
 
+use super::waiting::{BrokenOff, Heard};
 use super::{Attempt, NextState, SandboxTask};
-use crate::error::{CheckpointError, LaunchError, LifecycleError};
+use crate::error::{CheckpointError, LaunchError};
 use crate::machines::{CheckpointPin, SandboxVm};
 use leapbox_db::{Live, Sandbox, Status, StoredMemory};
 use leapbox_errors::chain;
-use leapbox_ids::CheckpointId;
+use leapbox_ids::{CheckpointId, SandboxId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
@@ -25,20 +26,17 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 /// memory and 10 GiB of disk) to a slow disk of 30 MiB/s. Beyond it the store is given up and the sandbox runs on.
 const STORE_DEADLINE: Duration = Duration::from_secs(600);
 
+/// How long after an unconfirmed resume the guest is asked again: its workload may be frozen until then.
+const CONFIRM_RETRY: Duration = Duration::from_secs(3);
+
 impl SandboxTask {
-    /// Stores the whole sandbox and ends its machine. On failure the sandbox runs on.
+    /// Stores the whole sandbox and ends its machine. On failure the sandbox runs on, unless it was deleted meanwhile
+    /// or its machine has died.
     pub(super) async fn pause(&mut self, live: Live, machine: Box<dyn SandboxVm>) -> Attempt {
-        let permit = match self.store_permit().await {
-            Ok(permit) => permit,
-            Err(error) => return Err((NextState::Running(live, machine), error)),
-        };
-        let begun = Instant::now();
-        let (stored, paused) = match self.store_to_pause(&live, machine.as_ref()).await {
+        let (stored, paused, begun) = match self.store_to_pause(&live, machine.as_ref()).await {
             Ok(stored) => stored,
-            Err(error) => return Err((NextState::Running(live, machine), error)),
+            Err(reason) => return Err(self.break_off(live, machine, reason).await),
         };
-        // The machine's end needs neither the disk nor the CPU, so the next sandbox can be stored meanwhile.
-        drop(permit);
         self.disconnect_clients();
         machine.destroy().await;
         // `paused` is published last: whoever sees it may wake the sandbox, and it must never have two machines.
@@ -47,13 +45,17 @@ impl SandboxTask {
         Ok(NextState::Paused(stored))
     }
 
-    /// Stores the machine and writes the row `paused`. Returns the checkpoint and the paused sandbox, which is not
-    /// published yet.
+    /// Stores the machine and writes the row `paused`. Returns the checkpoint, the paused sandbox, which is not
+    /// published yet, and when storing began.
     async fn store_to_pause(
         &mut self,
         live: &Live,
         machine: &dyn SandboxVm,
-    ) -> Result<(StoredMemory, Sandbox), LifecycleError> {
+    ) -> Result<(StoredMemory, Sandbox, Instant), BrokenOff> {
+        // Given back when this returns: the machine's end needs neither the disk nor the CPU, so the next sandbox can
+        // be stored meanwhile.
+        let _permit = self.store_permit(machine).await?;
+        let begun = Instant::now();
         self.commit(Status::Snapshotting(live.clone())).await?;
         let checkpoint = CheckpointId::generate();
         // Keeps the checkpoint from the garbage collection until the row names it.
@@ -64,42 +66,49 @@ impl SandboxTask {
             self.undo_store(live, machine, &stored.checkpoint).await;
             return Err(error.into());
         }
-        Ok((stored, paused))
+        Ok((stored, paused, begun))
     }
 
-    /// Waits for a permit to store something. [`LifecycleError::ShuttingDown`] if the server stops first.
-    pub(super) async fn store_permit(&self) -> Result<OwnedSemaphorePermit, LifecycleError> {
-        // Waited for while the sandbox still runs, so that its guest stands still for its own store only.
+    /// Waits for a permit to store a machine, which runs on until then, so that its guest stands still for its own
+    /// store only.
+    pub(super) async fn store_permit(&mut self, machine: &dyn SandboxVm) -> Result<OwnedSemaphorePermit, BrokenOff> {
         let permit = Arc::clone(&self.shared.store_permits).acquire_owned();
-        tokio::select! {
-            biased;
-            () = self.shared.stop.cancelled() => Err(LifecycleError::ShuttingDown),
-            permit = permit => permit.map_err(|_: AcquireError| LifecycleError::ShuttingDown),
-        }
+        let permit = self.hear_beside(machine, permit).await?;
+        permit.map_err(|_: AcquireError| BrokenOff::ServerStops)
     }
 
-    /// Suspends the machine and stores all of it. On failure the machine runs again.
+    /// Suspends the machine and stores all of it. On failure the machine runs again, unless the sandbox was deleted
+    /// meanwhile.
     pub(super) async fn store_whole(
         &mut self,
         live: &Live,
         machine: &dyn SandboxVm,
         checkpoint: &CheckpointId,
-    ) -> Result<CheckpointPin, LifecycleError> {
+    ) -> Result<CheckpointPin, BrokenOff> {
+        let spec = Arc::clone(&self.spec);
         let stored = async {
             machine.suspend().await?;
-            machine.store(&self.spec, checkpoint).await
+            machine.store(&spec, checkpoint).await
         };
-        match in_time(stored).await {
-            Ok(pin) => Ok(pin),
-            Err(error) => {
+        // A machine that dies meanwhile ends the store with an error of its own.
+        let broken_off = match self.hear(in_time(stored)).await {
+            Heard::Done(Ok(pin)) => return Ok(pin),
+            Heard::Done(Err(error)) => {
                 tracing::warn!(
                     sandbox = %self.spec.id, error = %chain(&error),
                     "a sandbox could not be stored: it runs on"
                 );
-                self.undo_store(live, machine, checkpoint).await;
-                Err(error.into())
+                BrokenOff::Failed(error.into())
             }
-        }
+            Heard::ServerStops => BrokenOff::ServerStops,
+            Heard::Deleted(reply) => {
+                // It stays suspended for the moment until its machine is ended.
+                self.shared.drop_checkpoint(checkpoint).await;
+                return Err(BrokenOff::Deleted(reply));
+            }
+        };
+        self.undo_store(live, machine, checkpoint).await;
+        Err(broken_off)
     }
 
     /// Removes the checkpoint of a store that failed, and resumes the sandbox.
@@ -128,21 +137,27 @@ impl SandboxTask {
 
     /// Resumes the machine's CPUs and its workload. A guest that does not confirm that is asked again while it runs.
     pub(super) async fn resume_workload(&mut self, machine: &dyn SandboxVm) {
-        let id = &self.spec.id;
-        let confirmed = async {
-            machine.resume().await?;
-            machine.resume_workload(id).await
-        };
+        let confirmed = resumed(machine, &self.spec.id).await;
+        self.note_confirmation(confirmed);
+    }
+
+    /// Has the guest asked again later if it has not confirmed that its workload runs.
+    pub(super) fn note_confirmation(&mut self, confirmed: Result<(), LaunchError>) {
         // A failure does not end the sandbox: slow is not lost, and the state in its memory may be all its owner has.
-        let confirmed: Result<(), LaunchError> = confirmed.await;
         if let Err(error) = &confirmed {
             tracing::warn!(
-                sandbox = %id, error = %chain(error),
+                sandbox = %self.spec.id, error = %chain(error),
                 "a guest did not confirm that its workload runs again; it is asked again"
             );
         }
-        self.unconfirmed = confirmed.is_err();
+        self.confirm_at = confirmed.is_err().then(|| tokio::time::Instant::now() + CONFIRM_RETRY);
     }
+}
+
+/// Resumes the machine's CPUs and its workload, and waits until the guest confirms it.
+pub(super) async fn resumed(machine: &dyn SandboxVm, id: &SandboxId) -> Result<(), LaunchError> {
+    machine.resume().await?;
+    machine.resume_workload(id).await
 }
 
 /// Ends a store that takes longer than [`STORE_DEADLINE`].

@@ -2,7 +2,7 @@
 //! other.
 
 use super::{NextState, SandboxTask};
-use crate::clock::now_ms;
+use crate::clock::{boot_ms, now_ms};
 use crate::machines::SandboxVm;
 use crate::policy::{self, RunningOperation};
 use crate::request::{Message, OwnerRequest, answer};
@@ -15,9 +15,6 @@ use tokio::time::Instant;
 /// How long after a failed pause at the timeout the pause is tried again. Each attempt suspends the guest, and a full
 /// disk is usually not emptied sooner.
 const PAUSE_RETRY: Duration = Duration::from_secs(30);
-
-/// How long after an unconfirmed resume the guest is asked again: its workload may be frozen until then.
-const CONFIRM_RETRY: Duration = Duration::from_secs(3);
 
 /// An event that the task of a running sandbox waits for.
 enum Event {
@@ -58,30 +55,35 @@ impl SandboxTask {
             };
             match next {
                 NextState::Running(still, same) => (live, machine) = (still, same),
-                NextState::Stopping(..) | NextState::Paused(_) | NextState::Stopped(_) | NextState::Ended => {
-                    return next;
-                }
+                NextState::Adopting(_)
+                | NextState::Stopping(..)
+                | NextState::Paused(_)
+                | NextState::Stopped(_)
+                | NextState::Ended => return next,
             }
         }
     }
 
     async fn next_event(&mut self, machine: &dyn SandboxVm, deadline: Instant) -> Event {
-        let stop = self.shared.stop.clone();
-        // The order decides when several are ready: a request to a dead machine must see the death, and a queue that is
-        // never empty must not keep the server from stopping.
+        let confirm_at = self.confirm_at;
+        let confirm = async {
+            match confirm_at {
+                Some(instant) => tokio::time::sleep_until(instant).await,
+                None => std::future::pending().await,
+            }
+        };
+        // The order decides when several are ready: a request to a dead machine must see the death, a guest that may be
+        // frozen must be asked however many requests come, and the queue sees the server's stop first.
         tokio::select! {
             biased;
             reason = machine.exited() => Event::Died(reason),
-            () = stop.cancelled() => Event::ServerStops,
-            message = self.messages.recv() => match message {
+            () = confirm => Event::ConfirmRetry,
+            message = self.next_message() => match message {
                 Some(Message::Ask(request)) => Event::Requested(request),
                 Some(Message::Wake(_)) => Event::LateWake,
-                // The registry holds a handle of every live sandbox, so the server itself is ending.
                 None => Event::ServerStops,
             },
             () = tokio::time::sleep_until(deadline) => Event::TimedOut,
-            // Begins anew with every event, which is good enough: it only has to come some seconds after the last try.
-            () = tokio::time::sleep(CONFIRM_RETRY), if self.unconfirmed => Event::ConfirmRetry,
         }
     }
 
@@ -114,11 +116,14 @@ impl SandboxTask {
         }
         self.pause(live, machine).await.unwrap_or_else(|(next, error)| {
             let again_s = PAUSE_RETRY.as_secs();
-            // It runs on beyond its timeout, because the alternative is to lose what its owner wanted kept.
-            tracing::warn!(
-                sandbox = %self.spec.id, error = %chain(&error), again_s,
-                "a sandbox could not be paused at its timeout: it runs on, and the pause is tried again"
-            );
+            // It runs on beyond its timeout, because the alternative is to lose what its owner wanted kept. Unless it
+            // was deleted meanwhile, or its machine has died.
+            if let NextState::Running(..) = next {
+                tracing::warn!(
+                    sandbox = %self.spec.id, error = %chain(&error), again_s,
+                    "a sandbox could not be paused at its timeout: it runs on, and the pause is tried again"
+                );
+            }
             next
         })
     }
@@ -136,9 +141,12 @@ impl SandboxTask {
 
 /// The instant of the timeout.
 fn deadline(live: &Live) -> Instant {
-    // The database has wall-clock time, because it must survive a restart. From here on the monotonic clock counts, so
-    // that a clock that is set (by hand, by NTP) neither ends the sandbox nor keeps it.
-    let left_ms = live.timeout_at_ms.saturating_sub(now_ms());
+    // By the clock since the boot, which survives a restart of the server, so that a Unix clock that is set (by hand, by
+    // NTP) neither ends the sandbox nor keeps it. Only a row of an earlier version has nothing but the Unix time.
+    let left_ms = match live.timeout_at_boot_ms {
+        Some(at_ms) => at_ms.saturating_sub(boot_ms()),
+        None => live.timeout_at_ms.saturating_sub(now_ms()),
+    };
     // `Instant` cannot represent every time that a row may have, and adding one that is too far away panics.
     let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)).min(Duration::from_secs(365 * 86400));
     Instant::now() + left

@@ -1,5 +1,6 @@
 //! Takes snapshots: of a running sandbox by storing it, of a paused one by naming its checkpoint once more.
 
+use super::waiting::BrokenOff;
 use super::{NextState, SandboxTask};
 use crate::clock::now_ms;
 use crate::error::LifecycleError;
@@ -25,7 +26,10 @@ impl SandboxTask {
                 self.return_to_running(&live, machine.as_ref()).await;
                 (Ok(snapshot), NextState::Running(live, machine))
             }
-            Err(error) => (Err(error), NextState::Running(live, machine)),
+            Err(reason) => {
+                let (next, error) = self.break_off(live, machine, reason).await;
+                (Err(error), next)
+            }
         }
     }
 
@@ -35,10 +39,10 @@ impl SandboxTask {
         live: &Live,
         machine: &dyn SandboxVm,
         new: NewSnapshot,
-    ) -> Result<SnapshotRow, LifecycleError> {
+    ) -> Result<SnapshotRow, BrokenOff> {
         // The name first: a name that is taken is refused before the guest is suspended for nothing.
         let (id, name) = self.reserve(new.name).await?;
-        let _permit = self.store_permit().await?;
+        let _permit = self.store_permit(machine).await?;
         self.commit(Status::Snapshotting(live.clone())).await?;
         let checkpoint = CheckpointId::generate();
         // Keeps the checkpoint from the garbage collection until the snapshot's row names it.

@@ -5,15 +5,19 @@
 //!                                                                      └── on failure: again, until it is deleted
 //! ```
 
+use super::waiting::Heard;
 use super::{NextState, SandboxTask};
 use crate::error::{CheckpointError, LifecycleError};
-use crate::machines::SandboxVm;
-use crate::policy::{self, StoppingOperation};
-use crate::request::{Message, Reply, answer};
-use leapbox_db::{Live, Sandbox, Status, StoredDisk};
+use crate::machines::{CheckpointPin, SandboxVm};
+use crate::request::{Reply, answer};
+use crate::shared::Shared;
+use leapbox_db::{Live, Sandbox, Spec, Status, StoredDisk};
 use leapbox_errors::chain;
 use leapbox_ids::CheckpointId;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::AcquireError;
+use tokio::time::Instant;
 
 /// How long after a failed attempt the disk is stored again. The sandbox cannot be used meanwhile, so this is shorter
 /// than between two pauses at a timeout.
@@ -37,73 +41,112 @@ impl SandboxTask {
     /// sandbox is answered after the first attempt.
     pub(super) async fn stopping(&mut self, live: Live, mut reply: Option<Reply<Sandbox>>) -> NextState {
         loop {
-            let error = match self.store_disk(&live).await {
-                Ok(stored) => {
-                    if let Some(reply) = reply {
-                        answer(reply, Ok(self.sandbox()));
+            let disk = StoredDisk { checkpoint: CheckpointId::generate(), image: live.origin.image.clone() };
+            let stored = store_disk(Arc::clone(&self.shared), Arc::clone(&self.spec), live.clone(), disk.clone());
+            let error = match self.hear(stored).await {
+                Heard::Done(Ok(pin)) => match self.commit_stopped(&live, &disk, pin).await {
+                    Ok(()) => {
+                        answer_if_asked(reply, Ok(self.sandbox()));
+                        return NextState::Stopped(disk);
                     }
-                    return NextState::Stopped(stored);
+                    Err(error) => error,
+                },
+                Heard::Done(Err(error)) => error,
+                Heard::ServerStops => {
+                    answer_if_asked(reply, Err(LifecycleError::ShuttingDown));
+                    return NextState::Ended;
                 }
-                Err(error) => error,
+                Heard::Deleted(deleted) => match self.delete_disk(&live, deleted).await {
+                    Some(next) => {
+                        answer_if_asked(reply, Err(self.deleted_meanwhile()));
+                        return next;
+                    }
+                    None => continue,
+                },
             };
-            let again_s = STORE_RETRY.as_secs();
-            tracing::warn!(
-                sandbox = %self.spec.id, error = %chain(&error), again_s,
-                "the disk of a stopped sandbox could not be stored; it is tried again"
-            );
-            let is_lost = matches!(error, LifecycleError::Checkpoint(CheckpointError::DiskLost));
-            let reason = error.to_string();
-            if let Some(reply) = reply.take() {
-                answer(reply, Err(error));
-            }
-            // The one failure that no further attempt can mend.
-            if is_lost {
-                return self.finish_deleted(Some(reason), None).await;
-            }
-            if let Some(next) = self.wait_for_retry(&live).await {
+            if let Some(next) = self.not_stored(&live, error, reply.take()).await {
                 return next;
             }
         }
     }
 
-    async fn store_disk(&mut self, live: &Live) -> Result<StoredDisk, LifecycleError> {
-        let _permit = self.store_permit().await?;
-        let disk = StoredDisk { checkpoint: CheckpointId::generate(), image: live.origin.image.clone() };
-        let _pin = self.shared.machines.store_disk(&self.spec, live, &disk.checkpoint).await?;
+    /// Commits `stopped`, and removes the machine's disk. The pin keeps the checkpoint until the row names it.
+    async fn commit_stopped(
+        &mut self,
+        live: &Live,
+        disk: &StoredDisk,
+        _pin: CheckpointPin,
+    ) -> Result<(), LifecycleError> {
         let stopped = self.next(Status::Stopped(disk.clone()));
         // An update that returned an error may have been committed all the same. So the disk stays, and the checkpoint
         // too: either the row names it, or the garbage collection finds it.
         self.shared.db.sandbox_update(&stopped).await?;
         self.shared.machines.remove_disk(&live.vm).await;
         self.publish(stopped);
-        Ok(disk)
+        Ok(())
+    }
+
+    /// Tells of a failed attempt to store the disk, and waits until the next one is due (`None`).
+    async fn not_stored(
+        &mut self,
+        live: &Live,
+        error: LifecycleError,
+        reply: Option<Reply<Sandbox>>,
+    ) -> Option<NextState> {
+        let again_s = STORE_RETRY.as_secs();
+        tracing::warn!(
+            sandbox = %self.spec.id, error = %chain(&error), again_s,
+            "the disk of a stopped sandbox could not be stored; it is tried again"
+        );
+        let is_lost = matches!(error, LifecycleError::Checkpoint(CheckpointError::DiskLost));
+        let reason = error.to_string();
+        answer_if_asked(reply, Err(error));
+        // The one failure that no further attempt can mend.
+        if is_lost {
+            return Some(self.finish_deleted(Some(reason), None).await);
+        }
+        self.wait_for_retry(live).await
+    }
+
+    /// Deletes the sandbox with the disk that is left of it, and answers. `None` if that failed.
+    async fn delete_disk(&mut self, live: &Live, reply: Reply<Sandbox>) -> Option<NextState> {
+        let next = self.answer_deleted(None, reply).await?;
+        self.shared.machines.end_unadopted(&live.vm).await;
+        Some(next)
     }
 
     /// Waits until the next attempt is due (`None`), or the sandbox is deleted by its owner, or the server stops.
     async fn wait_for_retry(&mut self, live: &Live) -> Option<NextState> {
-        let again = tokio::time::sleep(STORE_RETRY);
-        tokio::pin!(again);
+        let again = Instant::now() + STORE_RETRY;
         loop {
-            let message = tokio::select! {
-                biased;
-                message = self.next_message() => message,
-                () = &mut again => return None,
-            };
-            let request = match message {
-                None => return Some(NextState::Ended),
-                // A stopped sandbox is started by its owner alone.
-                Some(Message::Wake(_)) => continue,
-                Some(Message::Ask(request)) => request,
-            };
-            match policy::stopping(request) {
-                Ok(StoppingOperation::Delete(reply)) => {
-                    if let Some(next) = self.answer_deleted(None, reply).await {
-                        self.shared.machines.remove_disk(&live.vm).await;
+            match self.hear(tokio::time::sleep_until(again)).await {
+                Heard::Done(()) => return None,
+                Heard::ServerStops => return Some(NextState::Ended),
+                Heard::Deleted(reply) => {
+                    if let Some(next) = self.delete_disk(live, reply).await {
                         return Some(next);
                     }
                 }
-                Err((request, refusal)) => self.refuse(request, refusal),
             }
         }
     }
+}
+
+/// Answers the request that stopped the sandbox; after a restart of the server there is none.
+fn answer_if_asked(reply: Option<Reply<Sandbox>>, outcome: Result<Sandbox, LifecycleError>) {
+    if let Some(reply) = reply {
+        answer(reply, outcome);
+    }
+}
+
+/// Stores the disk of a machine once there is a permit to.
+async fn store_disk(
+    shared: Arc<Shared>,
+    spec: Arc<Spec>,
+    live: Live,
+    disk: StoredDisk,
+) -> Result<CheckpointPin, LifecycleError> {
+    let permit = Arc::clone(&shared.store_permits).acquire_owned().await;
+    let _permit = permit.map_err(|_: AcquireError| LifecycleError::ShuttingDown)?;
+    Ok(shared.machines.store_disk(&spec, &live, &disk.checkpoint).await?)
 }

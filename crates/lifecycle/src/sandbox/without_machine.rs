@@ -1,13 +1,15 @@
 //! The states without a machine: `paused`, until an HTTP request wakes the sandbox, and `stopped`, until its owner
 //! starts it.
 
+use super::begin::NoMachine;
 use super::{MachineSource, NextState, SandboxTask};
 use crate::error::{LifecycleError, WakeFailure};
-use crate::machines::Activation;
+use crate::machines::{Activation, SandboxVm};
 use crate::policy::{self, PausedOperation, StoppedOperation};
 use crate::request::{Message, OwnerRequest, Reply, answer};
+use leapbox_api_types::sandbox::SandboxState;
 use leapbox_api_types::snapshot::NewSnapshot;
-use leapbox_db::{Sandbox, SnapshotRow, Status, Stored, StoredDisk, StoredMemory};
+use leapbox_db::{Live, Sandbox, SnapshotRow, Status, Stored, StoredDisk, StoredMemory};
 use leapbox_errors::chain;
 use std::sync::Arc;
 use std::time::Instant;
@@ -109,8 +111,8 @@ impl SandboxTask {
         let since_ms = self.publish.borrow().sandbox.since_ms;
         let source = MachineSource::Stored(Stored::Memory(stored.clone()));
         let woken = match self.commit(Status::Unpausing(stored.clone())).await {
-            Ok(()) => self.obtain_machine(&source, Activation::Woken).await,
-            Err(error) => Err(error),
+            Ok(()) => self.obtain_machine(source, Activation::Woken).await,
+            Err(error) => Err(NoMachine::Failed(error)),
         };
         match woken {
             Ok((live, machine)) => {
@@ -119,20 +121,35 @@ impl SandboxTask {
                 self.shared.stats.woken(begun.elapsed());
                 Some(NextState::Running(live, machine))
             }
-            Err(error) => {
-                self.shared.stats.wake_failed();
-                let sandbox = &self.spec.id;
-                tracing::warn!(
-                    event = "wake_failed", %sandbox, error = %chain(&error),
-                    "a paused sandbox could not be woken"
-                );
-                let failure = WakeFailure::new(self.publish.borrow().failed_wakes() + 1, error);
-                let reason = Some(failure.reason());
-                let paused = Sandbox { since_ms, reason, ..self.next(Status::Paused(stored.clone())) };
-                self.back_to_paused(paused, failure).await;
+            Err(NoMachine::Failed(error)) => {
+                self.wake_failed(stored, since_ms, error).await;
                 None
             }
+            Err(NoMachine::Deleted(reply)) => {
+                let next = self.answer_deleted(Some(Stored::Memory(stored.clone())), reply).await;
+                if next.is_none() {
+                    // It could not be deleted, and the wake has been given up for that.
+                    self.wake_failed(stored, since_ms, self.deleted_meanwhile()).await;
+                }
+                next
+            }
+            // The next server finds the row `unpausing`, which means the same as `paused`.
+            Err(NoMachine::ServerStops) => Some(NextState::Ended),
         }
+    }
+
+    /// Logs and publishes that a wake has failed; the sandbox is paused as before.
+    async fn wake_failed(&mut self, stored: &StoredMemory, since_ms: i64, error: LifecycleError) {
+        self.shared.stats.wake_failed();
+        let sandbox = &self.spec.id;
+        tracing::warn!(
+            event = "wake_failed", %sandbox, error = %chain(&error),
+            "a paused sandbox could not be woken"
+        );
+        let failure = WakeFailure::new(self.publish.borrow().failed_wakes() + 1, error);
+        let reason = Some(failure.reason());
+        let paused = Sandbox { since_ms, reason, ..self.next(Status::Paused(stored.clone())) };
+        self.back_to_paused(paused, failure).await;
     }
 
     /// Commits and publishes the pause that a failed wake did not end.
@@ -149,29 +166,39 @@ impl SandboxTask {
     /// Boots a stopped sandbox over its disk, and answers. `None` if that failed and the sandbox is stopped again.
     async fn start(&mut self, stored: &StoredDisk, reply: Reply<Sandbox>) -> Option<NextState> {
         match self.try_to_start(stored).await {
-            Ok(next) => {
+            Ok((live, machine)) => {
                 self.drop_in_background(stored.checkpoint.clone());
                 answer(reply, Ok(self.sandbox()));
-                Some(next)
+                Some(NextState::Running(live, machine))
             }
-            Err(error) => {
+            Err(NoMachine::Failed(error)) => {
+                if self.sandbox().state() == SandboxState::Starting {
+                    self.commit_best_effort(self.next(Status::Stopped(stored.clone()))).await;
+                }
                 answer(reply, Err(error));
                 None
+            }
+            Err(NoMachine::Deleted(deleted)) => {
+                let next = self.answer_deleted(Some(Stored::Disk(stored.clone())), deleted).await;
+                if next.is_none() {
+                    self.commit_best_effort(self.next(Status::Stopped(stored.clone()))).await;
+                }
+                answer(reply, Err(self.deleted_meanwhile()));
+                next
+            }
+            // The next server finds the row `starting` with a disk, which means the same as `stopped`.
+            Err(NoMachine::ServerStops) => {
+                answer(reply, Err(LifecycleError::ShuttingDown));
+                Some(NextState::Ended)
             }
         }
     }
 
-    async fn try_to_start(&mut self, stored: &StoredDisk) -> Result<NextState, LifecycleError> {
+    async fn try_to_start(&mut self, stored: &StoredDisk) -> Result<(Live, Box<dyn SandboxVm>), NoMachine> {
         // Unlike a woken guest, one that has booted anew has lost the environment with its memory.
-        let environment = self.shared.environment_of(&self.spec)?;
-        self.commit(Status::Booting(stored.clone())).await?;
+        let environment = self.shared.environment_of(&self.spec).map_err(NoMachine::Failed)?;
+        self.commit(Status::Booting(stored.clone())).await.map_err(NoMachine::Failed)?;
         let source = MachineSource::Stored(Stored::Disk(stored.clone()));
-        match self.obtain_machine(&source, Activation::New(&environment)).await {
-            Ok((live, machine)) => Ok(NextState::Running(live, machine)),
-            Err(error) => {
-                self.commit_best_effort(self.next(Status::Stopped(stored.clone()))).await;
-                Err(error)
-            }
-        }
+        self.obtain_machine(source, Activation::New(&environment)).await
     }
 }

@@ -129,7 +129,7 @@ impl ArchiveError {
     /// lasts: a copy in the bucket is used instead if there is one, and nothing is gained by trying again.
     pub fn is_damage(&self) -> bool {
         match self {
-            // Another format or key is damage here, too: this server will never be able to read the archive.
+            // Another format or key is damage here, too: this server cannot read the archive.
             Self::Missing { .. }
             | Self::NotAFile { .. }
             | Self::ManifestUnreadable { .. }
@@ -153,6 +153,13 @@ impl ArchiveError {
             | Self::NoPart { .. }
             | Self::Key { .. } => false,
         }
+    }
+}
+
+impl ArchiveError {
+    /// Whether the archive may be sound for a server with another key or of another version.
+    pub(crate) fn is_of_another_server(&self) -> bool {
+        matches!(self, Self::OtherKey { .. } | Self::ManifestFormat { .. })
     }
 }
 

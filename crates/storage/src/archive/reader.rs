@@ -3,7 +3,7 @@
 use super::error::ArchiveError;
 use super::files::open;
 use super::frame::{FrameKey, FramePosition, PREFIX, SEALED_MAX, SEALED_MIN};
-use super::manifest::{BYTES_MAX, Kind, MANIFEST, MANIFEST_MAX, Manifest, Part, PartStats};
+use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats, Stamp, read_manifest};
 use super::ordered::Ordered;
 use super::runs::{RunOrder, parse};
 use crate::key::ServerKey;
@@ -13,7 +13,7 @@ use leapbox_ids::ArchiveId;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,9 +36,7 @@ impl Archive {
     /// are checked when they are read.
     pub(crate) fn open(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
         let path = dir.join(MANIFEST);
-        let mut text = Vec::new();
-        // One byte more than allowed, so that `decode` sees that it is too long.
-        open(&path)?.take(MANIFEST_MAX + 1).read_to_end(&mut text).map_err(FileError::of("reading", &path))?;
+        let text = read_manifest(dir)?;
         let manifest = Manifest::decode(&text, &id.to_string(), key, &path)?;
         let salt = manifest.salt(&path)?;
         let mut files = BTreeMap::new();
@@ -65,6 +63,11 @@ impl Archive {
     pub fn header<H: DeserializeOwned>(&self) -> Result<H, ArchiveError> {
         let wrong = |source| ArchiveError::Header { path: self.dir.join(MANIFEST), source };
         H::deserialize(&self.manifest.header).map_err(wrong)
+    }
+
+    /// Where the archive stands in the history of its installation; none if it was written without a stamp.
+    pub fn stamp(&self) -> Option<&Stamp> {
+        self.manifest.stamp.as_ref()
     }
 
     pub fn has(&self, name: &str) -> bool {

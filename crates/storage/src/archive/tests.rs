@@ -46,7 +46,7 @@ pub(super) fn noise(length: usize) -> Vec<u8> {
 
 /// The archive `id` with these runs as its memory, and a state.
 pub(super) fn write(dir: &Path, id: &str, memory: Vec<Run>) -> PathBuf {
-    let mut writer = Writer::begin(dir, &archive_id(id), &key()).expect("begun");
+    let mut writer = Writer::begin(dir, &archive_id(id), &key(), None).expect("begun");
     writer.runs("memory", runs(memory)).expect("written");
     writer.bytes("state", b"registers").expect("written");
     writer.seal(&header()).expect("sealed");
@@ -88,9 +88,24 @@ fn an_archive_comes_back_with_its_header_and_all_parts() {
 }
 
 #[test]
+fn a_stamp_comes_back_and_an_archive_without_one_is_as_earlier_versions_wrote_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stamp = Stamp { installation: "ins-1".to_owned(), sequence: 7 };
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), Some(stamp.clone())).expect("begun");
+    writer.bytes("state", b"registers").expect("written");
+    writer.seal(&header()).expect("sealed");
+    assert_eq!(open(&dir.path().join(archive_name("ckp-1"))).expect("sound").stamp(), Some(&stamp));
+
+    let place = write(dir.path(), "ckp-2", vec![]);
+    let text = std::fs::read_to_string(place.join(MANIFEST)).expect("read");
+    assert!(!text.contains("stamp"), "{text}");
+    assert_eq!(open(&place).expect("sound").stamp(), None);
+}
+
+#[test]
 fn empty_parts_come_back_empty() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key()).expect("begun");
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None).expect("begun");
     writer.runs("memory", runs(vec![])).expect("written");
     writer.bytes("state", b"").expect("written");
     writer.seal(&header()).expect("sealed");
@@ -100,7 +115,7 @@ fn empty_parts_come_back_empty() {
 #[test]
 fn large_states_are_cut_into_frames_and_too_large_ones_refused() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key()).expect("begun");
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None).expect("begun");
     let state = noise(2 * RUN_MAX + 1);
     assert_eq!(writer.bytes("state", &state).expect("written").frames, 3);
     let error = writer.bytes("huge", &vec![0; (64 << 20) + 1]).expect_err("too large to be read");
@@ -145,13 +160,13 @@ fn a_source_that_fails_or_panics_leaves_no_archive() {
     let many = |last: fn(u64) -> io::Result<Run>| -> Runs {
         Box::new((0..20).map(move |n| if n == 19 { last(n << 20) } else { Ok(run(n << 20, &[1; RUN_MAX])) }))
     };
-    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key()).expect("begun");
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None).expect("begun");
     let error = writer.runs("memory", many(|_| Err(io::Error::other("the machine died")))).expect_err("no end");
     assert!(matches!(&error, ArchiveError::Source { source, .. } if source.to_string() == "the machine died"));
     assert!(matches!(writer.bytes("state", b"registers"), Err(ArchiveError::Unfinished { .. })));
     assert!(matches!(writer.seal(&header()), Err(ArchiveError::Unfinished { .. })));
     let panic = std::panic::catch_unwind(|| {
-        let mut writer = Writer::begin(dir.path(), &archive_id("ckp-2"), &key()).expect("begun");
+        let mut writer = Writer::begin(dir.path(), &archive_id("ckp-2"), &key(), None).expect("begun");
         writer.runs("memory", many(|_| panic!("a bug"))).map(drop)
     });
     assert!(panic.is_err());
@@ -169,7 +184,7 @@ fn runs_that_are_empty_too_long_or_out_of_order_are_refused() {
         vec![run(u64::MAX - 1, b"beyond every file")],
     ];
     for memory in bad {
-        let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key()).expect("begun");
+        let mut writer = Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None).expect("begun");
         let error = writer.runs("memory", runs(memory)).expect_err("refused");
         assert!(matches!(error, ArchiveError::Run { .. }), "{error}");
     }
@@ -178,16 +193,16 @@ fn runs_that_are_empty_too_long_or_out_of_order_are_refused() {
 #[test]
 fn an_archive_is_never_written_twice_nor_under_a_name_that_leads_elsewhere() {
     let dir = tempfile::tempdir().expect("a folder");
-    let open_draft = Writer::begin(dir.path(), &archive_id("ckp-1"), &key()).expect("begun");
-    assert!(matches!(Writer::begin(dir.path(), &archive_id("ckp-1"), &key()), Err(ArchiveError::Exists { .. })));
+    let open_draft = Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None).expect("begun");
+    assert!(matches!(Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None), Err(ArchiveError::Exists { .. })));
     drop(open_draft);
     write(dir.path(), "ckp-1", vec![]);
-    assert!(matches!(Writer::begin(dir.path(), &archive_id("ckp-1"), &key()), Err(ArchiveError::Exists { .. })));
+    assert!(matches!(Writer::begin(dir.path(), &archive_id("ckp-1"), &key(), None), Err(ArchiveError::Exists { .. })));
     for name in ["", ".", "..", "a/b", "/etc", ".hidden", "manifest.json", "a b", "ä", &"x".repeat(129)] {
-        let mut writer = Writer::begin(dir.path(), &archive_id("ckp-2"), &key()).expect("begun");
+        let mut writer = Writer::begin(dir.path(), &archive_id("ckp-2"), &key(), None).expect("begun");
         assert!(matches!(writer.bytes(name, b""), Err(ArchiveError::Name { .. })), "{name:?}");
     }
-    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-2"), &key()).expect("begun");
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-2"), &key(), None).expect("begun");
     writer.bytes("state", b"once").expect("written");
     assert!(matches!(writer.bytes("state", b"twice"), Err(ArchiveError::Exists { .. })));
 }

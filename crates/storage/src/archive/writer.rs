@@ -3,7 +3,7 @@
 use super::error::ArchiveError;
 use super::files::{check_name, create, sync_dir};
 use super::frame::{FrameKey, FramePosition};
-use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats};
+use super::manifest::{BYTES_MAX, Kind, MANIFEST, Manifest, Part, PartStats, Stamp};
 use super::ordered::Ordered;
 use super::runs::Batches;
 use crate::key::{SALT_LENGTH, ServerKey, random};
@@ -22,6 +22,7 @@ pub(crate) struct Writer {
     id: String,
     key: ServerKey,
     salt: [u8; SALT_LENGTH],
+    stamp: Option<Stamp>,
     /// The directory that is written, and the name that it gets in the end.
     draft: PathBuf,
     target: PathBuf,
@@ -40,7 +41,7 @@ pub(crate) struct Totals {
 impl Writer {
     /// Begins the archive `id` in the directory `dir`. If a killed server has left `.<id>` there, `store` has removed
     /// it at its start.
-    pub fn begin(dir: &Path, id: &ArchiveId, key: &ServerKey) -> Result<Self, ArchiveError> {
+    pub fn begin(dir: &Path, id: &ArchiveId, key: &ServerKey, stamp: Option<Stamp>) -> Result<Self, ArchiveError> {
         let id = id.to_string();
         let (draft, target) = (dir.join(format!(".{id}")), dir.join(&id));
         let no_salt = |source| ArchiveError::Key { path: draft.clone(), source };
@@ -54,7 +55,7 @@ impl Writer {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(ArchiveError::Exists { path: draft }),
             Err(e) => return Err(FileError::of("creating", &draft)(e).into()),
         }
-        Ok(Self { id, key: key.clone(), salt, draft, target, parts: BTreeMap::new(), broken: false })
+        Ok(Self { id, key: key.clone(), salt, stamp, draft, target, parts: BTreeMap::new(), broken: false })
     }
 
     /// Adds a part of plain bytes.
@@ -96,7 +97,7 @@ impl Writer {
         let header =
             serde_json::to_value(header).map_err(|source| ArchiveError::Encode { path: path.clone(), source })?;
         let (id, salt, parts) = (self.id.clone(), hex::encode(&self.salt), self.parts.clone());
-        let text = Manifest { id, salt, header, parts }.encode(&self.key, &path)?;
+        let text = Manifest { id, salt, header, parts, stamp: self.stamp.clone() }.encode(&self.key, &path)?;
         let mut file = create(&path)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(FileError::of("writing", &path))?;
         publish(&self.draft, &self.target)?;

@@ -31,6 +31,13 @@ fn a_key_is_made_once_for_its_owner_alone_and_is_the_same_ever_after() {
 }
 
 #[test]
+fn a_key_that_is_there_is_not_replaced_by_a_new_one() {
+    let (_dir, path) = folder();
+    let made = ServerKey::create(&path).expect("made");
+    assert_eq!(ServerKey::create(&path).expect("the same").fingerprint(), made.fingerprint());
+}
+
+#[test]
 fn many_that_start_at_once_agree_on_one_key() {
     let (_dir, path) = folder();
     let prints: Vec<String> = std::thread::scope(|scope| {

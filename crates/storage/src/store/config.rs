@@ -2,6 +2,7 @@
 
 use super::error::StoreError;
 use super::http::Hyper;
+use super::owner::OWNER;
 use super::remote::Remote;
 use leapbox_errors::FileError;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -112,7 +113,7 @@ fn config(
     // Without a slash at its end, so that adding one in the configuration does not make it another bucket.
     let url = url.trim_end_matches('/').to_owned();
     let identity = format!("{url} {server}").trim_end().to_owned();
-    RemoteConfig { remote: Remote { objects, prefix, url, identity, claimed: Arc::default() }, folder }
+    RemoteConfig { remote: Remote { objects, prefix, url, identity, found_sequence: Arc::default() }, folder }
 }
 
 fn invalid(url: &str, why: &'static str) -> StoreError {
@@ -124,11 +125,16 @@ fn invalid(url: &str, why: &'static str) -> StoreError {
 pub(super) fn clear_staged(folder: &std::path::Path) -> Result<(), FileError> {
     let list = |dir: &std::path::Path| std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     for entry in list(folder).map_err(FileError::of("listing", folder))? {
-        let dir = entry.path();
-        if !entry.file_type().map_err(FileError::of("looking at", &dir))?.is_dir() {
+        let path = entry.path();
+        if !entry.file_type().map_err(FileError::of("looking at", &path))?.is_dir() {
+            // Only what is left of the owner's object: other files beside it are somebody else's.
+            let name = entry.file_name();
+            if name.as_encoded_bytes().strip_prefix(OWNER.as_bytes()).is_some_and(|rest| rest.starts_with(b"#")) {
+                std::fs::remove_file(&path).map_err(FileError::of("removing", &path))?;
+            }
             continue;
         }
-        for file in list(&dir).map_err(FileError::of("listing", &dir))? {
+        for file in list(&path).map_err(FileError::of("listing", &path))? {
             // `object_store` writes `<name>#<n>` and renames it. No part has such a name.
             if file.file_name().as_encoded_bytes().contains(&b'#') {
                 std::fs::remove_file(file.path()).map_err(FileError::of("removing", file.path()))?;

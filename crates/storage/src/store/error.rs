@@ -49,12 +49,20 @@ pub enum StoreError {
     /// download of a longer one was ended.
     #[error("the object {object} has {found} bytes and was sealed with {expected}")]
     RemoteLength { object: String, found: u64, expected: u64 },
-    /// The prefix belongs to an installation with another server key, whose fingerprint is `found`. This server would
-    /// take its archives for garbage.
+    /// The prefix belongs to another installation, whose archives this server would take for garbage. `what` differs:
+    /// `key` (then `found` is the fingerprint of its server key), `id`, or `installation.json`, which is not ours.
     #[error(
-        "the object store {url} belongs to another installation, whose key is {found}: give this one another prefix"
+        "the object store {url} belongs to another installation, whose {what} is {found}: give this one another \
+         prefix, or, if it is meant to be the same, put its database and its key back"
     )]
-    OtherInstallation { url: String, found: String },
+    OtherInstallation { url: String, what: &'static str, found: String },
+    /// The bucket has an archive with the number `found`, and the database had counted only to `database`.
+    #[error(
+        "the object store {url} has stored sandboxes that are newer than the database (number {found}, and the \
+         database has counted to {database}), so nothing is written, removed or swept there: put the newest database \
+         back, or start once with `leapbox serve --accept-older-database`"
+    )]
+    OlderDatabase { url: String, database: u64, found: u64 },
     /// The download failed, or the downloaded archive must not be used. All callers that waited for it get this error.
     #[error("fetching the archive {id} from the object store")]
     Fetch {
@@ -67,4 +75,12 @@ pub enum StoreError {
     UploadCancelled { id: ArchiveId },
     #[error("a blocking task of the archive store panicked or was cancelled")]
     Task(#[source] tokio::task::JoinError),
+}
+
+impl StoreError {
+    /// Whether the bucket says that this server, or its database, is not the one whose archives it has. Then nothing
+    /// may be removed here either: what looks like garbage or like a spare copy may be all that is left.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::OtherInstallation { .. } | Self::OlderDatabase { .. })
+    }
 }

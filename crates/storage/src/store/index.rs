@@ -283,13 +283,12 @@ impl Index {
         self.lock().pending_remote_delete.remove(id);
     }
 
-    /// Records every pin from now on, until [`Index::end_sweep`]. Returns the archives in the directory, and whether
-    /// each is uploaded.
-    pub fn begin_sweep(&self) -> BTreeMap<String, bool> {
+    /// Records every pin from now on, until [`Index::end_sweep`]. Returns the archives in the directory.
+    pub fn begin_sweep(&self) -> BTreeMap<String, Entry> {
         let mut state = self.lock();
         // Existing pins count: they may be dropped, and their rows committed, after the database was asked for names.
         state.pinned_since_sweep = Some(state.pins.keys().cloned().collect());
-        state.entries.iter().map(|(id, entry)| (id.clone(), entry.uploaded)).collect()
+        state.entries.clone()
     }
 
     pub fn end_sweep(&self) {

@@ -72,11 +72,26 @@ pub(super) fn clear_unfinished(dir: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Lists the names of all archives, in no order. The directory need not be locked.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, FileError> {
+    let mut names = Vec::new();
+    for entry in entries(dir)? {
+        let kind = entry.file_type().map_err(FileError::of("looking at", entry.path()))?;
+        names.extend(archive_name(&entry).filter(|_| kind.is_dir()));
+    }
+    Ok(names)
+}
+
+/// The entry's name, if an archive can have it.
+fn archive_name(entry: &DirEntry) -> Option<String> {
+    entry.file_name().to_str().filter(|name| check_name(name).is_ok()).map(str::to_owned)
+}
+
 /// Lists all archives, the oldest first, which makes it the first to be evicted.
 pub(super) fn scan(dir: &Path) -> Result<Vec<Found>, FileError> {
     let mut found = Vec::new();
     for entry in entries(dir)? {
-        let Some(id) = entry.file_name().to_str().filter(|name| check_name(name).is_ok()).map(str::to_owned) else {
+        let Some(id) = archive_name(&entry) else {
             continue;
         };
         match look_at(&entry, id) {

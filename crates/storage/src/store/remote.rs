@@ -1,13 +1,13 @@
 //! The bucket: an S3 prefix, or a directory that stands in for one.
 //!
 //! ```text
-//! <prefix>/installation.json    the installation that owns the prefix: the fingerprint of its server's key
+//! <prefix>/installation.json    the installation that owns the prefix, and the number of its newest archive (`owner`)
 //!          <id>/memory, …       the parts of an archive, the same bytes as in the local directory
 //!          <id>/manifest.json   put last and removed first: an archive with a manifest is complete
 //! ```
 //!
 //! A prefix belongs to one installation with one server. Archives that this server does not know are garbage to it, so
-//! the first object keeps a second installation, which has another key, from removing the first one's archives.
+//! the first object keeps a second installation, and this one with an older database, from removing them.
 
 use super::error::StoreError;
 use crate::archive::{MANIFEST, MANIFEST_MAX, check_name};
@@ -16,24 +16,16 @@ use futures::TryStreamExt;
 use leapbox_errors::chain;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::{Error as ObjectError, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use serde::{Deserialize, Serialize};
+use object_store::{Error as ObjectError, GetResult, ObjectStore, ObjectStoreExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 /// Bytes of one request of an upload.
 // S3 wants at least 5 MiB in each part of a multipart upload and takes at most 10,000 of them, so that 8 MiB allow
 // files of 80 GB. An upload sends three pieces at a time, which bounds the memory it takes.
 pub(super) const PIECE: usize = 8 << 20;
 const REQUESTS: usize = 3;
-/// The object that names the owner. No archive has this name, because it contains a dot.
-const OWNER: &str = "installation.json";
-
-#[derive(Serialize, Deserialize)]
-struct Owner {
-    key: String,
-}
 
 /// A prefix of an object store, as a client of it. Clones share the connections.
 #[derive(Clone)]
@@ -45,44 +37,13 @@ pub(super) struct Remote {
     /// The URL with the address of the S3 server, because two servers may have buckets of the same name. It is what the
     /// marker of an uploaded archive says.
     pub identity: String,
-    /// Set once the prefix is known to belong to this installation.
-    pub claimed: Arc<OnceCell<()>>,
+    /// The number in the object that names the owner; none until the prefix is known to belong to this installation.
+    pub found_sequence: Arc<Mutex<Option<u64>>>,
 }
 
 impl Remote {
     fn object(&self, id: &str, name: &str) -> Path {
         self.prefix.clone().join(id).join(name)
-    }
-
-    /// Makes sure that the prefix belongs to the installation with the key `fingerprint`, and makes it the owner if
-    /// there is none. Called before anything is written, removed or swept.
-    pub async fn claim(&self, fingerprint: &str) -> Result<(), StoreError> {
-        // Asked once per life of the server; a failed attempt is not kept.
-        self.claimed.get_or_try_init(|| self.check_owner(fingerprint)).await.copied()
-    }
-
-    async fn check_owner(&self, fingerprint: &str) -> Result<(), StoreError> {
-        let object = self.prefix.clone().join(OWNER);
-        let found = match self.read(&object, "reading the owner of the prefix").await {
-            Err(StoreError::Remote { source: ObjectError::NotFound { .. }, .. }) => {
-                // A conditional write, so that of two installations that claim the prefix at once only one succeeds.
-                let text = serde_json::json!(Owner { key: fingerprint.to_owned() }).to_string();
-                match self.objects.put_opts(&object, text.into(), PutOptions::from(PutMode::Create)).await {
-                    Ok(_) => return Ok(()),
-                    Err(ObjectError::AlreadyExists { .. }) => {
-                        self.read(&object, "reading the owner of the prefix").await?
-                    }
-                    Err(e) => return Err(failed("claiming the prefix", &object)(e)),
-                }
-            }
-            found => found?,
-        };
-        match serde_json::from_slice::<Owner>(&found) {
-            Ok(owner) if owner.key == fingerprint => Ok(()),
-            Ok(owner) => Err(StoreError::OtherInstallation { url: self.url.clone(), found: owner.key }),
-            // Whatever this object is, it is not ours. Overwriting it would mean to sweep somebody's archives.
-            Err(_) => Err(StoreError::OtherInstallation { url: self.url.clone(), found: "unreadable".to_owned() }),
-        }
     }
 
     /// Reads the manifest's bytes; none if the bucket has no such archive, or not all of it.
@@ -94,7 +55,7 @@ impl Remote {
     }
 
     /// Reads a small object into memory.
-    async fn read(&self, object: &Path, step: &'static str) -> Result<Bytes, StoreError> {
+    pub async fn read(&self, object: &Path, step: &'static str) -> Result<Bytes, StoreError> {
         let found = self.objects.get(object).await.map_err(failed(step, object))?;
         // Before the body is read: whoever can write the bucket must not decide how much memory that takes.
         if found.meta.size > MANIFEST_MAX {
@@ -193,7 +154,7 @@ impl Remote {
     }
 }
 
-fn failed(step: &'static str, object: &Path) -> impl FnOnce(ObjectError) -> StoreError {
+pub(super) fn failed(step: &'static str, object: &Path) -> impl FnOnce(ObjectError) -> StoreError {
     let object = object.to_string();
     move |source| StoreError::Remote { step, object, source }
 }

@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 mod bucket;
+mod ownership;
 mod s3;
 mod server;
+mod surveys;
 mod sweeps;
 
 /// A folder for a store, and one that stands in for a bucket.
@@ -31,7 +33,14 @@ impl Place {
     }
 
     pub(super) fn config(&self, remote: Option<RemoteConfig>) -> StoreConfig {
-        StoreConfig { dir: self.dir(), key: ServerKey::of(7), remote, cache_bytes: None }
+        StoreConfig {
+            dir: self.dir(),
+            key: ServerKey::of(7),
+            remote,
+            cache_bytes: None,
+            installation: "ins-1".to_owned(),
+            known_sequence: 0,
+        }
     }
 
     fn file_url(&self) -> RemoteConfig {
@@ -62,7 +71,11 @@ pub(super) fn contents(id: &str) -> Vec<u8> {
 }
 
 pub(super) fn write(store: &ArchiveStore, id: &str) -> Sealed {
-    let mut writer = store.begin(&archive_id(id)).expect("begun");
+    write_stamped(store, id, None)
+}
+
+fn write_stamped(store: &ArchiveStore, id: &str, stamp: Option<Stamp>) -> Sealed {
+    let mut writer = store.begin(&archive_id(id), stamp).expect("begun");
     let memory: Runs = Box::new([Ok(Run { offset: 4096, bytes: contents(id) })].into_iter());
     writer.runs("memory", memory).expect("written");
     writer.bytes("state", id.as_bytes()).expect("written");
@@ -72,6 +85,14 @@ pub(super) fn write(store: &ArchiveStore, id: &str) -> Sealed {
 /// Writes and releases.
 pub(super) fn store(store: &ArchiveStore, id: &str) {
     write(store, id).pin.release();
+}
+
+pub(super) fn stamp(installation: &str, sequence: u64) -> Stamp {
+    Stamp { installation: installation.to_owned(), sequence }
+}
+
+pub(super) fn store_stamped(store: &ArchiveStore, id: &str, stamp: Stamp) {
+    write_stamped(store, id, Some(stamp)).pin.release();
 }
 
 pub(super) async fn check(store: &ArchiveStore, id: &str) {
@@ -119,7 +140,7 @@ fn a_start_removes_what_a_killed_server_left_unfinished_and_nothing_else() {
     let place = Place::new();
     let archives = place.alone();
     store(&archives, "ckp-1");
-    std::mem::forget(archives.begin(&archive_id("ckp-2")).expect("begun")); // never dropped, as after a kill
+    std::mem::forget(archives.begin(&archive_id("ckp-2"), None).expect("begun")); // never dropped, as after a kill
     for left in [".fetch-ckp-3", ".gone-ckp-4-1"] {
         std::fs::create_dir(place.dir().join(left)).expect("made");
         std::fs::write(place.dir().join(left).join("memory"), b"half").expect("written");
@@ -131,7 +152,7 @@ fn a_start_removes_what_a_killed_server_left_unfinished_and_nothing_else() {
     let archives = place.alone();
     assert_eq!(names(&place.dir()), set(&["ckp-1", "notes.txt"]));
     assert_eq!(archives.usage().archives, 1);
-    drop(archives.begin(&archive_id("ckp-2")).expect("can be begun again"));
+    drop(archives.begin(&archive_id("ckp-2"), None).expect("can be begun again"));
 }
 
 #[test]
@@ -148,7 +169,7 @@ fn a_folder_is_open_in_one_server_only() {
 fn an_archive_that_is_dropped_unsealed_leaves_nothing() {
     let place = Place::new();
     let archives = place.alone();
-    let mut writer = archives.begin(&archive_id("ckp-1")).expect("begun");
+    let mut writer = archives.begin(&archive_id("ckp-1"), None).expect("begun");
     writer.bytes("state", b"registers").expect("written");
     drop(writer);
     assert_eq!((names(&place.dir()), archives.usage()), (set(&[]), Usage::default()));

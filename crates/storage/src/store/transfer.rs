@@ -79,6 +79,21 @@ impl Inner {
             return Ok(());
         };
         let _working = self.working.lock().await;
+        let exchanged = self.exchange(remote, stop).await;
+        if stop.is_cancelled() {
+            return exchanged;
+        }
+        // After the uploads, because only uploaded archives may be evicted; and also if one failed, because it may fail
+        // for ever, and the directory must stay within its budget.
+        let evicted = self.evict(remote).await;
+        if let (Err(_), Err(error)) = (&exchanged, &evicted) {
+            tracing::warn!(error = %chain(error), "the directory of archives may exceed its budget");
+        }
+        exchanged.and(evicted)
+    }
+
+    /// Removes from the bucket and uploads to it until nothing is left to do or an upload fails.
+    async fn exchange(&self, remote: &Remote, stop: &CancellationToken) -> Result<(), StoreError> {
         let mut removed = Ok(());
         while !stop.is_cancelled() {
             // Removals first, because an archive that was written anew under a removed one's name can be uploaded only
@@ -86,12 +101,8 @@ impl Inner {
             if removed.is_ok() {
                 removed = self.delete_pending(remote).await;
             }
-            let Some(id) = self.index.next_upload() else {
-                // After the uploads, because only uploaded archives may be evicted.
-                self.evict().await?;
-                break;
-            };
-            remote.claim(self.key.fingerprint()).await?;
+            let Some(id) = self.index.next_upload() else { break };
+            remote.claim(&self.claimant).await?;
             self.upload(remote, &id, stop).await.inspect_err(|_| self.index.count_failure(&id.to_string()))?;
         }
         removed
@@ -99,19 +110,40 @@ impl Inner {
 
     async fn delete_pending(&self, remote: &Remote) -> Result<(), StoreError> {
         while let Some(id) = self.index.next_pending_remote_delete() {
-            remote.claim(self.key.fingerprint()).await?;
+            remote.claim(&self.claimant).await?;
             remote.remove(&id).await?;
             self.index.finish_remote_delete(&id);
         }
         Ok(())
     }
 
-    async fn evict(&self) -> Result<(), StoreError> {
+    async fn evict(&self, remote: &Remote) -> Result<(), StoreError> {
         let limit = self.cache_bytes.unwrap_or(u64::MAX);
+        if self.index.next_eviction(limit).is_none() {
+            return Ok(());
+        }
+        // The markers beside the archives say what the bucket has got, and not whose it is by now.
+        remote.claim(&self.claimant).await?;
         while let Some(id) = self.index.next_eviction(limit) {
+            // Asked for each, because this copy is the last one if somebody has emptied the bucket.
+            if remote.manifest(&id).await?.is_none() {
+                tracing::warn!(archive = %id, "an uploaded archive is missing in the object store; uploading it again");
+                self.upload_again(&id).await?;
+                continue;
+            }
             // The result does not matter: false says that it has just been pinned, and then it is no longer the next.
             self.remove_local(&id, Reason::Evicted).await?;
         }
+        Ok(())
+    }
+
+    /// Has an archive uploaded once more, which the bucket has lost.
+    pub(super) async fn upload_again(&self, id: &str) -> Result<(), StoreError> {
+        let dir = self.dir.join(id);
+        // The file first: a server that is killed in between uploads once too often instead of never.
+        blocking(move || local::unmark_uploaded(&dir)).await??;
+        self.index.mark_uploaded(id, false);
+        self.index.work.notify_one();
         Ok(())
     }
 
@@ -133,6 +165,10 @@ impl Inner {
                 Err(StoreError::UploadCancelled { .. }) if !stop.is_cancelled() => return Ok(()),
                 put => put?,
             }
+        }
+        // Numbers under another id are from another count, and would make this database look older than it is.
+        if let Some(stamp) = archive.stamp().filter(|stamp| stamp.installation == self.claimant.installation) {
+            remote.raise_sequence(&self.claimant, stamp.sequence).await?;
         }
         // The manifest last, and only when all parts are complete: an archive in the bucket that has one is whole.
         remote.put(&folder, MANIFEST, archive.manifest_text().to_vec()).await?;

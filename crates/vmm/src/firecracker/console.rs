@@ -8,11 +8,13 @@
 //! end anew through /proc.
 
 use crate::error::VmmError;
-use leapbox_errors::FileError;
+use crate::process::is_shortage;
+use leapbox_errors::{FileError, chain};
 use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -64,21 +66,29 @@ impl Console {
             .custom_flags(libc::O_NONBLOCK)
             .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
             .map_err(system("opening the console's pipe"))?;
-        Ok((Self::read(read)?, both))
+        Ok((Self::read(read).map_err(system("reading the console's pipe"))?, both))
     }
 
     /// Goes on reading the console of process `pid`, which a previous server started. What that server has read is
-    /// lost.
+    /// lost. A console that cannot be read is no reason to give up a machine: it stays empty.
     pub fn adopted(pid: i32) -> Result<Self, VmmError> {
         let path = format!("/proc/{pid}/fd/1");
         let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let file = opened.map_err(FileError::of("opening", path))?;
-        Self::read(file.into())
+        match opened.and_then(|file| Self::read(file.into())) {
+            Ok(console) => Ok(console),
+            // It passes, and the adoption is tried again.
+            Err(source) if is_shortage(&source) => Err(FileError { step: "opening", path: path.into(), source }.into()),
+            // A VMM that its guest has taken over has put something else there than its pipe.
+            Err(error) => {
+                tracing::warn!(pid, error = %chain(&error), "the console of an adopted VMM cannot be read");
+                let (_, progress) = watch::channel(Progress::default());
+                Ok(Self { tail: Arc::default(), progress })
+            }
+        }
     }
 
-    fn read(fd: OwnedFd) -> Result<Self, VmmError> {
-        let from = pipe::Receiver::from_owned_fd(fd)
-            .map_err(|source| VmmError::System { step: "reading the console's pipe", source })?;
+    fn read(fd: OwnedFd) -> io::Result<Self> {
+        let from = pipe::Receiver::from_owned_fd(fd)?;
         let (sender, progress) = watch::channel(Progress::default());
         let tail = Arc::default();
         tokio::spawn(keep_tail(from, Arc::clone(&tail), sender));
@@ -114,7 +124,13 @@ impl Console {
 
 async fn keep_tail(mut from: pipe::Receiver, tail: Arc<Mutex<VecDeque<u8>>>, progress: watch::Sender<Progress>) {
     let mut buffer = vec![0; TAIL_BYTES];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            // The console was dropped. If its machine is adopted again, another reader has to get all of the rest.
+            () = progress.closed() => return,
+        };
+        let Ok(read @ 1..) = read else { break };
         if keep(&tail, &buffer[..read]) {
             progress.send_modify(|p| p.halted = true);
         }
@@ -176,6 +192,33 @@ mod tests {
         end.write_all(b"tem halted\n").expect("written");
         console.halted().await;
         assert!(console.text().ends_with("System halted"));
+    }
+
+    #[tokio::test]
+    async fn a_console_that_is_no_pipe_is_adopted_as_an_empty_one() {
+        let null = std::process::Stdio::null();
+        let mut child = std::process::Command::new("sleep").arg("1000").stdout(null).spawn().expect("started");
+        let console = Console::adopted(child.id() as i32).expect("adopted");
+        assert_eq!(console.final_text().await, "");
+        let halted = tokio::time::timeout(Duration::from_millis(20), console.halted()).await;
+        assert!(halted.is_err(), "nothing is known of it");
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[tokio::test]
+    async fn a_console_that_is_dropped_leaves_the_rest_to_the_next_reader() {
+        let (first, mut end) = Console::new().expect("made");
+        drop(first);
+        // The first one's task gets its turn, sees that, and ends.
+        tokio::task::yield_now().await;
+        end.write_all(b"later\n").expect("written");
+        let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+        let again = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let second = Console::read(again.expect("opened").into()).expect("read");
+        while second.text() != "later" {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

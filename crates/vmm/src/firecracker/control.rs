@@ -4,6 +4,7 @@ use super::api::Api;
 use super::exit::Logs;
 use super::files::{self, INHERITED_PAGES, MEMORY, NEW_MEMORY, NEW_STATE};
 use super::types::{SnapshotCreate, SnapshotType, Vm, VmState};
+use crate::cgroup::Cgroup;
 use crate::driver::Control;
 use crate::error::{ExitReason, VmmError};
 use crate::machine::Machine;
@@ -30,7 +31,8 @@ struct FirecrackerControl {
 pub(super) fn watch(started: Started, api: Api, logs: Logs, root: PathBuf) -> Machine {
     let (api, logs) = (Arc::new(api), Arc::new(logs));
     let control = FirecrackerControl { api: Arc::clone(&api), logs: Arc::clone(&logs), root };
-    Machine::watch(started, control, |process| ended(process, api, logs))
+    let group = started.group.clone();
+    Machine::watch(started, control, |process| ended(process, group, api, logs))
 }
 
 impl FirecrackerControl {
@@ -97,12 +99,12 @@ impl Control for FirecrackerControl {
 }
 
 /// Waits for the first of three ends: the process exits, the guest halts, or Firecracker stops answering.
-async fn ended(process: Arc<Process>, api: Arc<Api>, logs: Arc<Logs>) -> ExitReason {
+async fn ended(process: Arc<Process>, group: Cgroup, api: Arc<Api>, logs: Arc<Logs>) -> ExitReason {
     tokio::select! {
         biased;
         reason = process.exited() => logs.explain(reason).await,
         () = logs.console.halted() => ExitReason::GuestShutdown { console: logs.console.text() },
-        hung = watchdog::watch(|| api.is_alive()) => {
+        hung = watchdog::watch(process.pid(), &group, || api.ask()) => {
             process.kill();
             hung
         }

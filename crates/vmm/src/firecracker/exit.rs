@@ -1,8 +1,8 @@
 //! Explains the end of a Firecracker process by its exit code and what it printed.
 
 use super::console::Console;
-use crate::error::ExitReason;
-use crate::log::log_text;
+use crate::error::{ExitReason, VmmError};
+use crate::log::{adopted_log, log_text};
 use std::fs::File;
 
 /// Those of Firecracker's exit codes (its `FcExitCode`) that stand for one cause.
@@ -24,6 +24,11 @@ pub(super) struct Logs {
 }
 
 impl Logs {
+    /// Opens the output of process `pid`, which a previous server started.
+    pub fn adopted(pid: i32) -> Result<Self, VmmError> {
+        Ok(Self { console: Console::adopted(pid)?, errors: adopted_log(pid)? })
+    }
+
     /// Adds to `reason` what the output says of it.
     pub async fn explain(&self, reason: ExitReason) -> ExitReason {
         match reason {

@@ -4,21 +4,23 @@ use super::console::Console;
 use super::qmp::Qmp;
 use super::ram::NAME;
 use super::state;
+use crate::cgroup::Cgroup;
 use crate::driver::Control;
 use crate::error::{ExitReason, VmmError};
 use crate::log::log_text;
 use crate::machine::Machine;
 use crate::memory::Mapping;
-use crate::process::Process;
+use crate::process::{Process, is_shortage};
 use crate::socket::SocketPath;
 use crate::spec::Snapshot;
 use crate::started::Started;
-use crate::watchdog;
+use crate::watchdog::{self, Reply};
 use async_trait::async_trait;
 use leapbox_errors::FileError;
 use serde_json::json;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The [`Control`] of one QEMU.
@@ -27,31 +29,29 @@ struct QemuControl {
     console: Console,
 }
 
-/// Opens the control connection and makes a [`Machine`] of the process. A restore goes on to use the returned
-/// connection. On failure nothing of the machine is left.
+/// Opens the control connection of a process. If the process ends meanwhile, the error is [`VmmError::Died`] with
+/// `stage`. Nothing of the machine is changed on failure.
 pub(super) async fn connect(
-    started: Started,
-    log: File,
-    socket: SocketPath,
+    process: &Process,
+    log: &File,
+    socket: &SocketPath,
     deadline: Duration,
-) -> Result<(Machine, Arc<Qmp>), VmmError> {
+    stage: &'static str,
+) -> Result<Arc<Qmp>, VmmError> {
     let path = socket.path();
-    let connected = tokio::select! {
+    tokio::select! {
         biased;
-        qmp = Qmp::connect(&path, deadline) => qmp,
-        reason = started.process.exited() => {
-            Err(VmmError::Died { stage: "starting", reason: with_log(reason, &log) })
-        }
-    };
-    let qmp = match connected {
-        Ok(qmp) => Arc::new(qmp),
-        Err(error) => return Err(started.abort(error, async |reason| with_log(reason, &log)).await),
-    };
+        qmp = Qmp::connect(&path, deadline) => qmp.map(Arc::new),
+        reason = process.exited() => Err(VmmError::Died { stage, reason: with_log(reason, log) }),
+    }
+}
+
+/// Makes a [`Machine`] of a process with an open control connection.
+pub(super) fn watch(started: Started, qmp: Arc<Qmp>, log: File) -> Machine {
     let console = Console::new(Arc::clone(&qmp));
     let control = QemuControl { qmp: Arc::clone(&qmp), console: console.clone() };
-    let asked = Arc::clone(&qmp);
-    let machine = Machine::watch(started, control, |process| ended(process, asked, console, log));
-    Ok((machine, qmp))
+    let group = started.group.clone();
+    Machine::watch(started, control, |process| ended(process, group, qmp, console, log))
 }
 
 #[async_trait]
@@ -90,20 +90,35 @@ impl Control for QemuControl {
 }
 
 /// Waits for the first of three ends: the process exits, the guest shuts down, or QEMU stops answering.
-async fn ended(process: Arc<Process>, qmp: Arc<Qmp>, console: Console, log: File) -> ExitReason {
-    let ping = || async { qmp.run("query-status", json!({})).await.is_ok() };
+async fn ended(process: Arc<Process>, group: Cgroup, qmp: Arc<Qmp>, console: Console, log: File) -> ExitReason {
+    let heard = AtomicU64::new(qmp.heard());
+    let question = || ask(&qmp, &heard);
     tokio::select! {
         biased;
         reason = process.exited() => with_log(reason, &log),
         () = qmp.shutdown() => ExitReason::GuestShutdown { console: console.tail().await },
-        hung = watchdog::watch(ping) => {
+        hung = watchdog::watch(process.pid(), &group, question) => {
             process.kill();
             hung
         }
     }
 }
 
-fn with_log(reason: ExitReason, log: &File) -> ExitReason {
+/// The watchdog's question. `heard` is the number of answers at the end of the question before it.
+async fn ask(qmp: &Qmp, heard: &AtomicU64) -> Reply {
+    let told = qmp.run("query-status", json!({})).await;
+    // An answer to any command, a refusal, and one that came too late for its command: all show that QEMU is alive.
+    let now = qmp.heard();
+    if heard.swap(now, Ordering::Relaxed) != now {
+        return Reply::Answered;
+    }
+    match told {
+        Err(VmmError::System { source, .. }) if is_shortage(&source) => Reply::NotAsked,
+        _ => Reply::Silent,
+    }
+}
+
+pub(super) fn with_log(reason: ExitReason, log: &File) -> ExitReason {
     match reason {
         ExitReason::Exited { code, .. } => ExitReason::Exited { code, message: log_text(log) },
         other => other,

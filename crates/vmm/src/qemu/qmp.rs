@@ -1,27 +1,41 @@
 //! A client of QEMU's control protocol (QMP): one JSON object per line, one command at a time, events in between.
 //!
+//! ```text
+//! command ─► {"execute": …, "id": 7} ─► QEMU ─► {"return": …, "id": 7} ─► the command that waits for 7
+//!                                           ├─► {"return": …, "id": 6} ─► dropped: command 6 was given up
+//!                                           └─► {"event": …}           ─► Events
+//! ```
+//!
+//! A command is given up when its deadline ends or its caller is dropped. Its answer may come later, after minutes if
+//! the host stood still, and is told from those of later commands by its id.
+//!
 //! The other end is a process that a guest may have taken over: lines are bounded, and every answer has a deadline.
 
 use crate::error::{PLAIN_MAX, VmmError};
 use leapbox_errors::{FileError, one_line};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{oneshot, watch};
+use tokio::time::error::Elapsed;
 
 /// The longest line that is read, in bytes. The longest real one is the console's 64 KiB, of which every byte may be
 /// escaped with six.
 const LINE_MAX: u64 = 1 << 20;
-/// The most answers that wait to be read. As there is one command at a time, more of them are a fault of the other end.
-const ANSWERS_MAX: usize = 8;
-/// How long QEMU may take to answer a command before it counts as hung.
+/// How long QEMU may take to answer a command before the command is given up.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(20);
+/// The first thing that is waited for, as errors name it.
+const GREETING: &str = "a connection to its control socket";
 
 /// The events that QEMU has sent so far, as far as they matter.
 #[derive(Debug, Clone, Default)]
@@ -32,20 +46,67 @@ pub struct Events {
     pub migration: Option<String>,
 }
 
-/// An open control connection. Commands from several tasks wait for one another.
+/// An open control connection. Commands from several tasks wait for one another. Dropping it closes the connection, for
+/// QEMU serves only one at a time.
 #[derive(Debug)]
 pub struct Qmp {
-    commands: Mutex<Commands>,
+    commands: tokio::sync::Mutex<Commands>,
+    answers: Arc<Answers>,
     events: watch::Receiver<Events>,
+    /// How long a command waits for its answer.
+    deadline: Duration,
 }
 
 #[derive(Debug)]
 struct Commands {
     to: OwnedWriteHalf,
-    answers: mpsc::Receiver<Value>,
-    /// Set while an answer is due. If it is still set at the next command, that answer was not waited for and would be
-    /// taken for the next command's.
-    out_of_step: bool,
+    /// The id of the last command.
+    last_id: u64,
+}
+
+/// What the reading task and the commands share.
+#[derive(Debug, Default)]
+struct Answers {
+    slot: Mutex<Slot>,
+    heard: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// The id of the last command, until it is answered, and who is to get the answer.
+    awaited: Option<(u64, oneshot::Sender<Value>)>,
+    /// No answer will come any more.
+    closed: bool,
+}
+
+impl Answers {
+    /// Makes the place for the answer to command `id`, in place of an earlier command's. `None` if the connection has
+    /// ended.
+    fn expect(&self, id: u64) -> Option<oneshot::Receiver<Value>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut slot = self.slot.lock();
+        slot.awaited = Some((id, sender));
+        (!slot.closed).then_some(receiver)
+    }
+
+    /// Hands an answer to the command that waits for it and drops every other: answers to no command, however many, must
+    /// neither fill memory nor hold up the events.
+    fn deliver(&self, answer: Value) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        // QEMU gives back the id of every command that it could read. It answers without one if a line is no JSON
+        // object, which ours always is.
+        let id = answer.get("id").and_then(Value::as_u64);
+        let awaited = self.slot.lock().awaited.take_if(|(awaited, _)| Some(*awaited) == id);
+        if let Some((_, sender)) = awaited {
+            // An error if the command was given up.
+            let _ = sender.send(answer);
+        }
+    }
+
+    /// Ends the wait of the command that waits, and that of all later ones.
+    fn close(&self) {
+        *self.slot.lock() = Slot { awaited: None, closed: true };
+    }
 }
 
 impl Qmp {
@@ -54,29 +115,25 @@ impl Qmp {
         let connected = UnixStream::connect(socket).await;
         let stream = connected.map_err(FileError::of("connecting to the control socket", socket))?;
         let (from, to) = stream.into_split();
-        let (answer, answers) = mpsc::channel(ANSWERS_MAX);
+        let mut from = BufReader::new(from);
+        greeting(&mut from, deadline).await?;
         let (event, events) = watch::channel(Events::default());
-        tokio::spawn(read(BufReader::new(from), answer, event));
-        let qmp = Self { commands: Mutex::new(Commands { to, answers, out_of_step: false }), events };
-        qmp.greeting(deadline).await?;
+        let answers = Arc::<Answers>::default();
+        tokio::spawn(read(from, Arc::clone(&answers), event));
+        let commands = tokio::sync::Mutex::new(Commands { to, last_id: 0 });
+        let qmp = Self { commands, answers, events, deadline: CONTROL_DEADLINE };
         qmp.run("qmp_capabilities", json!({})).await?;
         Ok(qmp)
     }
 
-    async fn greeting(&self, deadline: Duration) -> Result<(), VmmError> {
-        let mut commands = self.commands.lock().await;
-        let greeting = next(&mut commands.answers, "a connection to its control socket", deadline).await?;
-        if greeting.get("QMP").is_some() {
-            return Ok(());
-        }
-        Err(VmmError::Protocol {
-            command: "a connection to its control socket".to_owned(),
-            // Cut to one short line, as in `exchange`.
-            message: one_line(&greeting.to_string(), PLAIN_MAX),
-        })
+    /// The number of answers that have come so far, also of those that came too late for their commands. If it has
+    /// grown, QEMU is alive.
+    pub fn heard(&self) -> u64 {
+        self.answers.heard.load(Ordering::Relaxed)
     }
 
-    /// Runs one command and returns its `return` value.
+    /// Runs one command and returns its `return` value. The command is given up if the future is dropped or the error is
+    /// [`VmmError::Hung`]; QEMU may still run it.
     pub async fn run(&self, command: &str, arguments: Value) -> Result<Value, VmmError> {
         self.exchange(command, arguments, None).await
     }
@@ -89,19 +146,19 @@ impl Qmp {
 
     async fn exchange(&self, command: &str, arguments: Value, fd: Option<BorrowedFd<'_>>) -> Result<Value, VmmError> {
         let mut commands = self.commands.lock().await;
-        if commands.out_of_step {
-            return Err(VmmError::Hung { command: command.to_owned(), seconds: 0 });
-        }
-        let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
-        // Before the write: the caller may be dropped at any await from here on, and its answer would stay unread.
-        commands.out_of_step = true;
-        let written = match fd {
-            None => commands.to.write_all(line.as_bytes()).await,
-            Some(fd) => send_with_fd(&commands.to, line.as_bytes(), fd).await,
+        commands.last_id += 1;
+        let id = commands.last_id;
+        let line = format!("{}\n", json!({"execute": command, "arguments": arguments, "id": id}));
+        // Before the line is sent: the answer may be there before the sending returns.
+        let answer = self.answers.expect(id).ok_or_else(|| closed(command))?;
+        let exchanged = async {
+            let sent = send(&commands.to, line.as_bytes(), fd).await;
+            sent.map_err(|source| VmmError::System { step: "writing to the control socket", source })?;
+            answer.await.map_err(|_: RecvError| closed(command))
         };
-        written.map_err(|source| VmmError::System { step: "writing to the control socket", source })?;
-        let answer = next(&mut commands.answers, command, CONTROL_DEADLINE).await?;
-        commands.out_of_step = false;
+        // The sending is inside the deadline as well: a QEMU that is stopped takes nothing out of the socket's buffer.
+        let answer = tokio::time::timeout(self.deadline, exchanged).await;
+        let answer = answer.map_err(|_: Elapsed| hung(command, self.deadline))??;
         drop(commands);
         if let Some(value) = answer.get("return") {
             return Ok(value.clone());
@@ -116,9 +173,9 @@ impl Qmp {
         // The events are state and not a stream, so one that came before this call is not missed.
         let mut events = self.events.clone();
         let ended = events.wait_for(|e| matches!(e.migration.as_deref(), Some("completed" | "failed")));
-        let ended = tokio::time::timeout(CONTROL_DEADLINE, ended).await;
+        let ended = tokio::time::timeout(self.deadline, ended).await;
         let state = match &ended {
-            Err(_) => return Err(hung(command, CONTROL_DEADLINE)),
+            Err(_) => return Err(hung(command, self.deadline)),
             Ok(Err(_)) => return Err(closed(command)),
             Ok(Ok(events)) => events.migration.clone(),
         };
@@ -138,14 +195,18 @@ impl Qmp {
     }
 }
 
-/// Sends a line with a descriptor attached. The line is far smaller than the socket's buffer, so it is sent whole or
-/// not at all.
-async fn send_with_fd(to: &OwnedWriteHalf, line: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
-    let fds = [fd.as_raw_fd()];
+/// Sends a line, with a descriptor attached if there is one. If the future is dropped, the line was sent whole or not at
+/// all: the kernel copies a line as small as ours (less than 1 KiB) into the socket's buffer in one piece, or refuses it
+/// if it does not fit. A command that is given up can therefore never leave half a line, to which the next would be
+/// added.
+async fn send(to: &OwnedWriteHalf, line: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
     let stream = to.as_ref();
     let send = || {
-        let control = [ControlMessage::ScmRights(&fds)];
-        let sent = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(line)], &control, MsgFlags::MSG_DONTWAIT, None)?;
+        let rights = [ControlMessage::ScmRights(&fds)];
+        // One message of rights for one descriptor, none for none.
+        let control = &rights[..fds.len()];
+        let sent = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(line)], control, MsgFlags::MSG_DONTWAIT, None)?;
         if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     };
     stream.async_io(Interest::WRITABLE, send).await
@@ -159,30 +220,47 @@ fn closed(command: &str) -> VmmError {
     VmmError::Protocol { command: command.to_owned(), message: "the control connection ended".to_owned() }
 }
 
-async fn next(answers: &mut mpsc::Receiver<Value>, command: &str, deadline: Duration) -> Result<Value, VmmError> {
-    match tokio::time::timeout(deadline, answers.recv()).await {
-        Err(_) => Err(hung(command, deadline)),
-        Ok(None) => Err(closed(command)),
-        Ok(Some(answer)) => Ok(answer),
+/// Waits for the greeting, which is the first line and the only answer without an id. QEMU sends no events before its
+/// negotiation mode is left.
+async fn greeting(from: &mut BufReader<OwnedReadHalf>, deadline: Duration) -> Result<(), VmmError> {
+    let mut line = Vec::new();
+    let first = tokio::time::timeout(deadline, next(from, &mut line)).await;
+    let first = first.map_err(|_: Elapsed| hung(GREETING, deadline))?.ok_or_else(|| closed(GREETING))?;
+    if first.get("QMP").is_some() {
+        return Ok(());
     }
+    // Cut to one short line, as in `exchange`.
+    let message = one_line(&first.to_string(), PLAIN_MAX);
+    Err(VmmError::Protocol { command: GREETING.to_owned(), message })
+}
+
+/// Reads one line, into `line`, as JSON. `None` if the connection has ended or the other end breaks the protocol.
+async fn next(from: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> Option<Value> {
+    line.clear();
+    from.take(LINE_MAX).read_until(b'\n', line).await.ok()?;
+    if line.last() != Some(&b'\n') {
+        return None;
+    }
+    serde_json::from_slice(line).ok()
+}
+
+/// Reads until the connection ends or the [`Qmp`] is dropped.
+async fn read(from: BufReader<OwnedReadHalf>, answers: Arc<Answers>, events: watch::Sender<Events>) {
+    tokio::select! {
+        () = sort(from, &answers, &events) => {}
+        // The connection must not stay open without its owner: QEMU would greet nobody else.
+        () = events.closed() => {}
+    }
+    answers.close();
 }
 
 /// Sorts incoming lines into answers and events until the connection ends or the other end breaks the protocol. It
 /// reads without pause, so that QEMU never waits for this process with an event.
-async fn read(mut from: BufReader<OwnedReadHalf>, answers: mpsc::Sender<Value>, events: watch::Sender<Events>) {
+async fn sort(mut from: BufReader<OwnedReadHalf>, answers: &Answers, events: &watch::Sender<Events>) {
     let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = (&mut from).take(LINE_MAX).read_until(b'\n', &mut line).await;
-        if !matches!(read, Ok(length) if length > 0) || line.last() != Some(&b'\n') {
-            return;
-        }
-        let Ok(value) = serde_json::from_slice::<Value>(&line) else { return };
+    while let Some(value) = next(&mut from, &mut line).await {
         let Some(event) = value.get("event").and_then(Value::as_str) else {
-            // Without waiting: answers to no command, however many, must neither fill memory nor hold up the events.
-            if answers.try_send(value).is_err() {
-                return;
-            }
+            answers.deliver(value);
             continue;
         };
         match event {
@@ -197,55 +275,4 @@ async fn read(mut from: BufReader<OwnedReadHalf>, answers: mpsc::Sender<Value>, 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::PathBuf;
-    use tokio::net::UnixListener;
-
-    /// A QEMU that sends the first of `lines` as its greeting and one more for every command, whatever that is.
-    fn sending(lines: Vec<Value>) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("qmp.sock");
-        let listener = UnixListener::bind(&path).expect("bound");
-        tokio::spawn(async move {
-            let (from, mut to) = listener.accept().await.expect("a connection").0.into_split();
-            let mut commands = BufReader::new(from).lines();
-            for line in lines {
-                let _ = to.write_all(format!("{line}\n").as_bytes()).await;
-                let _ = commands.next_line().await;
-            }
-        });
-        (dir, path)
-    }
-
-    /// A text that forges a line of the log and goes on for 64 KiB.
-    fn hostile() -> String {
-        format!("no\r\n2026-11-29T00:00:00Z ERROR leapbox: forged\u{85}\u{1b}[2J{}", "x".repeat(64 << 10))
-    }
-
-    fn assert_short_line(error: &VmmError, beginning: &str) {
-        let (VmmError::Refused { message, .. } | VmmError::Protocol { message, .. }) = error else {
-            panic!("{error:?}");
-        };
-        assert!(message.starts_with(beginning), "{message}");
-        assert!(message.len() < 2 * PLAIN_MAX && !message.chars().any(char::is_control), "{message:?}");
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_one_short_line() {
-        let error = json!({"error": {"class": "GenericError", "desc": hostile()}});
-        let (_dir, path) = sending(vec![json!({"QMP": {}}), json!({"return": {}}), error]);
-        let qmp = Qmp::connect(&path, CONTROL_DEADLINE).await.expect("connected");
-        let refused = qmp.run("cont", json!({})).await.expect_err("refused");
-        assert!(matches!(refused, VmmError::Refused { .. }), "{refused:?}");
-        assert_short_line(&refused, r"no\r\n2026-11-29T00:00:00Z ERROR leapbox: forged");
-    }
-
-    #[tokio::test]
-    async fn a_greeting_that_is_none_is_told_in_one_short_line() {
-        let (_dir, path) = sending(vec![json!({"hello": hostile()})]);
-        let refused = Qmp::connect(&path, CONTROL_DEADLINE).await.expect_err("no greeting");
-        assert!(matches!(refused, VmmError::Protocol { .. }), "{refused:?}");
-        assert_short_line(&refused, r#"{"hello":"no\r\n2026"#);
-    }
-}
+mod tests;

@@ -113,8 +113,12 @@ impl Qemu {
         match started.await {
             Ok((process, socket)) => {
                 let record = MachineRecord::of(self.name(), &process, *shape, confinement, &self.host_boot_id);
-                let started = Started { record, process, group };
-                control::connect(started, files.log, socket, GREETING_DEADLINE).await
+                let qmp = control::connect(&process, &files.log, &socket, GREETING_DEADLINE, "starting").await;
+                let (started, log) = (Started { record, process, group }, files.log);
+                match qmp {
+                    Ok(qmp) => Ok((control::watch(started, Arc::clone(&qmp), log), qmp)),
+                    Err(error) => Err(started.abort(error, async |reason| control::with_log(reason, &log)).await),
+                }
             }
             Err(error) => {
                 clean_up(&group, &confinement.dir).await;

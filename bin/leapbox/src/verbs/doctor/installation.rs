@@ -83,8 +83,9 @@ fn certificate(config: &Config, state: &State, now: OffsetDateTime) -> Check {
         let found = format!("it is for *.{}, the domain is {}", record.domain, config.domain);
         return Check::red(NAME, found, SETUP);
     }
-    // Set-up renews a certificate in its last 30 days, so the advice works for every certificate that is reported here.
-    let days = (record.server_not_after - now.unix_timestamp()) / 86_400;
+    // A server renews its certificate in the last 30 days, and set-up both. So the advice works for whatever is
+    // reported here: no server has run for weeks, or it is the CA that ends, which a server never makes anew.
+    let days = (record.server_not_after.min(record.ca_not_after) - now.unix_timestamp()) / 86_400;
     if days < 14 {
         return Check::yellow(NAME, format!("*.{} ends in {days} days", record.domain), SETUP);
     }

@@ -1,7 +1,10 @@
-//! Checks the resources that a server needs: memory, disk, ports, clock.
+//! Checks the resources that a server needs: memory, disk, ports, uids, clock.
 
 use super::check::Check;
+use super::read;
 use crate::config::{Config, with_loopback_twin};
+use crate::state::State;
+use leapbox_network::default_base_uid;
 use nix::sys::statvfs::statvfs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -17,8 +20,51 @@ pub(super) fn checks(config: &Config, root: &Path) -> Vec<Check> {
         [("API port", config.api), ("gateway port", config.gateway), ("metrics port", config.metrics)]
             .map(|(name, address)| port(name, address)),
     );
+    checks.push(uids(root, base_uid(config), config.max_slots()));
     checks.push(clock());
     checks
+}
+
+/// The first uid of the VMMs, as far as settings and state directory say it: an installation that was made before base
+/// uids were derived from the instance keeps its former one, which is in its database.
+fn base_uid(config: &Config) -> Option<u32> {
+    let instance = State::at(config.state_dir()).read_instance();
+    config.base_uid.or_else(|| instance.as_deref().map(default_base_uid))
+}
+
+/// Whether the host gives uids of the VMMs to user namespaces as well, by subuid(5) and subgid(5). A program in such a
+/// namespace could read a sandbox's disk and signal its VMM.
+fn uids(root: &Path, first: Option<u32>, count: u32) -> Check {
+    const NAME: &str = "uids";
+    let Some(first) = first else {
+        return Check::green(NAME, "a range of the installation's own, which set-up decides");
+    };
+    let (first, end) = (u64::from(first), u64::from(first) + u64::from(count));
+    let range = format!("{first} to {}", end - 1);
+    let given: Vec<String> = ["etc/subuid", "etc/subgid"]
+        .into_iter()
+        .flat_map(|file| {
+            let text = read(root, file).unwrap_or_default();
+            let owners: Vec<String> = owners_within(&text, first, end).map(|who| format!("{who} (/{file})")).collect();
+            owners
+        })
+        .collect();
+    if given.is_empty() {
+        return Check::green(NAME, format!("{range}, which no user namespace is given"));
+    }
+    let found = format!("{range} are given to user namespaces as well: {}", given.join(", "));
+    Check::yellow(NAME, found, "while no sandbox runs, set base_uid to a range that neither file has")
+}
+
+/// Returns who is given ids from `first` on and below `end`, of lines like `alice:100000:65536`.
+fn owners_within(text: &str, first: u64, end: u64) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    lines.filter_map(move |line| {
+        let mut fields = line.split(':');
+        let (owner, start, count) = (fields.next()?, fields.next()?, fields.next()?);
+        let (start, count): (u64, u64) = (start.parse().ok()?, count.parse().ok()?);
+        (start < end && first < start.saturating_add(count)).then_some(owner)
+    })
 }
 
 fn memory(root: &Path, config: &Config) -> Check {
@@ -95,7 +141,28 @@ fn clock() -> Check {
 #[cfg(test)]
 mod tests {
     use super::super::check::Level;
+    use super::super::fake_host::host;
     use super::*;
+
+    #[test]
+    fn uids_that_user_namespaces_are_given_as_well_are_told_with_their_owner() {
+        let of = |subuid: &str, subgid: &str| {
+            uids(host(&[("etc/subuid", subuid), ("etc/subgid", subgid)]).path(), Some(2_000_000), 1032)
+        };
+        assert_eq!(of("alice:100000:65536\n", "").level, Level::Green);
+        assert_eq!(of("alice:1934464:65536\n# bob:2000000:1\nnonsense\n", "").level, Level::Green, "up to 1999999");
+        assert_eq!(of("alice:2001032:65536\n", "").level, Level::Green, "from the first one after them");
+        let found = of("alice:1934465:65536\n", "bob:2001031:1\ncarol:3000000:9\n");
+        assert_eq!(found.level, Level::Yellow);
+        assert!(found.found.ends_with("alice (/etc/subuid), bob (/etc/subgid)"), "{}", found.found);
+    }
+
+    #[test]
+    fn uids_that_are_not_decided_yet_and_a_host_without_such_files_are_fine() {
+        let root = host(&[("proc/uptime", "1\n")]);
+        assert_eq!(uids(root.path(), None, 1032).level, Level::Green);
+        assert_eq!(uids(root.path(), Some(2_097_152), 1032).level, Level::Green);
+    }
 
     #[test]
     fn a_port_that_is_taken_is_told() {

@@ -1,5 +1,6 @@
 //! The error that ends `leapbox serve`.
 
+use super::identity::IdentityError;
 use crate::verbs::driver::DriverRefused;
 use leapbox_errors::FileError;
 use std::net::SocketAddr;
@@ -29,8 +30,9 @@ pub enum ServeError {
     State(#[from] FileError),
     #[error("opening the database")]
     Db(#[from] leapbox_db::DbError),
-    #[error("reading the server's key")]
-    Key(#[from] leapbox_storage::KeyError),
+    /// Database, key, archives and instance do not belong together.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("opening the store of paused sandboxes and snapshots")]
     Archives(#[from] leapbox_storage::StoreError),
     /// Firecracker is configured and cannot be used on this host.

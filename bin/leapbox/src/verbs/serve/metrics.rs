@@ -123,6 +123,12 @@ fn write_network(page: &mut Page, network: &Network) {
     page.value("network_slots", "{state=\"prepared\"}", stats.prepared);
     page.value("network_slots", "{state=\"in_use\"}", stats.in_use);
     page.value("network_slots", "{state=\"releasing\"}", stats.releasing);
+    page.single(
+        "host_rules_restored_total",
+        "counter",
+        "How often rules of the host that another program had removed were put back.",
+        stats.host_rules_restored,
+    );
 }
 
 /// Writes the numbers of name queries and outgoing connections. A sandbox's series end with its machine, so their

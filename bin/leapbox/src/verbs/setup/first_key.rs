@@ -7,6 +7,7 @@ use leapbox_auth::{Auth, KeyError, RateLimit};
 use leapbox_db::{Db, DbError, OrganisationRow};
 use leapbox_errors::FileError;
 use leapbox_ids::OrganisationId;
+use std::io::ErrorKind;
 use time::OffsetDateTime;
 
 /// The name of the organisation that set-up makes, which is also the default of `leapbox keys`.
@@ -64,9 +65,21 @@ async fn ensure_in(state: &State, db: &Db) -> Result<bool, FirstKeyError> {
             auth.revoke(&row.id).await?;
         }
     }
+    keep_former(state)?;
     let (_, secret) = auth.create_key(&organisation, KEY_NAME).await?;
     write_file(&state.default_key(), &format!("{secret}\n"), Access::Private)?;
     Ok(true)
+}
+
+/// Moves a key's file aside that this database does not know: it may be of the right database, which is put back later,
+/// and no key is shown a second time.
+fn keep_former(state: &State) -> Result<(), FileError> {
+    let path = state.default_key();
+    let aside = path.with_extension(format!("key.before-{}", OffsetDateTime::now_utc().unix_timestamp()));
+    match std::fs::rename(&path, &aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::of("moving aside", &path)(error)),
+        _ => Ok(()),
+    }
 }
 
 async fn works(auth: &Auth, state: &State) -> Result<bool, FirstKeyError> {

@@ -1,11 +1,12 @@
-//! Makes the local certificate authority and the gateway's certificate for `*.<domain>`. Called by `setup`, which also
-//! renews them, and by `leapbox-bench`.
+//! Makes the local certificate authority and the gateway's certificate for `*.<domain>`. Called by `setup`, by a server
+//! that runs, and by `leapbox-bench`.
 //!
 //! ```text
-//! ca.key ─signs─► ca.pem (for this domain alone: name constraints)
-//!            └──► server.pem, server.key (397 days; renewed by a set-up in the last 30 of them)
+//! ca.key ─signs─► ca.pem (for this domain alone: name constraints; made by set-up alone)
+//!            └──► server.pem, server.key (397 days; renewed in the last 30 of them, by set-up or the server)
 //! the system's roots + ca.pem ─► bundle.pem (to which `leapbox env` points clients)
 //! record.json is written last: without it, everything is made anew
+//! lock is held while anything of this is looked at to be changed, and changed
 //! ```
 
 use crate::state::{Access, read_if_there, write_file};
@@ -15,6 +16,7 @@ use rcgen::{
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
 };
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
@@ -24,6 +26,7 @@ pub const SERVER_KEY: &str = "server.key";
 pub const SERVER_CERT: &str = "server.pem";
 const BUNDLE: &str = "bundle.pem";
 const RECORD: &str = "record.json";
+const LOCK: &str = "lock";
 
 // Ten years: a new CA has to be trusted again by every browser.
 const CA_LIFETIME: Duration = Duration::days(3650);
@@ -69,6 +72,28 @@ pub enum Made {
     Authority,
 }
 
+/// What [`renew`] has found and done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The certificate is valid for long enough.
+    NotDue,
+    /// There is a new certificate of the same CA: clients that trust it need nothing new.
+    Renewed,
+    /// Only set-up can do what is needed. Nothing was changed.
+    NeedsSetup(NeedsSetup),
+}
+
+/// The reason why a server cannot renew its certificate itself: clients would have to trust another CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NeedsSetup {
+    #[error("there is no local CA, or not all of it")]
+    NoAuthority,
+    #[error("the local CA is for another domain than the configured one")]
+    OtherDomain,
+    #[error("the local CA itself ends within 30 days")]
+    AuthorityEnds,
+}
+
 /// The contents of `record.json`: the domain of the certificates, and when they end, in Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -76,6 +101,19 @@ pub struct Record {
     pub ca_not_after: i64,
     /// 0 while key and certificate are being replaced.
     pub server_not_after: i64,
+}
+
+impl Record {
+    /// Whether the server certificate has to be made anew: it ends within 30 days, or it begins in the future because
+    /// the clock was wrong when it was made.
+    fn is_due(&self, now: OffsetDateTime) -> bool {
+        let latest_end = now + SERVER_LIFETIME + CLOCK_SKEW;
+        ends_soon(self.server_not_after, now) || self.server_not_after > latest_end.unix_timestamp()
+    }
+}
+
+fn ends_soon(not_after: i64, now: OffsetDateTime) -> bool {
+    not_after <= (now + RENEW_BEFORE).unix_timestamp()
 }
 
 /// The path of the CA's certificate, for browsers.
@@ -96,11 +134,10 @@ pub fn record(dir: &Path) -> Option<Record> {
 
 /// Makes CA and certificate, or renews them if they end within 30 days or are for another domain.
 pub fn ensure(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Made, LocalCaError> {
-    let threshold = (now + RENEW_BEFORE).unix_timestamp();
-    let there = |names: &[&str]| names.iter().all(|n| dir.join(n).is_file());
-    let old = record(dir).filter(|r| r.domain == domain && there(&[CA_KEY, CA_CERT]) && r.ca_not_after > threshold);
-    let made = match old {
-        Some(r) if r.server_not_after > threshold && there(&[SERVER_KEY, SERVER_CERT]) => Made::Nothing,
+    let _lock = lock(dir)?;
+    let fits = |r: &Record| r.domain == domain && !ends_soon(r.ca_not_after, now);
+    let made = match record(dir).filter(|r| fits(r) && there(dir, [CA_KEY, CA_CERT])) {
+        Some(r) if !r.is_due(now) && there(dir, [SERVER_KEY, SERVER_CERT]) => Made::Nothing,
         Some(r) => {
             issue(dir, r, now)?;
             Made::Certificate
@@ -113,6 +150,38 @@ pub fn ensure(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Made, Loc
     };
     write_bundle(dir)?;
     Ok(made)
+}
+
+/// Renews the server certificate if it is due and there is a CA for the domain. It never makes a CA: clients would stop
+/// trusting the server without a word.
+pub fn renew(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Renewal, LocalCaError> {
+    let _lock = lock(dir)?;
+    let Some(record) = record(dir).filter(|_| there(dir, [CA_KEY, CA_CERT])) else {
+        return Ok(Renewal::NeedsSetup(NeedsSetup::NoAuthority));
+    };
+    if record.domain != domain {
+        return Ok(Renewal::NeedsSetup(NeedsSetup::OtherDomain));
+    }
+    let authority_ends = ends_soon(record.ca_not_after, now);
+    let authority_has_ended = record.ca_not_after <= now.unix_timestamp();
+    if !authority_has_ended && (record.is_due(now) || !there(dir, [SERVER_KEY, SERVER_CERT])) {
+        issue(dir, record, now)?;
+        return Ok(Renewal::Renewed);
+    }
+    Ok(if authority_ends { Renewal::NeedsSetup(NeedsSetup::AuthorityEnds) } else { Renewal::NotDue })
+}
+
+/// Waits until no other process makes or renews anything in the directory: of two at a time, one's key and the other's
+/// certificate could remain. The kernel releases the lock when the file is closed, however the process ends.
+fn lock(dir: &Path) -> Result<File, LocalCaError> {
+    let path = dir.join(LOCK);
+    let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    let failed = |source| LocalCaError::File { step: "waiting for another set-up or server", source };
+    locked.map_err(FileError::of("locking", &path)).map_err(failed)
+}
+
+fn there(dir: &Path, names: [&str; 2]) -> bool {
+    names.iter().all(|name| dir.join(name).is_file())
 }
 
 fn new_authority(dir: &Path, domain: &str, now: OffsetDateTime) -> Result<Record, LocalCaError> {
@@ -239,6 +308,59 @@ mod tests {
         assert_eq!(ensure(dir.path(), DOMAIN, later).expect("renewed"), Made::Certificate);
         assert_eq!(read(dir.path(), CA_CERT), ca);
         assert_ne!(read(dir.path(), SERVER_CERT), cert);
+    }
+
+    fn renewed(dir: &Path, domain: &str, now: OffsetDateTime) -> Renewal {
+        renew(dir, domain, now).expect("looked at")
+    }
+
+    #[test]
+    fn a_server_renews_its_certificate_in_the_last_30_days_by_the_same_ca() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let now = OffsetDateTime::now_utc();
+        ensure(dir.path(), DOMAIN, now).expect("made");
+        let (ca, cert) = (read(dir.path(), CA_CERT), read(dir.path(), SERVER_CERT));
+        let end = now + SERVER_LIFETIME;
+        assert_eq!(renewed(dir.path(), DOMAIN, end - Duration::days(31)), Renewal::NotDue);
+        assert_eq!(read(dir.path(), SERVER_CERT), cert);
+        assert_eq!(renewed(dir.path(), DOMAIN, end - Duration::days(29)), Renewal::Renewed);
+        assert_eq!(read(dir.path(), CA_CERT), ca);
+        assert_ne!(read(dir.path(), SERVER_CERT), cert);
+        assert_eq!(renewed(dir.path(), DOMAIN, end), Renewal::NotDue);
+    }
+
+    #[test]
+    fn a_server_never_makes_a_ca() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let now = OffsetDateTime::now_utc();
+        let needs = |found: Renewal, reason| assert_eq!(found, Renewal::NeedsSetup(reason));
+        needs(renewed(dir.path(), DOMAIN, now), NeedsSetup::NoAuthority);
+        assert!(!dir.path().join(CA_CERT).exists());
+        ensure(dir.path(), DOMAIN, now).expect("made");
+        let before = [CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY, RECORD].map(|name| read(dir.path(), name));
+        needs(renewed(dir.path(), "boxes.example.com", now), NeedsSetup::OtherDomain);
+        needs(renewed(dir.path(), DOMAIN, now + CA_LIFETIME), NeedsSetup::AuthorityEnds);
+        let after = [CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY, RECORD].map(|name| read(dir.path(), name));
+        assert_eq!(after, before);
+        // A CA that still is valid can sign; that it ends is said at the next look.
+        let soon = now + CA_LIFETIME - Duration::days(20);
+        assert_eq!(renewed(dir.path(), DOMAIN, soon), Renewal::Renewed);
+        needs(renewed(dir.path(), DOMAIN, soon), NeedsSetup::AuthorityEnds);
+        assert_eq!(read(dir.path(), CA_CERT), before[0]);
+        std::fs::remove_file(dir.path().join(CA_KEY)).expect("removed");
+        needs(renewed(dir.path(), DOMAIN, now), NeedsSetup::NoAuthority);
+    }
+
+    #[test]
+    fn a_certificate_that_a_wrong_clock_has_put_into_the_future_is_renewed_once_the_clock_is_right() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let now = OffsetDateTime::now_utc();
+        ensure(dir.path(), DOMAIN, now).expect("made");
+        let wrong = now + Duration::days(1000);
+        assert_eq!(renewed(dir.path(), DOMAIN, wrong), Renewal::Renewed);
+        assert_eq!(renewed(dir.path(), DOMAIN, now), Renewal::Renewed);
+        assert_eq!(renewed(dir.path(), DOMAIN, now), Renewal::NotDue);
+        assert_eq!(ensure(dir.path(), DOMAIN, now).expect("kept"), Made::Nothing);
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn parts_of_another_archive_or_of_another_name_are_refused() {
     assert!(refused(&one).contains(&format!("is the manifest of {second}, not of {first}")));
     swap(&one.join(MANIFEST), &two.join(MANIFEST));
 
-    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-3"), &key()).expect("begun");
+    let mut writer = Writer::begin(dir.path(), &archive_id("ckp-3"), &key(), None).expect("begun");
     writer.runs("memory", runs(vec![run(0, b"same length")])).expect("written");
     writer.runs("disk", runs(vec![run(0, b"other bytes")])).expect("written");
     writer.bytes("state", b"").expect("written");

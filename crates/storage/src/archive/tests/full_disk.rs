@@ -31,7 +31,7 @@ fn on_a_small_disk(size: usize, test: impl FnOnce(&Path) + Send) {
 fn an_archive_that_does_not_fit_leaves_nothing_and_one_that_does_follows() {
     on_a_small_disk(4 << 20, |dir| {
         for _ in 0..3 {
-            let mut writer = Writer::begin(dir, &archive_id("ckp-1"), &key()).expect("begun");
+            let mut writer = Writer::begin(dir, &archive_id("ckp-1"), &key(), None).expect("begun");
             writer.bytes("state", b"fits").expect("written");
             let memory: Runs = Box::new((0..1000).map(|n| Ok(run(n << 20, &noise(RUN_MAX)))));
             let error = writer.runs("memory", memory).expect_err("does not fit");

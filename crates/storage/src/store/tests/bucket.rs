@@ -65,6 +65,20 @@ async fn the_folder_stays_within_its_bound_and_what_was_evicted_is_fetched_again
 }
 
 #[tokio::test]
+async fn an_upload_that_always_fails_does_not_keep_the_folder_above_its_bound() {
+    let place = Place::new();
+    let archives = place.with_cache(0);
+    store(&archives, "ckp-1");
+    store(&archives, "ckp-2");
+    std::fs::write(place.bucket().join(archive_name("ckp-2")), b"a file where a folder should be").expect("written");
+    assert!(matches!(archives.settle().await, Err(StoreError::Remote { .. } | StoreError::File(_))));
+    assert_eq!(names(&place.dir()), set(&["ckp-2"]), "only what the bucket has went");
+    assert!(archives.local(&archive_id("ckp-1")).await.expect("asked").is_none(), "that fetches nothing");
+    assert!(archives.local(&archive_id("ckp-2")).await.expect("asked").is_some());
+    check(&archives, "ckp-1").await;
+}
+
+#[tokio::test]
 async fn nothing_is_evicted_while_it_is_pinned() {
     let place = Place::new();
     let archives = place.with_cache(0);
@@ -205,8 +219,12 @@ async fn a_prefix_of_another_installation_is_not_touched() {
     let config = StoreConfig { key: ServerKey::of(8), ..other.config(Some(bucket)) };
     let theirs = ArchiveStore::open(config).expect("opened");
     let error = theirs.sweep().await.keep_only(&BTreeSet::new()).await.expect_err("not theirs to sweep");
-    assert!(matches!(&error, StoreError::OtherInstallation { found, .. } if found == ServerKey::of(7).fingerprint()));
-    let mut writer = theirs.begin(&archive_id("ckp-9")).expect("begun");
+    let fingerprint = ServerKey::of(7).fingerprint().to_owned();
+    assert!(
+        matches!(&error, StoreError::OtherInstallation { what: "key", found, .. } if *found == fingerprint),
+        "{error}"
+    );
+    let mut writer = theirs.begin(&archive_id("ckp-9"), None).expect("begun");
     writer.bytes("state", b"theirs").expect("written");
     writer.seal(&()).expect("sealed").pin.release();
     assert!(matches!(theirs.settle().await, Err(StoreError::OtherInstallation { .. })));
@@ -225,9 +243,15 @@ async fn a_start_removes_what_an_interrupted_upload_left_in_a_folder() {
     store(&archives, "ckp-1");
     archives.settle().await.expect("uploaded");
     drop(archives);
-    let left = place.bucket().join(archive_name("ckp-1")).join("memory#1");
-    std::fs::write(&left, b"half").expect("written");
+    let left = [format!("{}/memory#1", archive_name("ckp-1")), "installation.json#1".to_owned()];
+    let foreign = place.bucket().join("notes#1");
+    for path in left.iter().map(|name| place.bucket().join(name)).chain([foreign.clone()]) {
+        std::fs::write(path, b"half").expect("written");
+    }
     let archives = place.with_bucket();
-    assert!(!left.exists());
+    for name in left {
+        assert!(!place.bucket().join(&name).exists(), "{name}");
+    }
+    assert!(foreign.exists(), "somebody else's");
     check(&archives, "ckp-1").await;
 }

@@ -32,7 +32,7 @@ fn store_large(archives: &ArchiveStore, id: &str, megabytes: u64) {
     let mut bytes = vec![0; RUN_MAX];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     let runs = (0..megabytes).map(move |n| Ok(Run { offset: n << 20, bytes: bytes.clone() }));
-    let mut writer = archives.begin(&archive_id(id)).expect("begun");
+    let mut writer = archives.begin(&archive_id(id), None).expect("begun");
     writer.runs("memory", Box::new(runs)).expect("written");
     writer.seal(&id).expect("sealed").pin.release();
 }
@@ -57,6 +57,18 @@ async fn archives_go_to_s3_and_come_back_and_go() {
     let log = s3.log.lock().expect("unpoisoned");
     let first = log.iter().find(|line| line.starts_with("DELETE")).expect("one");
     assert!(first.ends_with(MANIFEST), "manifest first: {log:?}");
+}
+
+#[tokio::test]
+async fn the_number_in_the_bucket_is_raised_before_the_archive_is_complete() {
+    let (place, (s3, endpoint)) = (Place::new(), S3::start().await);
+    let archives = open(&place, &endpoint);
+    store_stamped(&archives, "ckp-1", stamp("ins-1", 4));
+    archives.settle().await.expect("uploaded");
+    let log = s3.log.lock().expect("unpoisoned");
+    let puts: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("PUT host/one/")).collect();
+    let manifest = format!("{}/{MANIFEST}", archive_name("ckp-1"));
+    assert!(puts.ends_with(&["installation.json", manifest.as_str()]), "{puts:?}");
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use leapbox_storage::{ArchiveStore, ServerKey, StoreConfig};
 
 fn store(root: &Path) -> ArchiveStore {
     let key = ServerKey::load_or_create(&root.join("key")).expect("a key");
-    ArchiveStore::open(StoreConfig { dir: root.join("archives"), key, remote: None, cache_bytes: None })
+    let (dir, installation) = (root.join("archives"), "test".to_owned());
+    ArchiveStore::open(StoreConfig { dir, key, remote: None, cache_bytes: None, installation, known_sequence: 0 })
         .expect("opened")
 }
 
@@ -16,7 +17,7 @@ async fn exported(root: &Path) -> (Artifacts, ImageDigest, Archive) {
     let artifacts = Artifacts::open(&root.join("one")).expect("open");
     let digest = artifacts.guest_image("system/test").expect("built").digest;
     let (store, id) = (store(root), ArchiveId::from(&digest));
-    let sealed = artifacts.export_image(&digest, store.begin(&id).expect("begun")).await.expect("exported");
+    let sealed = artifacts.export_image(&digest, store.begin(&id, None).expect("begun")).await.expect("exported");
     assert!(sealed.plain_bytes > 0);
     let archive = store.get(&id).await.expect("there");
     (artifacts, digest, archive)
@@ -60,8 +61,10 @@ async fn a_damaged_image_is_not_stored() {
     let rootfs = one.guest_image("system/test").expect("built").rootfs;
     std::fs::write(&rootfs, FIRST[2].to_uppercase()).expect("written");
     let store = store(&root.path().join("one"));
-    let refused =
-        one.export_image(&digest, store.begin(&ArchiveId::from(&digest)).expect("begun")).await.expect_err("refused");
+    let refused = one
+        .export_image(&digest, store.begin(&ArchiveId::from(&digest), None).expect("begun"))
+        .await
+        .expect_err("refused");
     assert!(matches!(refused, ArtifactError::Damaged { ref path, .. } if *path == rootfs), "{refused}");
 }
 
@@ -72,7 +75,7 @@ async fn an_archive_with_another_images_contents_is_refused() {
     let store = store(&root.path().join("one"));
     let other = ImageDigest::from([0; 32]);
     let id = ArchiveId::from(&other);
-    drop(one.export_image(&digest, store.begin(&id).expect("begun")).await.expect("exported"));
+    drop(one.export_image(&digest, store.begin(&id, None).expect("begun")).await.expect("exported"));
     let two = another_host(root.path());
     let refused = two.import_image(store.get(&id).await.expect("there")).await.expect_err("refused");
     let cause = std::error::Error::source(&refused).expect("a cause").to_string();
