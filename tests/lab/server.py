@@ -89,6 +89,16 @@ class Server:
         finally:
             self._environment = before
 
+    @contextmanager
+    def path_before(self, folder: Path) -> Iterator[None]:
+        """What is started within the `with` finds the programs of this folder first."""
+        before = self._environment
+        self._environment = {**before, "PATH": f"{folder}:{before['PATH']}"}
+        try:
+            yield
+        finally:
+            self._environment = before
+
     def refuses_to_start(self, *flags: str) -> str:
         """Starts it; it must end by itself. Returns what it tells the operator."""
         done = self.run("serve", *flags)

@@ -328,6 +328,27 @@ def test_a_machine_that_stood_still_goes_on_with_its_control_connection_in_step(
         assert_unharmed([sandbox])
 
 
+def test_an_nft_that_fails_while_a_policy_is_installed_again_is_tried_again(server):
+    """F5: a machine is not lost by it, and its sandbox is taken over by the next attempt."""
+    folder = current().run_dir / "failing"
+    folder.mkdir()
+    failing = folder / "nft"
+    failing.write_text(
+        "#!/bin/sh\ninput=$(cat)\n"
+        f'case "$input" in *"flush set inet leapbox direct"*) mkdir {folder}/failed 2>/dev/null && exit 1;; esac\n'
+        f'printf "%s\\n" "$input" | {shutil.which("nft")} "$@"\n'
+    )
+    failing.chmod(0o755)
+    with sdk_client(server) as client:
+        (sandbox,) = created(client)
+        server.stop()
+        events = events_since(server)
+        with server.path_before(folder):
+            server.start()
+        assert_unharmed([sandbox])
+        assert (folder / "failed").is_dir() and events("adoption_delayed"), "it has failed once"
+
+
 def test_a_sandbox_that_waits_to_be_stored_can_be_deleted(server):
     """F18: the machines of four others stand still while they are stored, and so all four permits are taken."""
     with sdk_client(server) as client:

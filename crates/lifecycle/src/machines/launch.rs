@@ -159,20 +159,18 @@ impl Launcher {
         });
         let machine: Arc<Machine> = machine.await?.into();
         // Namespaces have no names that a killed server would leave behind. The VMM's process holds this one.
-        let slot = persist(&sandbox, || async {
+        let network = persist(&sandbox, || async {
             let netns = machine.netns().map_err(LaunchError::Vmm)?;
-            self.network.adopt(live.vm.slot, netns).await.map_err(LaunchError::Network)
+            let slot = self.network.adopt(live.vm.slot, netns).await.map_err(LaunchError::Network)?;
+            let handle = SlotHandle::new(&slot);
+            // A slot takes one policy in its life, also if that could not be put in force: then it is dropped here, and
+            // adopted anew.
+            let installed = handle.policy_installer.install_again(slot_policy.clone()).await;
+            installed.map_err(LaunchError::Network)?;
+            Ok::<_, LaunchError>((slot, handle))
         });
-        let slot = while_alive(&machine, slot).await?;
-        let handle = SlotHandle::new(&slot);
-        let installed = persist(&sandbox, || handle.policy_installer.install_again(slot_policy.clone()));
-        match while_alive(&machine, installed).await {
-            Ok(()) => Ok(TakenOver { machine, slot, handle }),
-            Err(death) => {
-                slot.close().await;
-                Err(death)
-            }
-        }
+        let (slot, handle) = while_alive(&machine, network).await?;
+        Ok(TakenOver { machine, slot, handle })
     }
 
     /// Makes the VM of a machine that was taken over.
