@@ -13,6 +13,8 @@ from suite.job import Ended, Job
 
 _SLOWEST = 10
 _TAIL_LINES = 120
+# Characters of a failure's reason beside its name.
+_REASON = 200
 _FAILURES = (events.FAILED, events.FAILED_ONCE)
 _SIGNS = {events.PASSED: "ok", events.FAILED: "FAILED", events.SKIPPED: "skipped", events.FAILED_ONCE: "again"}
 
@@ -100,7 +102,6 @@ class Report:
 
     def conclude(self) -> bool:
         """Prints the tables; returns whether everything passed."""
-        self._print_failures()
         self._print(f"\nthe {_SLOWEST} slowest tests, seconds")
         slowest = sorted(self._tests(), key=lambda test: -test.seconds)[:_SLOWEST]
         for test in slowest:
@@ -116,6 +117,8 @@ class Report:
         for name, part in self._parts.items():
             if part.second_tries:
                 self._print(f"{name}: {len(part.second_tries)} of {len(part.tests)} tests needed a second try")
+        # Last, because who keeps only the end of a long output still has to learn what failed.
+        self._print_failures()
         passed, skipped = self._count(events.PASSED), self._count(events.SKIPPED)
         failed = sum(part.failed() for part in self._parts.values())
         self._print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
@@ -146,7 +149,7 @@ class Report:
         return {file: math.ceil(seconds) for file, seconds in sorted(found.items())}
 
     def _print_failures(self) -> None:
-        failed = [test.name for test in self._tests() if test.outcome in _FAILURES]
+        failed = [f"{test.name}: {_reason(test)}" for test in self._tests() if test.outcome in _FAILURES]
         broken = [f"{name} (the job itself)" for part in self._parts.values() for name in part.broken]
         if failed or broken:
             self._print("\nfailed:")
@@ -169,6 +172,14 @@ class Report:
     def _print(self, text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+
+
+def _reason(test: TestEnded) -> str:
+    """The line of a failure's log that says the most: pytest's first `E` line, or a panic's first line."""
+    lines = [line.strip() for line in test.log.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("E ")]
+    told = told or [after for line, after in zip(lines, lines[1:], strict=False) if "panicked at" in line]
+    return (told or lines or ["it left no log"])[0].removeprefix("E ").strip()[:_REASON]
 
 
 def _tail(log: Path) -> str:
