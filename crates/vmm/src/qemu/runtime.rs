@@ -67,7 +67,9 @@ fn version() -> Result<String, VmmError> {
 
 fn run(command: &mut Command) -> Result<String, VmmError> {
     let missing = |_| VmmError::Missing { what: PROGRAM.to_owned(), hint: INSTALL_HINT.to_owned() };
-    let output = command.output().map_err(missing)?;
+    // In an environment of its own: `LD_PRELOAD` or `LD_LIBRARY_PATH` of the server would change which files are found,
+    // and with them the compatibility key of everything that is stored.
+    let output = command.env_clear().output().map_err(missing)?;
     if !output.status.success() {
         let message = format!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         return Err(VmmError::Launch { message });
