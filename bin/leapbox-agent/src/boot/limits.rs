@@ -1,5 +1,5 @@
-//! Keeps the agent alive whatever the workload does: it reserves memory and processes for it, and sets the limits and
-//! kernel settings that the workload gets. Called once at boot.
+//! Keeps the agent alive whatever the workload does: it reserves memory, processes and time on the CPUs for it, and sets
+//! the limits and kernel settings that the workload gets. Called once at boot.
 
 use crate::budget::BUDGET_BYTES;
 use crate::cgroup::write;
@@ -61,7 +61,9 @@ pub(super) fn apply() -> Result<(), FileError> {
 pub(super) fn make_cgroups() -> Result<PathBuf, FileError> {
     let root = Path::new(CGROUPS);
     let control = root.join("cgroup.subtree_control");
-    write(&control, "+memory +pids").map_err(FileError::of("enabling controllers in", control))?;
+    // `cpu` so that all of the workload together counts as much as one thread of the agent's when both want to run.
+    // Without it each of a fork bomb's thousands of processes would, and a call to the agent would take minutes.
+    write(&control, "+cpu +memory +pids").map_err(FileError::of("enabling controllers in", control))?;
     let workload = root.join("workload");
     fs::create_dir(&workload).map_err(FileError::of("making", &workload))?;
     let total = number_in("/proc/meminfo", "MemTotal:").saturating_mul(1024);
