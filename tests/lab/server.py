@@ -82,18 +82,14 @@ class Server:
     @contextmanager
     def settings(self, **settings: str) -> Iterator[None]:
         """Other settings for what is started within the `with`: `max_sandboxes="5"`."""
-        before = self._environment
-        self._environment = {**before, **{f"LEAPBOX_{name.upper()}": value for name, value in settings.items()}}
-        try:
+        with self.environment(**{f"LEAPBOX_{name.upper()}": value for name, value in settings.items()}):
             yield
-        finally:
-            self._environment = before
 
     @contextmanager
-    def path_before(self, folder: Path) -> Iterator[None]:
-        """What is started within the `with` finds the programs of this folder first."""
+    def environment(self, **variables: str) -> Iterator[None]:
+        """Other environment variables for what is started within the `with`."""
         before = self._environment
-        self._environment = {**before, "PATH": f"{folder}:{before['PATH']}"}
+        self._environment = {**before, **variables}
         try:
             yield
         finally:

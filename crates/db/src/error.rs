@@ -69,7 +69,17 @@ pub enum DbError {
     Missing { table: &'static str, id: String },
 }
 
+/// SQLite's (extended) result codes of a disk without space: SQLITE_FULL, and SQLITE_IOERR_SHMSIZE for the file of the
+/// write-ahead log's index, whose blocks are allocated when it grows (sqlite.org/rescode.html).
+const DISK_FULL: [&str; 2] = ["13", "4874"];
+
 impl DbError {
+    /// Whether the disk had no space for what was to be written. Nothing of the transaction was.
+    pub fn is_disk_full(&self) -> bool {
+        let DbError::Query { source: sqlx::Error::Database(error), .. } = self else { return false };
+        error.code().is_some_and(|code| DISK_FULL.contains(&code.as_ref()))
+    }
+
     /// Makes the function for `map_err` after a statement of the function `query`.
     pub(crate) fn query(query: &'static str) -> impl FnOnce(sqlx::Error) -> DbError {
         move |source| DbError::Query { query, source }
@@ -82,5 +92,25 @@ impl DbError {
             sqlx::Error::Database(cause) if cause.is_unique_violation() => DbError::Taken { table, name },
             _ => DbError::Query { query, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::Connection;
+    use sqlx::sqlite::SqliteConnection;
+
+    #[tokio::test]
+    async fn a_database_that_may_not_grow_is_told_from_other_faults() {
+        let mut database = SqliteConnection::connect("sqlite::memory:").await.expect("a database");
+        let mut run = async |statement| {
+            let done = sqlx::query(statement).execute(&mut database).await;
+            done.map_err(DbError::query("test"))
+        };
+        run("CREATE TABLE t (x BLOB)").await.expect("made");
+        run("PRAGMA max_page_count = 2").await.expect("set");
+        assert!(run("INSERT INTO t VALUES (zeroblob(100000))").await.expect_err("no room").is_disk_full());
+        assert!(!run("INSERT INTO nothing VALUES (1)").await.expect_err("no table").is_disk_full());
     }
 }

@@ -18,6 +18,18 @@ pub struct Template {
     pub config: Arc<ImageConfig>,
 }
 
+impl Template {
+    /// An error unless the image's files are there. A server reads them at every launch, and somebody may move them while
+    /// it runs.
+    pub(crate) fn check_files(&self) -> Result<(), LifecycleError> {
+        let GuestImage { kernel, initramfs, rootfs, digest: _ } = &self.image;
+        match [kernel, initramfs, rootfs].into_iter().find(|file| !file.is_file()) {
+            Some(file) => Err(LifecycleError::ImageMissing { file: file.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The templates by name, and the images on disk.
 #[derive(Debug, Default)]
 pub struct Catalog {

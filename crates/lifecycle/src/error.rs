@@ -1,5 +1,6 @@
 //! Errors of the operations on sandboxes, and the answers that clients get for them.
 
+mod cause;
 mod checkpoint;
 mod sealed;
 mod wake;
@@ -19,6 +20,7 @@ use leapbox_network::{AuthorityError, NetworkError};
 use leapbox_storage::StorageError;
 use leapbox_templates::ArtifactError;
 use leapbox_vmm::VmmError;
+use std::path::PathBuf;
 
 /// `Retry-After` of a host that is full or has just been started, in seconds. Room is made by deletes and timeouts,
 /// which come seconds apart, and a shorter time would let every refused client add load to a host that is busy already.
@@ -85,8 +87,17 @@ pub enum LifecycleError {
         /// The resource that is short, with numbers.
         missing: String,
     },
+    /// Files that all machines of the template share have been removed or moved.
+    #[error(
+        "the template's files are missing on this host; its operator has to put them back, or to run `leapbox setup` \
+         and restart the server"
+    )]
+    ImageMissing {
+        /// The first file that is missing.
+        file: PathBuf,
+    },
     #[error("the sandbox could not be started")]
-    Launch(#[from] LaunchError),
+    Launch(#[source] LaunchError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A new sandbox's environment, policy or certificate authority could not be encrypted for the database.
@@ -102,9 +113,32 @@ pub enum LifecycleError {
     #[error("the sandbox's certificate authority cannot be used")]
     Authority(#[source] AuthorityError),
     #[error("the database failed")]
-    Db(#[from] DbError),
+    Db(#[source] DbError),
     #[error("the server is shutting down")]
     ShuttingDown,
+}
+
+impl LifecycleError {
+    /// What `otherwise` makes of the error, unless its cause is a full disk: that passes, and is told as such.
+    fn unless_disk_full<E: std::error::Error + 'static>(error: E, otherwise: impl FnOnce(E) -> Self) -> Self {
+        if cause::is_disk_full(&error) {
+            tracing::warn!(event = "disk_full", error = %chain(&error), "the host's disk is full");
+            return Self::HostFull { missing: "the host's disk is full".to_owned() };
+        }
+        otherwise(error)
+    }
+}
+
+impl From<LaunchError> for LifecycleError {
+    fn from(error: LaunchError) -> Self {
+        Self::unless_disk_full(error, Self::Launch)
+    }
+}
+
+impl From<DbError> for LifecycleError {
+    fn from(error: DbError) -> Self {
+        Self::unless_disk_full(error, Self::Db)
+    }
 }
 
 /// The step at which a launch failed. Nothing of the machine is left.
@@ -185,6 +219,10 @@ impl From<LifecycleError> for ApiError {
             // A wake usually takes less than a second, and then the queue is empty again.
             LifecycleError::TooManyWaiting { .. } => ApiError::Unavailable { message, retry_after_s: 1 },
             LifecycleError::NotTakenOver { .. } | LifecycleError::TemplateMissing { .. } => {
+                ApiError::Unavailable { message, retry_after_s: FULL_RETRY_S }
+            }
+            LifecycleError::ImageMissing { file } => {
+                tracing::error!(event = "image_missing", file = %file.display(), "a template's file is missing");
                 ApiError::Unavailable { message, retry_after_s: FULL_RETRY_S }
             }
             LifecycleError::Checkpoint(source) => source.answer(message),

@@ -6,95 +6,31 @@ the sandboxes as they were.
 
 import json
 import os
-import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
+from e2e.own.mistakes import assert_unharmed, copy_database, created, exchanged_database, moved, state
 from lab import current, wait_until
-from lab.clients import sdk_client
-from lab.footprint import vmm_pids, vmm_pids_of
+from lab.clients import api_client, sdk_client
+from lab.footprint import vmm_pids
 from lab.logs import events_since
-from lab.sandboxes import all_marks, leave_marks, machine_record, marks, sh, state_of, vmm_pid
+from lab.sandboxes import machine_record, marks, sh, state_of, vmm_pid
 from lab.sdk import Leap0Error
+from lab.server import ARTIFACTS
 from lab.stored import checkpoints
 
 SETTINGS = {"LEAPBOX_POOL_SIZE": "0", "LEAPBOX_GARBAGE_GRACE_DAYS": "7"}
 # How many sandboxes of how many whose VMM is stopped; more for soaks.
 MANY = int(os.environ.get("LEAPBOX_TEST_ADOPTED", "4"))
 STOPPED = max(1, MANY // 10)
-# Rounds of random mistakes, and the seed of the first one.
-ROUNDS = int(os.environ.get("LEAPBOX_TEST_MISTAKES", "4"))
-SEED = int(os.environ.get("LEAPBOX_TEST_MISTAKES_SEED", str(random.randrange(1 << 32))))
-
-
-def state(server) -> Path:
-    return server.data_dir / "state"
-
-
-def copy_database(server) -> Path:
-    """A backup of the database, as an operator makes one while the server runs."""
-    copy = current().run_dir / f"{server.data_dir.name}-backup.db"
-    copy.unlink(missing_ok=True)
-    with closing(sqlite3.connect(state(server) / "leapbox.db")) as database, closing(sqlite3.connect(copy)) as backup:
-        database.backup(backup)
-    return copy
-
-
-@contextmanager
-def exchanged_database(server, copy: Path | None) -> Iterator[None]:
-    """The database of a server that does not run is another one (none: it is lost) within the `with`."""
-    aside = current().run_dir / f"{server.data_dir.name}-aside"
-    aside.mkdir()
-    for file in state(server).glob("leapbox.db*"):
-        shutil.move(file, aside / file.name)
-    if copy:
-        shutil.copy(copy, state(server) / "leapbox.db")
-    try:
-        yield
-    finally:
-        server.stop()
-        for file in state(server).glob("leapbox.db*"):
-            file.unlink()
-        for file in aside.iterdir():
-            shutil.move(file, state(server) / file.name)
-        aside.rmdir()
-
-
-@contextmanager
-def moved(path: Path) -> Iterator[Path]:
-    """The file or folder is somewhere else within the `with`."""
-    elsewhere = path.with_name(f"{path.name}-elsewhere")
-    path.rename(elsewhere)
-    try:
-        yield elsewhere
-    finally:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        elsewhere.rename(path)
-
-
-def created(client, count: int = 1) -> list:
-    sandboxes = [client.sandboxes.create(timeout=3600) for _ in range(count)]
-    for sandbox in sandboxes:
-        leave_marks(sandbox, sandbox.id)
-    return sandboxes
-
-
-def assert_unharmed(sandboxes) -> None:
-    for sandbox in sandboxes:
-        assert marks(sandbox) == all_marks(sandbox.id)
 
 
 def test_limits_that_shrink_apply_to_what_is_new(server):
@@ -285,6 +221,41 @@ def test_templates_that_are_missing_at_a_restart_are_told_and_nothing_is_lost(se
         assert_unharmed([running, paused])
 
 
+def test_templates_that_are_removed_under_a_running_server_are_told_and_can_be_put_back(server):
+    """What runs goes on; what needs the image is refused until it is there again, without a restart."""
+    artifacts = current().run_dir / "artifacts"
+    subprocess.run(["cp", "-a", "--reflink=auto", ARTIFACTS, artifacts], check=True)
+    with sdk_client(server) as client, api_client(server) as api:
+        running, paused, stopped = created(client, 3)
+        server.stop()
+        with server.settings(artifacts_dir=str(artifacts)):
+            server.start()
+            paused.pause()
+            assert api.post(f"/v1/sandbox/{stopped.id}/stop").status_code == 200
+            with moved(artifacts):
+                assert_unharmed([running])
+                for ask in (client.sandboxes.create, lambda: sh(paused, "true"), running.pause):
+                    told_or_done(ask)
+                answer = api.post(f"/v1/sandbox/{stopped.id}/start")
+                assert answer.status_code in (200, 409, 503), answer.text
+            assert_unharmed([running, paused])
+            if answer.status_code != 200:
+                assert api.post(f"/v1/sandbox/{stopped.id}/start").status_code == 200
+            assert marks(stopped)["disk"] == stopped.id
+        server.restart()
+        assert_unharmed([running, paused])
+    shutil.rmtree(artifacts)
+
+
+def told_or_done(ask) -> None:
+    """It works, or is refused with a sentence for the operator: not with a 500."""
+    try:
+        ask()
+    except Leap0Error as refusal:
+        print(refusal)
+        assert refusal.status_code in (409, 503), refusal
+
+
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
     """The processes get no time within the `with`, as on a host that swaps or was suspended."""
@@ -343,7 +314,7 @@ def test_an_nft_that_fails_while_a_policy_is_installed_again_is_tried_again(serv
         (sandbox,) = created(client)
         server.stop()
         events = events_since(server)
-        with server.path_before(folder):
+        with server.environment(PATH=f"{folder}:{os.environ['PATH']}"):
             server.start()
         assert_unharmed([sandbox])
         assert (folder / "failed").is_dir() and events("adoption_delayed"), "it has failed once"
@@ -387,123 +358,3 @@ def test_rules_that_the_host_flushes_are_put_back_within_seconds(server):
         table = f"leapbox_{(state(server) / 'instance').read_text().strip()}"
         listed = subprocess.run(["nft", "list", "table", "inet", table], capture_output=True, text=True, check=True)
         assert "masquerade" in listed.stdout
-
-
-class Counters:
-    """Two sandboxes that count in memory and on the disk, and what of it was acknowledged."""
-
-    def __init__(self, client):
-        self.client = client
-        self.boxes = [client.sandboxes.create(timeout=3600) for _ in range(2)]
-        self.counted = {box.id: 0 for box in self.boxes}
-        self.snapshots: dict[str, int] = {}
-
-    def count(self, box) -> None:
-        number = self.counted[box.id] + 1
-        printed = sh(box, f"echo {number} >/dev/shm/count; echo {number} >~/count; sync ~/count; cat /dev/shm/count")
-        self.counted[box.id] = int(printed)
-
-    def act(self, dice: random.Random, until: threading.Event) -> None:
-        """Acts on them until the server is gone."""
-        while not until.is_set():
-            box = dice.choice(self.boxes)
-            action = dice.choice(("count", "count", "pause", "snapshot"))
-            try:
-                if action == "count":
-                    self.count(box)
-                elif action == "pause":
-                    self.client.sandboxes.pause(box.id)
-                else:
-                    before = self.counted[box.id]
-                    self.snapshots[box.create_snapshot().name] = before
-            except (Leap0Error, httpx.HTTPError):
-                continue
-
-    def assert_nothing_is_lost(self) -> None:
-        for box in self.boxes:
-            for place in ("/dev/shm/count", "~/count"):
-                found = int(sh(box, f"cat {place} 2>/dev/null || echo 0"))
-                assert found >= self.counted[box.id], f"{box.id} has lost what was counted in {place}"
-        for name, counted in self.snapshots.items():
-            restored = self.client.snapshots.restore(snapshot_name=name)
-            assert int(sh(restored, "cat /dev/shm/count 2>/dev/null || echo 0")) >= counted, f"{name} has lost a count"
-            restored.delete()
-            self.client.snapshots.delete(name)
-        self.snapshots.clear()
-
-
-def lower_the_limits(server, backup: Path) -> None:
-    with server.settings(max_sandboxes="1"):
-        server.start().stop()
-
-
-def change_a_setting(server, backup: Path) -> None:
-    with server.settings(link_block="10.99.0.0/16"):
-        if vmm_pids_of(server.data_dir):
-            server.refuses_to_start()
-
-
-def lose_the_key(server, backup: Path) -> None:
-    with moved(state(server) / "keys" / "server.key"):
-        server.refuses_to_start()
-
-
-def lose_the_instance(server, backup: Path) -> None:
-    (state(server) / "instance").unlink()
-
-
-def lose_the_database(server, backup: Path) -> None:
-    if checkpoints(server):
-        with exchanged_database(server, None):
-            server.setup()
-            server.refuses_to_start()
-
-
-def put_an_older_database_back(server, backup: Path) -> None:
-    with exchanged_database(server, backup):
-        server.refuses_to_start()
-
-
-def nothing(server, backup: Path) -> None:
-    """Only the kill."""
-
-
-MISTAKES = (
-    lower_the_limits,
-    change_a_setting,
-    lose_the_key,
-    lose_the_instance,
-    lose_the_database,
-    put_an_older_database_back,
-    nothing,
-)
-
-
-@pytest.mark.timeout(120 + 60 * ROUNDS)
-def test_mistakes_and_kills_amid_pauses_wakes_and_snapshots_lose_nothing_acknowledged(server):
-    """Each round follows from its seed alone: LEAPBOX_TEST_MISTAKES_SEED repeats the first one."""
-    with sdk_client(server) as client:
-        counters = Counters(client)
-        for number in range(ROUNDS):
-            seed = SEED + number
-            dice = random.Random(seed)
-            mistake = dice.choice(MISTAKES)
-            print(f"round {number}: LEAPBOX_TEST_MISTAKES_SEED={seed}, {mistake.__name__}")
-            backup = copy_database(server)
-            # So that the backup is older than something in every round.
-            counters.snapshots[counters.boxes[0].create_snapshot().name] = counters.counted[counters.boxes[0].id]
-            over = threading.Event()
-            acting = threading.Thread(target=counters.act, args=(dice, over))
-            acting.start()
-            time.sleep(dice.uniform(0.1, 2))
-            (server.kill9 if dice.random() < 0.7 else server.stop)()
-            over.set()
-            acting.join()
-            keys = {file: file.read_bytes() for file in (state(server) / "keys").iterdir()}
-            mistake(server, backup)
-            for file, content in keys.items():
-                file.write_bytes(content)
-            server.start()
-            counters.assert_nothing_is_lost()
-        for box in counters.boxes:
-            box.delete()

@@ -1,58 +1,22 @@
-"""A full disk, a power loss, a second server, a clock that jumps: cases 36, 47, 48 and 49."""
+"""A power loss, a second server, a clock that jumps while a sandbox is paused: cases 36, 48 and 49."""
 
 import os
 import platform
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 
-from e2e.conftest import running_server
+from e2e.own.disks import data_folder, disk_of, mounted, run
 from lab import Server, current, wait_until
 from lab.clients import api_client, delete_all, sdk_client
 from lab.footprint import vmm_pids
 from lab.sandboxes import all_marks, leave_marks, marks, sh, state_of, vmm_pid
-from lab.sdk import Leap0Error
-from lab.stored import checkpoints, unfinished
 
-MIB = 1024 * 1024
-# What the server keeps free of its disk, whatever it is asked for.
-KEPT_FREE_MIB = 1024
 NO_POOL = {"LEAPBOX_POOL_SIZE": "0"}
-
-
-def run(*argv: object) -> None:
-    subprocess.run(list(map(str, argv)), check=True)
-
-
-@contextmanager
-def mounted(*arguments: object) -> Iterator[None]:
-    """`mount`s, its last argument being where, until the end of the `with`."""
-    run("mount", *arguments)
-    try:
-        yield
-    finally:
-        # The kernel may still be taking down what a process had that was killed just now.
-        wait_until("it is unmounted", lambda: subprocess.run(["umount", "-q", arguments[-1]]).returncode == 0)
-
-
-def data_folder(name: str) -> Path:
-    folder = current().run_dir / name
-    folder.mkdir()
-    return folder
-
-
-def disk_of(size: str) -> Path:
-    """A sparse file with an empty file system in it."""
-    disk = current().run_dir / "disk.ext4"
-    run("truncate", "-s", size, disk)
-    run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk)
-    return disk
 
 
 @contextmanager
@@ -68,35 +32,6 @@ def nothing_left_running(server: Server) -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until("no VMM holds the disk", lambda: not vmm_pids() - others)
-
-
-def test_case_47_a_disk_that_is_full_refuses_the_pause_and_the_sandbox_runs_on():
-    """What a disk does that is really full is shown in crates/storage: the server does not let it come to that."""
-    folder, disk = data_folder("small"), disk_of("3G")
-    with mounted("-o", "loop,noatime", disk, folder), running_server("small", NO_POOL) as server:
-        with sdk_client(server) as client:
-            sandbox = client.sandboxes.create(timeout=3600)
-            leave_marks(sandbox, "kept")
-            sh(sandbox, "head -c 64000000 /dev/urandom >/dev/shm/much")
-            much = sh(sandbox, "sha256sum /dev/shm/much")
-            fill = folder / "fill"
-            room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-            # Half of what is to be stored would fit: its size counts.
-            run("fallocate", "-l", room - (KEPT_FREE_MIB + 32) * MIB, fill)
-            for attempt in (sandbox.pause, lambda: sandbox.create_snapshot(name="no room")):
-                with pytest.raises(Leap0Error) as refusal:
-                    attempt()
-                assert refusal.value.status_code == 507, refusal.value
-                assert state_of(client, sandbox.id) == "running"
-                assert marks(sandbox) == all_marks("kept")
-                assert not checkpoints(server) | unfinished(server), "nothing of the attempt is left"
-            assert client.snapshots.list().total_items == 0
-            fill.unlink()
-            sandbox.pause()
-            assert marks(sandbox) == all_marks("kept") and sh(sandbox, "sha256sum /dev/shm/much") == much
-            sandbox.delete()
-    folder.rmdir()
-    disk.unlink()
 
 
 def test_case_48_what_was_acknowledged_before_a_power_loss_is_there_after_it():

@@ -1,5 +1,6 @@
 //! Errors of storing a sandbox as a checkpoint, and of using a stored one.
 
+use super::cause::{find, is_disk_full};
 use super::{FULL_RETRY_S, LaunchError, LifecycleError};
 use leapbox_api_types::ApiError;
 use leapbox_bases::BaseError;
@@ -105,7 +106,12 @@ impl CheckpointError {
 
     /// Maps an error of writing an archive.
     pub(crate) fn of_writing(error: StoreError) -> Self {
-        if is_no_space(&error) { Self::DiskFull(Box::new(error)) } else { Self::Write(error) }
+        if is_disk_full(&error) { Self::DiskFull(Box::new(error)) } else { Self::Write(error) }
+    }
+
+    /// Maps an error of giving the checkpoint its number.
+    pub(crate) fn of_number(error: DbError) -> Self {
+        if error.is_disk_full() { Self::DiskFull(Box::new(error)) } else { Self::Number(error) }
     }
 
     /// Maps the refusal of disk space for an archive.
@@ -115,11 +121,10 @@ impl CheckpointError {
 
     /// Maps an error of a launch from a checkpoint.
     pub(crate) fn of_launch(error: LaunchError) -> LifecycleError {
-        // The archive is read and authenticated while the VMM starts, so damage and a full disk come out of the launch
-        // as causes of a disk or VMM error.
+        // The archive is read and authenticated while the VMM starts, so damage comes out of the launch as a cause of a
+        // disk or VMM error.
         match find::<ArchiveError>(&error).is_some_and(ArchiveError::is_damage) {
             true => Self::damaged(error).into(),
-            false if is_no_space(&error) => LifecycleError::HostFull { missing: "the host's disk is full".to_owned() },
             false => error.into(),
         }
     }
@@ -143,27 +148,4 @@ fn is_damage(error: &StoreError) -> bool {
         StoreError::NotFound { .. } | StoreError::RemoteLength { .. } => true,
         _ => false,
     }
-}
-
-/// Finds the error of type `E` among `error` and its causes.
-fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        // An error that an iterator of runs returned is inside an I/O error, whose `source` skips it.
-        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause = match hidden {
-            Some(hidden) => Some(hidden as &(dyn std::error::Error + 'static)),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-fn is_no_space(error: &(dyn std::error::Error + 'static)) -> bool {
-    find::<std::io::Error>(error).is_some_and(|error| {
-        matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-    })
 }

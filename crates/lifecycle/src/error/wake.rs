@@ -30,9 +30,10 @@ impl WakeFailure {
     /// The error for one of the requests that waited for the sandbox `id`.
     pub(crate) fn error(&self, id: &SandboxId) -> LifecycleError {
         match &self.error {
-            // Both are answered 503 with `Retry-After`, because a later try may succeed; the others are answered 409.
+            // These are answered 503 with `Retry-After`, because a later try may succeed; the others are answered 409.
             LifecycleError::HostFull { missing } => LifecycleError::HostFull { missing: missing.clone() },
             LifecycleError::ShuttingDown => LifecycleError::ShuttingDown,
+            LifecycleError::ImageMissing { file } => LifecycleError::ImageMissing { file: file.clone() },
             _ => LifecycleError::NotWoken { id: id.clone(), reason: self.reason() },
         }
     }

@@ -130,6 +130,7 @@ impl Host {
 
     /// Gets a machine for a create that found none in the pool, and the counter that it belongs to.
     async fn launch_fresh(&self, template: &Template, shape: Shape) -> Result<(Vm, &AtomicU64), LifecycleError> {
+        template.check_files()?;
         // Checked before a base is created, which writes some hundred MiB and would fail half way on a full disk.
         drop(self.store_context.capacity.reserve_disk(0)?);
         // Before a share is taken: the first use of a shape boots it, which takes seconds, and a share that is held
@@ -167,6 +168,7 @@ impl Host {
         let archive = archive.ok_or(LifecycleError::ShuttingDown)??;
         let header = checkpoint::header_of(&archive, spec, stored)?;
         let template = self.image_of(&spec.template, &header.image).await?;
+        template.check_files()?;
         let base = match &header.base {
             Some(id) => self.base_of(id, header.compatibility_key.as_deref(), &template, spec.shape()).await?,
             None => self.base_now(&template, spec.shape(), BaseKind::Diskless).await?,

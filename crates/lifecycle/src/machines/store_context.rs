@@ -30,7 +30,7 @@ impl Stamps {
 
     /// The stamp of the next checkpoint. The database knows its number before anything is written.
     pub async fn next(&self) -> Result<Stamp, CheckpointError> {
-        let sequence = self.db.next_sequence().await.map_err(CheckpointError::Number)?;
+        let sequence = self.db.next_sequence().await.map_err(CheckpointError::of_number)?;
         Ok(Stamp { installation: self.installation.clone(), sequence })
     }
 }
