@@ -75,6 +75,7 @@ fn pausing_a_paused_machine_and_resuming_a_running_one_are_harmless() {
 }
 
 #[test]
+#[ignore = "with Firecracker in make test-firecracker only: e2e test_faults has connections that go on"]
 fn case_38_open_connections_go_on_after_a_pause() {
     conform(async |rig| {
         let vm = rig.sandbox().await;

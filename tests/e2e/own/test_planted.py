@@ -81,6 +81,7 @@ def plant(server: Server, outside: Outside) -> list[Path]:
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_case_3_planted_links_are_not_followed_and_do_not_disturb_a_running_sandbox(server, outside):
     with sdk_client(server) as client:
         kept = client.sandboxes.create(timeout=600)

@@ -46,6 +46,7 @@ def ranged(server):
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_case_10_under_deny_all_nothing_leaves_whatever_the_guest_sends(denied):
     with current().capture(LEAVING) as capture, what_is_asked_outside() as asked:
         found = reach(

@@ -62,6 +62,7 @@ def write_probe(sandbox) -> None:
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_names_web_servers_bulk_data_and_udp_outside_are_reached(shared_sandbox):
     answer = json.loads(sh(shared_sandbox, f"curl -sS --max-time {patience(20)} http://example.com/from-a-sandbox"))
     assert answer["server"] == addresses.EXAMPLE_COM

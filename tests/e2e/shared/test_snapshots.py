@@ -66,6 +66,7 @@ def restored(client, snapshot):
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_a_snapshot_has_memory_processes_and_disk_and_its_source_runs_on(client, source):
     sh(source, "echo at the snapshot >/dev/shm/when; cp /dev/shm/when ~/when")
     name = new_name()

@@ -33,6 +33,7 @@ def stoppable(api, client):
 
 
 @pytest.mark.production_driver
+@pytest.mark.thorough
 def test_a_stopped_sandbox_keeps_its_disk_and_environment_and_nothing_of_its_memory(client, stoppable, server):
     sandbox = stoppable.made
     leave_marks(sandbox, "kept")
